@@ -1,0 +1,26 @@
+"""condgen: class-conditional image generation with PyTorch Lightning, from the average digit onwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from condgen.generators import ConditionalGenerator
+
+__version__ = "0.1.0"
+
+
+def load(path: str | Path = "last") -> ConditionalGenerator:
+    """A trained generator, on the CPU and in eval mode.
+
+    Args:
+        path: a checkpoint file, a run directory (its last checkpoint is taken), or ``last`` / ``best`` of the newest
+            run under ``./lightning_logs``.
+
+    Raises:
+        condgen.errors.UsageError: there is no such checkpoint, or it is not one of condgen's.
+    """
+    from condgen.checkpoints import load_generator  # imported when called: `import condgen` stays free of torch
+
+    return load_generator(path)

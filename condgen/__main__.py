@@ -1,0 +1,49 @@
+"""The ``condgen`` command: what can be said without importing torch is said here, the rest is in ``condgen.cli``."""
+
+from __future__ import annotations
+
+import sys
+
+import condgen
+
+HELP = """\
+condgen draws images for labels: train a generator, look at its samples, go on from where it stopped.
+
+  condgen fit --config configs/base.yaml        train; leaves lightning_logs/version_N
+  condgen predict                               draw ten samples of each label with the newest run
+  condgen fit --config configs/base.yaml --ckpt_path last
+                                                go on with the newest run
+  condgen validate | test                       measure the newest run on the validation or test images
+
+Options are those of the config; a flag beats the file:
+
+  --model DNN                --model.latent_dim 16      the family and its settings
+  --data FashionMNIST        --data.batch_size 128      the data set and its settings
+  --trainer.max_epochs 20    --trainer.devices 2        Lightning's Trainer
+  --ckpt_path last|best|FILE|RUN_DIRECTORY              a checkpoint: its model and data settings hold
+  --seed_everything 7                                   another seed
+
+  condgen VERB --help           every option of a verb
+  condgen fit --model.help DNN, --data.help MNIST       those of a family or a data set
+  condgen fit ... --print_config                        the settings that would be used, as a config file
+  condgen --print_shtab bash|zsh|tcsh                   a completion script for the shell
+  condgen --version
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command line (``sys.argv[1:]`` if not given) and returns its exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"condgen {condgen.__version__}")
+        return 0
+    from condgen.cli import run
+
+    return run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""``last.ckpt`` and ``best.ckpt``: when they are written, also when the run is told to stop.
+
+Lightning's ModelCheckpoint defers a step save until validation, and a save at an epoch's last batch makes the resumed
+run skip that epoch's validation; these rules are simpler and have neither.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from condgen.errors import UsageError
+from condgen.files import replacing
+
+
+class Stopped(BaseException):
+    """The run was told to stop by a signal, and has saved.
+
+    Args:
+        signum: the signal.
+        checkpoint: what was saved.
+    """
+
+    def __init__(self, signum: int, checkpoint: Path) -> None:
+        super().__init__(signum)
+        self.signum, self.checkpoint = signum, checkpoint
+
+
+class RunCheckpoint(Checkpoint):
+    """Writes ``checkpoints/last.ckpt`` at every epoch's end, and ``best.ckpt`` where the epoch was the best so far.
+
+    The first Ctrl-C or SIGTERM lets the batch finish (the epoch, where it was its last batch), saves and stops with
+    :class:`Stopped`; a second one stops at once. With several processes, any of them may get the signal.
+
+    Args:
+        monitor: the logged value by which the best epoch is chosen.
+        mode: whether the best value is the smallest (``min``) or the largest (``max``).
+        every_n_train_steps: also write ``last.ckpt`` after every so many batches.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        mode: Literal["min", "max"] = "min",
+        every_n_train_steps: int | None = None,
+    ) -> None:
+        if every_n_train_steps is not None and every_n_train_steps < 1:
+            raise UsageError(f"checkpoint.every_n_train_steps is {every_n_train_steps}: give 1 or more.")
+        self.monitor, self.mode, self.every_n_train_steps = monitor, mode, every_n_train_steps
+        self.best: float | None = None
+        self.directory = Path()
+        self._first_open_step = 0
+        self._received: int | None = None
+        self._stopping: int | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint.setdefault("condgen", {})["first_open_step"] = self._first_open_step
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.directory = Path(str(trainer.log_dir)) / "checkpoints"
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[signum] = signal.signal(signum, self._on_signal)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restore_handlers()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._restore_handlers()
+
+    def _on_signal(self, signum: int, frame: Any) -> None:
+        if self._received is not None:
+            self._restore_handlers()
+            raise KeyboardInterrupt
+        self._received = signum
+
+    def _restore_handlers(self) -> None:
+        while self._handlers:
+            signal.signal(*self._handlers.popitem())
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        received = trainer.strategy.reduce_boolean_decision(self._received is not None, all=False)
+        if received:
+            self._stopping = self._received or signal.SIGINT
+        if trainer.is_last_batch:
+            return  # the epoch's end saves
+        batches = trainer.fit_loop.total_batch_idx + 1
+        if received or (self.every_n_train_steps and batches % self.every_n_train_steps == 0):
+            # this batch's row is written right after this hook, under the number of steps before it
+            self._first_open_step = trainer.fit_loop.epoch_loop._batches_that_stepped + 1
+            trainer.save_checkpoint(self.directory / "last.ckpt")
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._stop_if_told()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._first_open_step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is None and trainer.enable_validation:
+            raise UsageError(
+                f"checkpoint.monitor is {self.monitor}, which is not logged: give one of "
+                f"{', '.join(sorted(trainer.callback_metrics))}."
+            )
+        is_best = value is not None and self._is_better(float(value))
+        if is_best:
+            self.best = float(value)
+        trainer.save_checkpoint(self.directory / "last.ckpt")
+        if is_best and trainer.is_global_zero:
+            with open(self.directory / "last.ckpt", "rb") as last, replacing(self.directory / "best.ckpt") as best:
+                shutil.copyfileobj(last, best, 1 << 20)
+        self._stop_if_told()
+
+    def _is_better(self, value: float) -> bool:
+        return self.best is None or (value < self.best if self.mode == "min" else value > self.best)
+
+    def _stop_if_told(self) -> None:
+        if self._stopping is not None:
+            raise Stopped(self._stopping, self.directory / "last.ckpt")

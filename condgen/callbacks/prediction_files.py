@@ -1,0 +1,177 @@
+"""What ``condgen predict`` writes: the samples, a grid, and a manifest."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from numpy.lib.format import open_memmap
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image, encode_png
+
+from condgen.batches import SampleBlock, SampleRequest
+from condgen.errors import UsageError
+from condgen.pictures import grid, to_bytes, write_png
+
+SHARD_SIZE = 65_536
+GRID_ROWS, GRID_COLUMNS = 100, 32  # what a picture can show
+
+
+class PredictionFiles(Callback):
+    """Writes the requested samples, ``grid.png`` (a row a label) and ``manifest.csv`` (index, label, seed, file).
+
+    Everything is written into a folder beside, ``DIRPATH.partial``, which is renamed when whole. Each process writes
+    the samples that it draws; the files are the same for any number of processes, which share the file system.
+
+    Args:
+        dirpath: the folder, relative to the working directory; ``predictions`` in the run directory if not given.
+        format: ``png`` writes a file a sample. ``npz`` writes shards of 65,536 samples with the arrays ``images`` (uint8,
+            N×C×H×W), ``labels`` and ``indices`` (int64).
+        overwrite: put the new folder in the place of an existing one, instead of refusing.
+    """
+
+    def __init__(
+        self, dirpath: str | None = None, format: Literal["png", "npz"] = "png", overwrite: bool = False
+    ) -> None:
+        self.dirpath, self.format, self.overwrite = dirpath, format, overwrite
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        run = str(trainer.log_dir)
+        self.folder = Path(self.dirpath) if self.dirpath else Path(run) / "predictions"
+        self.partial = self.folder.with_name(f"{self.folder.name}.partial")
+        self.request: SampleRequest = trainer.datamodule.request  # type: ignore[attr-defined]
+        if self.folder.exists() and not self.overwrite:
+            raise UsageError(
+                f"{self.folder} exists: give another folder as --predictions.dirpath, or --predictions.overwrite true."
+            )
+        trainer.strategy.barrier("existing predictions looked for")
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            shutil.rmtree(self.partial, ignore_errors=True)  # of a predict that was killed
+            try:
+                self.partial.mkdir(parents=True)
+            except OSError as error:
+                raise UsageError(
+                    f"{self.partial} cannot be made ({error.strerror}): give another folder as --predictions.dirpath."
+                ) from error
+            if self.format == "npz":
+                for shard in range(self._shards):
+                    shape = (len(self._shard_indices(shard)), *pl_module.image_shape)  # type: ignore[misc]
+                    open_memmap(self._raw_path(shard), "w+", np.uint8, shape)  # type: ignore[no-untyped-call]
+        trainer.strategy.barrier("partial folder made")
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: SampleBlock,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        images, indices = to_bytes(outputs), batch.indices.cpu()
+        wanted = (indices >= self.request.first_index) & (indices < self.request.end)
+        images, numbers = images[wanted], indices[wanted].tolist()
+        if self.format == "png":
+            for image, index in zip(images, numbers, strict=True):
+                (self.partial / self._file_of(index)).write_bytes(encode_png(image).numpy().tobytes())
+            return
+        for shard in sorted({self._shard_of(index) for index in numbers}):
+            rows = [row for row, index in enumerate(numbers) if self._shard_of(index) == shard]
+            start = numbers[rows[0]] - self._shard_indices(shard).start
+            raw = open_memmap(self._raw_path(shard), "r+")  # type: ignore[no-untyped-call]
+            raw[start : start + len(rows)] = images[rows].numpy()
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.strategy.barrier("samples written")
+        if trainer.is_global_zero:
+            if self.format == "npz":
+                for shard in range(self._shards):
+                    self._finish_shard(shard)
+            write_png(self._grid(), self.partial / "grid.png")
+            with open(self.partial / "manifest.csv", "w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(("index", "label", "seed", "file"))
+                writer.writerows(self._manifest())
+            shutil.rmtree(replaced := self.folder.with_name(f"{self.folder.name}.replaced"), ignore_errors=True)
+            if self.folder.exists():
+                self.folder.rename(replaced)
+            self.partial.rename(self.folder)
+            shutil.rmtree(replaced, ignore_errors=True)
+        trainer.strategy.barrier("predictions whole")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if trainer.is_global_zero and hasattr(self, "partial"):
+            shutil.rmtree(self.partial, ignore_errors=True)
+
+    # What is where.
+
+    @property
+    def _indices(self) -> range:
+        return range(self.request.first_index, self.request.end)
+
+    @property
+    def _shards(self) -> int:
+        return -(-len(self._indices) // SHARD_SIZE)
+
+    def _shard_of(self, index: int) -> int:
+        return (index - self.request.first_index) // SHARD_SIZE
+
+    def _shard_indices(self, shard: int) -> range:
+        return self._indices[shard * SHARD_SIZE : (shard + 1) * SHARD_SIZE]
+
+    def _raw_path(self, shard: int) -> Path:
+        return self.partial / f".images-{shard:05d}.npy"
+
+    def _file_of(self, index: int) -> str:
+        if self.format == "npz":
+            return f"samples-{self._shard_of(index):05d}-of-{self._shards:05d}.npz"
+        return f"{index:06d}-label-{self.request.label_of(index)}.png"
+
+    def _manifest(self) -> Iterator[tuple[int, int, int, str]]:
+        for index in self._indices:
+            yield index, self.request.label_of(index), self.request.seed, self._file_of(index)
+
+    def _finish_shard(self, shard: int) -> None:
+        indices = self._shard_indices(shard)
+        np.savez(
+            self.partial / self._file_of(indices.start),
+            images=open_memmap(self._raw_path(shard), "r"),  # type: ignore[no-untyped-call]
+            labels=np.array([self.request.label_of(index) for index in indices]),
+            indices=np.array(indices),
+        )
+        self._raw_path(shard).unlink()
+
+    def _grid(self) -> Tensor:
+        """A row for each of the request's labels; what was not drawn, or does not fit, is left out."""
+        per_label = self.request.samples_per_label
+        columns = min(per_label, GRID_COLUMNS)
+        first_row = self.request.first_index // per_label
+        rows = range(first_row, min(len(self.request.labels), first_row + GRID_ROWS))
+        images = [self._read(row * per_label + column) for row in rows for column in range(columns)]
+        blank = next((torch.zeros_like(image) for image in images if image is not None), None)
+        if blank is None:  # all that was drawn lies beyond the columns that fit
+            images = [self._read(index) for index in self._indices[:columns]]
+            blank = torch.zeros_like(images[0])  # type: ignore[arg-type]
+        return grid(torch.stack([blank if image is None else image for image in images]), columns)
+
+    def _read(self, index: int) -> Tensor | None:
+        """Sample number ``index`` as it was written, (C, H, W) uint8; None where it was not asked for."""
+        if index not in self._indices:
+            return None
+        path = self.partial / self._file_of(index)
+        if self.format == "png":
+            return decode_image(str(path), ImageReadMode.UNCHANGED)
+        shard = self._shard_of(index)
+        if getattr(self, "_open_shard", (None,))[0] != shard:
+            with np.load(path) as arrays:
+                self._open_shard = (shard, arrays["images"])
+        return torch.from_numpy(self._open_shard[1][index - self._shard_indices(shard).start])

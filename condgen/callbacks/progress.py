@@ -1,0 +1,38 @@
+"""The progress bar: losses, speed, and the time left until the end of the whole run."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+
+class RunProgressBar(TQDMProgressBar):
+    """Lightning's bar of the epoch, with the number of epochs and the time left for all of them."""
+
+    def __init__(self) -> None:
+        super().__init__(leave=True)
+        self._started = 0.0
+        self._batches_before = 0
+
+    def on_train_start(self, *args: Any) -> None:
+        super().on_train_start(*args)
+        self._started, self._batches_before = time.monotonic(), self.trainer.fit_loop.total_batch_idx + 1
+
+    def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
+        super().on_train_epoch_start(trainer, *args)
+        of_all = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
+        self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}{of_all}")
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int | str | float | dict[str, float]]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        total, done = trainer.estimated_stepping_batches, trainer.fit_loop.total_batch_idx + 1
+        if trainer.training and total != float("inf") and done > self._batches_before:
+            rate = (time.monotonic() - self._started) / (done - self._batches_before)
+            left = max(0.0, total * trainer.accumulate_grad_batches - done) * rate
+            metrics["run_left"] = str(timedelta(seconds=round(left)))
+        return metrics

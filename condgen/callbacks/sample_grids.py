@@ -1,0 +1,76 @@
+"""A grid of samples after every epoch, from the same noise every time: one sees what the epoch changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from torch import Tensor
+
+from condgen.errors import UsageError
+from condgen.files import replacing
+from condgen.generators import ConditionalGenerator
+from condgen.pictures import grid, to_bytes, write_png
+
+
+class SampleGrids(Callback):
+    """Writes ``samples/epoch=000.png`` …, a row a label, also into TensorBoard; at the end, all as ``samples.gif``.
+
+    It changes nothing in the training: the network is set to eval mode and back, and no generator's state is touched.
+
+    Args:
+        samples_per_label: columns of the grid.
+        sample_seed: the seed of the noise.
+        every_n_epochs: take it after every so many epochs.
+    """
+
+    def __init__(self, samples_per_label: int = 10, sample_seed: int = 0, every_n_epochs: int = 1) -> None:
+        if samples_per_label < 1:
+            raise UsageError(f"sample_grids.samples_per_label is {samples_per_label}: give 1 or more.")
+        if every_n_epochs < 1:
+            raise UsageError(f"sample_grids.every_n_epochs is {every_n_epochs}: give 1 or more.")
+        if not 0 <= sample_seed < 2**64:
+            raise UsageError(f"sample_grids.sample_seed is {sample_seed}: give 0 to 2**64 - 1.")
+        self.samples_per_label, self.sample_seed, self.every_n_epochs = samples_per_label, sample_seed, every_n_epochs
+        self.run = Path()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.run = Path(str(trainer.log_dir))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ConditionalGenerator)
+        if trainer.is_global_zero and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            picture = self.draw(pl_module)
+            write_png(picture, self.run / "samples" / f"epoch={trainer.current_epoch:03d}.png")
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.add_image("samples", picture, trainer.current_epoch)
+
+    @torch.no_grad()
+    def draw(self, generator: ConditionalGenerator) -> Tensor:
+        """The grid as an image (3, H, W) uint8."""
+        was_training = [module for module in generator.modules() if module.training]
+        generator.eval()
+        labels = torch.arange(generator.num_classes, device=generator.device).repeat_interleave(self.samples_per_label)
+        noise = generator.draw_noise(self.sample_seed, range(len(labels))).to(generator.device)
+        images = to_bytes(generator.generate(labels, noise).float())
+        for module in was_training:
+            module.training = True
+        return grid(images, self.samples_per_label)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        epochs = range(trainer.current_epoch)
+        paths = [path for epoch in epochs if (path := self.run / "samples" / f"epoch={epoch:03d}.png").is_file()]
+        if paths:
+            frames = [Image.open(path).convert("L") for path in paths]
+            milliseconds = [500] * (len(frames) - 1) + [2000]
+            with replacing(self.run / "samples.gif") as file:
+                frames[0].save(
+                    file, "GIF", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0, disposal=2
+                )

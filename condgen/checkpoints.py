@@ -1,0 +1,106 @@
+"""Checkpoints: written whole, read as data and never as code, and turned into generators again."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from condgen.data import LabelledImages
+from condgen.errors import UsageError
+from condgen.files import replacing
+from condgen.generators import ConditionalGenerator
+from condgen.runs import find_checkpoint
+
+T = TypeVar("T")
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoint files, written beside their place, synced and renamed; read as data only."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        with replacing(path) as file:
+            torch.save(checkpoint, file)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Callable[..., Any] | None = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        return read_checkpoint(Path(path))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of one of condgen's checkpoints, its tensors on the CPU.
+
+    ``weights_only=True`` is given explicitly: then no environment variable makes torch run what a file contains.
+
+    Raises:
+        UsageError: the file is not a whole checkpoint of condgen's.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UsageError(f"{path} holds more than data, or is no checkpoint: it was not loaded.") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UsageError(f"{path} is not a whole checkpoint: take another one.") from error
+    if not isinstance(checkpoint, dict) or not {"condgen", "state_dict", "hyper_parameters"} <= checkpoint.keys():
+        raise UsageError(f"{path} is not a checkpoint of condgen's: give one that `condgen fit` wrote.")
+    return checkpoint
+
+
+def settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a checkpoint's generator and data, and its seed, as they stand in a config."""
+    origin = checkpoint["condgen"]
+    found = {"seed_everything": origin["seed"]}
+    for name, key in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
+        if origin[name] is not None:
+            init_args = {k: list(v) if isinstance(v, tuple) else v for k, v in checkpoint[key].items()}
+            found[name] = {"class_path": origin[name], "init_args": init_args}
+    return found
+
+
+def imported_class(class_path: str, base: type[T]) -> type[T]:
+    """The subclass of ``base`` with this full name, among those already imported: nothing is on a checkpoint's word.
+
+    Raises:
+        UsageError: there is none.
+    """
+    waiting, seen = [base], set()
+    while waiting:
+        for subclass in waiting.pop().__subclasses__():
+            if f"{subclass.__module__}.{subclass.__qualname__}" == class_path:
+                return subclass
+            if subclass not in seen:
+                seen.add(subclass)
+                waiting.append(subclass)
+    raise UsageError(f"The checkpoint is of the class {class_path}, which condgen does not know: import it first.")
+
+
+def load_generator(path: str | Path) -> ConditionalGenerator:
+    """See :func:`condgen.load`."""
+    found = find_checkpoint(path, root=Path())
+    checkpoint = read_checkpoint(found)
+    generator_class = imported_class(checkpoint["condgen"]["model"], ConditionalGenerator)  # type: ignore[type-abstract]
+    try:
+        generator = generator_class(**checkpoint["hyper_parameters"])
+        generator.load_state_dict(checkpoint["state_dict"])
+    except (TypeError, RuntimeError) as error:
+        raise UsageError(f"{found} does not fit {generator_class.__name__} ({_first_line(error)}).") from error
+    return generator.eval()
+
+
+def check_same_images(checkpoint: dict[str, Any], data: LabelledImages) -> None:
+    """Raises UsageError where a checkpoint's generator draws other classes or images than a data set has."""
+    drawn = checkpoint["hyper_parameters"]
+    if (drawn["num_classes"], tuple(drawn["image_shape"])) != (data.num_classes, data.image_shape):
+        raise UsageError(
+            f"The checkpoint draws {drawn['num_classes']} classes of {tuple(drawn['image_shape'])} images, but {data.name} "
+            f"has {data.num_classes} of {data.image_shape}: take its own data set, or train anew without --ckpt_path."
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]

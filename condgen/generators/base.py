@@ -1,0 +1,191 @@
+"""The contract that every family fulfils, and what all of them share in Lightning."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+import condgen
+from condgen.evaluation.variance import VarianceRatio
+from condgen.noise import EVALUATION, TRAINING, uniform
+
+
+class ConditionalGenerator(LightningModule, ABC):
+    """A network that draws an image for a label.
+
+    The noise determines the image: ``generate`` has no hidden randomness. Sample i of seed s is always the same sample:
+    ``draw_noise`` is a function of (s, i). The rest of condgen knows families only through this class.
+
+    Args:
+        num_classes: labels are 0 … ``num_classes`` - 1.
+        image_shape: (C, H, W) of the images.
+    """
+
+    evaluations_per_sample: int = 1
+    """How often the network is evaluated for one sample."""
+
+    def __init__(self, num_classes: int, image_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.image_shape = tuple(image_shape)
+        self.run_seed = 0
+        self._label_means: Tensor | None = None
+        # in a list: a metric that is an attribute would become a submodule, and enter checkpoints and optimisers
+        self._variance_ratio: list[VarianceRatio] = []
+        self._train_loss = torch.zeros(2)  # sum over the epoch's batches so far, their number
+
+    @property
+    @abstractmethod
+    def noise_shape(self) -> tuple[int, ...]:
+        """The shape of one sample's noise."""
+
+    @abstractmethod
+    def generate(self, labels: Tensor, noise: Tensor) -> Tensor:
+        """(N,) int64 labels and (N, *noise_shape) noise to (N, C, H, W) images in [0, 1]."""
+
+    @abstractmethod
+    def draw_noise(self, seed: int, indices: Sequence[int] | Tensor) -> Tensor:
+        """The noise of the samples number ``indices`` of a seed: (N, *noise_shape), on the CPU."""
+
+    # Randomness: a function of the run's seed and of the place in the run, the same for any number of processes.
+
+    def setup(self, stage: str) -> None:
+        self.run_seed = int(os.environ.get("PL_GLOBAL_SEED", self.run_seed))
+        if stage in ("fit", "validate", "test"):
+            self._label_means = self.trainer.datamodule.label_means  # type: ignore[attr-defined]
+
+    def batch_uniform(self, rows: int, batch_idx: int, shape: Sequence[int]) -> Tensor:
+        """This process's rows of the uniform numbers of a global batch: (rows, *shape) in [0, 1), on the device.
+
+        In training they differ from epoch to epoch; in evaluation they do not, so that its curves show the network.
+        """
+        processes, rank = self.trainer.world_size, self.trainer.global_rank
+        stream, epoch = (TRAINING, self.current_epoch) if self.trainer.training else (EVALUATION, 0)
+        everyone = uniform(self.run_seed, range(rows * processes), shape, stream=stream, step=(batch_idx, epoch))
+        return everyone[rank::processes].to(self.device)
+
+    # What is logged for every family.
+
+    def log_train_loss(self, loss: Tensor) -> None:
+        """Logs ``train_loss`` of this step, and adds it to ``train_loss_epoch``, which is logged beside ``val_loss``."""
+        self.log("train_loss", loss, prog_bar=True)
+        self._train_loss += torch.stack([loss.detach().float(), torch.ones_like(loss, dtype=torch.float32)])
+
+    @property
+    def label_means(self) -> Tensor:
+        """The mean training image of each label, in [0, 1]: (num_classes, C, H, W)."""
+        assert self._label_means is not None, "set by setup() for fit, validate and test"
+        return self._label_means
+
+    def on_train_epoch_start(self) -> None:
+        self._train_loss = torch.zeros(2, device=self.device)
+
+    def _start_evaluation(self) -> None:
+        self._label_means = self.label_means.to(self.device)
+        self._variance_ratio = [VarianceRatio(self.label_means)]
+
+    def _end_evaluation(self) -> None:
+        self.log("variance_ratio", self._variance_ratio.pop().compute(), sync_dist=True)
+
+    def on_validation_epoch_start(self) -> None:
+        self._start_evaluation()
+
+    def on_validation_epoch_end(self) -> None:
+        self._end_evaluation()
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            total, batches = self.all_gather(self._train_loss).view(-1, 2).sum(0)
+            self.log("train_loss_epoch", total / batches, sync_dist=True)
+
+    def on_test_epoch_start(self) -> None:
+        self._start_evaluation()
+
+    def on_test_epoch_end(self) -> None:
+        self._end_evaluation()
+
+    def measure_variance(self, generated: Tensor, images: Tensor, labels: Tensor) -> None:
+        """Adds a batch to ``variance_ratio``: generated and real images (N, C, H, W) in [0, 1] of the same labels."""
+        self._variance_ratio[0].update(generated, images, labels)
+
+    # Sampling.
+
+    def predict_step(self, batch: Any) -> Tensor:
+        """A block of requested samples (:class:`condgen.data.SampleBlock`) to its images (N, C, H, W) in [0, 1]."""
+        noise = self.draw_noise(batch.seed, batch.indices.cpu()).to(self.device)
+        return self.generate(batch.labels, noise).float()
+
+    # Checkpoints: beside Lightning's own content, what is needed to build the same objects again.
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        checkpoint["condgen"] = {
+            "version": condgen.__version__,
+            "seed": self.run_seed,
+            "model": class_path(self),
+            "data": class_path(datamodule) if datamodule is not None else None,
+            "train_loss": self.all_gather(self._train_loss).view(-1, 2).tolist(),  # a row a process
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint["condgen"]
+        self.run_seed = int(os.environ.get("PL_GLOBAL_SEED", saved["seed"]))
+        rows = torch.tensor(saved["train_loss"])
+        if len(rows) == self.trainer.world_size:
+            self._train_loss = rows[self.trainer.global_rank]
+        elif self.trainer.is_global_zero:  # other processes than those that saved: one of them takes it all
+            self._train_loss = rows.sum(0)
+
+    def on_train_start(self) -> None:
+        """Lets the settings of this run hold, where Lightning has just restored those of the checkpoint's optimisers."""
+        self._train_loss = self._train_loss.to(self.device)
+        optimizers = self.optimizers()
+        for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
+            for group in optimizer.param_groups:
+                group.update({name: value for name, value in optimizer.defaults.items() if name in group})
+                group["initial_lr"] = group["lr"]
+        schedulers = self.lr_schedulers() or []
+        for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+            assert isinstance(scheduler, LambdaLR)
+            scheduler.base_lrs = [group["initial_lr"] for group in scheduler.optimizer.param_groups]
+            for group, lr in zip(scheduler.optimizer.param_groups, scheduler.get_lr(), strict=True):
+                group["lr"] = lr
+
+
+def class_path(instance: object) -> str:
+    """The full name of an object's class, as ``class_path`` in a config has it."""
+    return f"{type(instance).__module__}.{type(instance).__qualname__}"
+
+
+OptimizerName = Literal["Adam", "AdamW", "SGD"]
+ScheduleName = Literal["constant", "cosine"]
+
+
+def optimizer_and_schedule(
+    module: LightningModule,
+    optimizer: Optimizer,
+    schedule: ScheduleName,
+    warmup_steps: int,
+) -> OptimizerLRScheduler:
+    """What ``configure_optimizers`` returns for an optimiser whose rate rises linearly over ``warmup_steps`` steps, and
+    then stays (``constant``) or falls to zero over the rest of the run like half a cosine (``cosine``)."""
+    if schedule == "constant" and not warmup_steps:
+        return optimizer
+    total = int(module.trainer.estimated_stepping_batches)
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        if schedule == "constant":
+            return 1.0
+        progress = (step - warmup_steps) / max(1, total - warmup_steps)
+        return 0.5 * (1 + float(torch.cos(torch.tensor(min(1.0, progress) * torch.pi, dtype=torch.float64))))
+
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}

@@ -1,0 +1,156 @@
+"""DNN: a network trained to draw, from a label and a random latent, an image close to a real one of that label.
+
+It is the article's first family and its first lesson. The loss compares each drawn image with *one* real image that
+has nothing to do with the latent, so the best the network can do is to ignore the latent and draw the mean image of the
+label: every 3 is the same blurred 3. ``val_loss`` comes to rest on ``val_loss_floor`` and ``variance_ratio`` falls to 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from condgen.errors import UsageError
+from condgen.generators.base import ConditionalGenerator, OptimizerName, ScheduleName, optimizer_and_schedule
+from condgen.noise import uniform
+
+
+class DNNNetwork(nn.Module):
+    """The article's network: two linear layers, then two transposed convolutions that double height and width.
+
+    Args:
+        input_dim: latent size plus number of classes (72 in the article).
+        image_shape: (C, H, W) of the image; H and W are multiples of 4.
+    """
+
+    def __init__(self, input_dim: int, image_shape: Sequence[int]) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        self.coarse_shape = (128, height // 4, width // 4)
+        coarse_dim = 128 * (height // 4) * (width // 4)
+        self.fc = nn.Sequential(
+            nn.Linear(input_dim, 1024),
+            nn.BatchNorm1d(1024),
+            nn.ReLU(),
+            nn.Linear(1024, coarse_dim),
+            nn.BatchNorm1d(coarse_dim),
+            nn.ReLU(),
+        )
+        self.deconv = nn.Sequential(
+            nn.ConvTranspose2d(128, 64, kernel_size=4, stride=2, padding=1),
+            nn.BatchNorm2d(64),
+            nn.ReLU(),
+            nn.ConvTranspose2d(64, channels, kernel_size=4, stride=2, padding=1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, latent_and_label: Tensor) -> Tensor:
+        """(N, input_dim) to (N, C, H, W) in [0, 1]."""
+        x = self.fc(latent_and_label)  # (N, 128·H/4·W/4)
+        x = x.view(-1, *self.coarse_shape)  # (N, 128, H/4, W/4)
+        return self.deconv(x)  # (N, 64, H/2, W/2), then (N, C, H, W)
+
+
+class DNN(ConditionalGenerator):
+    """The article's DNN. Without arguments it is the article's model: 6,650,433 parameters, Adam at 1e-4.
+
+    Args:
+        latent_dim: size of the latent, uniform in [0, 1).
+        num_classes: follows the data set.
+        image_shape: (C, H, W), follows the data set.
+        target_mean: the target is (image - ``target_mean``) / ``target_std``. The article takes MNIST's mean and standard
+            deviation, although the network ends in a Sigmoid and so cannot reach most of that range; 0 and 1 give plain
+            [0, 1] targets.
+        target_std: see ``target_mean``.
+        optimizer: the optimiser's class in torch.optim.
+        lr: learning rate.
+        weight_decay: of the optimiser.
+        schedule: what the learning rate does after the warm-up: stay, or fall to 0 over the run like half a cosine.
+        warmup_steps: steps over which the learning rate rises to ``lr``.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 62,
+        num_classes: int = 10,
+        image_shape: Sequence[int] = (1, 28, 28),
+        target_mean: float = 0.1307,
+        target_std: float = 0.3081,
+        optimizer: OptimizerName = "Adam",
+        lr: float = 1e-4,
+        weight_decay: float = 0.0,
+        schedule: ScheduleName = "constant",
+        warmup_steps: int = 0,
+    ) -> None:
+        super().__init__(num_classes, image_shape)
+        if latent_dim < 1:
+            raise UsageError(f"model.latent_dim is {latent_dim}: give 1 or more.")
+        if not target_std > 0:
+            raise UsageError(f"model.target_std is {target_std}: give a number above 0.")
+        if not lr > 0:
+            raise UsageError(f"model.lr is {lr}: give a number above 0.")
+        if weight_decay < 0:
+            raise UsageError(f"model.weight_decay is {weight_decay}: give 0 or more.")
+        if warmup_steps < 0:
+            raise UsageError(f"model.warmup_steps is {warmup_steps}: give 0 or more.")
+        if any(side % 4 for side in self.image_shape[1:]):
+            raise UsageError(f"The network doubles twice: it cannot draw images of shape {self.image_shape}.")
+        self.save_hyperparameters()
+        self.latent_dim = latent_dim
+        self.target_mean, self.target_std = target_mean, target_std
+        self.optimizer_name, self.lr, self.weight_decay = optimizer, lr, weight_decay
+        self.schedule, self.warmup_steps = schedule, warmup_steps
+        self.network = DNNNetwork(latent_dim + num_classes, self.image_shape)
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        return (self.latent_dim,)
+
+    def draw_noise(self, seed: int, indices: Sequence[int] | Tensor) -> Tensor:
+        return uniform(seed, indices, self.noise_shape)
+
+    def generate(self, labels: Tensor, noise: Tensor) -> Tensor:
+        one_hot = F.one_hot(labels, self.num_classes).to(noise)
+        return self.network(torch.cat((noise, one_hot), dim=1))  # (N, latent_dim + num_classes) to (N, C, H, W)
+
+    def target(self, images: Tensor) -> Tensor:
+        """Images in [0, 1], normalised: what the network is to draw."""
+        return (images - self.target_mean) / self.target_std
+
+    def loss(self, images: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
+        """Mean squared error between the images drawn for the labels and the targets: a scalar."""
+        return F.mse_loss(self.generate(labels, noise), self.target(images))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        loss = self.loss(images, labels, self.batch_uniform(len(labels), batch_idx, self.noise_shape))
+        self.log_train_loss(loss)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, batch_idx, "val")
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, batch_idx, "test")
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, prefix: str) -> None:
+        images, labels = batch
+        generated = self.generate(labels, self.batch_uniform(len(labels), batch_idx, self.noise_shape)).float()
+        loss = F.mse_loss(generated, self.target(images))
+        # the best image without a latent: the mean target of the label, as far as a Sigmoid reaches
+        best = self.target(self.label_means).clamp(0, 1)[labels]
+        floor = F.mse_loss(best, self.target(images))
+        on_epoch = {"on_epoch": True, "sync_dist": True, "batch_size": len(labels)}
+        self.log(f"{prefix}_loss", loss, prog_bar=True, **on_epoch)
+        self.log(f"{prefix}_loss_floor", floor, **on_epoch)
+        self.measure_variance(generated, images, labels)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = getattr(torch.optim, self.optimizer_name)(
+            self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True
+        )
+        return optimizer_and_schedule(self, optimizer, self.schedule, self.warmup_steps)

@@ -1,0 +1,64 @@
+"""Random numbers that are a function of where they are used, not of what was drawn before.
+
+Philox is a counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): its n-th output
+is a hash of a key and n. The key is (seed, stream) and the counter says which sample of which step is meant, so that
+any process can draw any sample's numbers, a resumed run draws what the uninterrupted one would have drawn, and no
+generator state has to be saved. Only Philox's raw bits are used: numpy keeps them fixed from release to release.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Streams of one seed that must never share numbers.
+SAMPLING, TRAINING, EVALUATION, SHUFFLING = range(4)
+
+_PER_COUNT = 8  # 32-bit words that one value of Philox's 256-bit counter gives
+
+
+def uniform(
+    seed: int,
+    indices: Sequence[int] | Tensor,
+    shape: Sequence[int],
+    *,
+    stream: int = SAMPLING,
+    step: tuple[int, int] = (0, 0),
+) -> Tensor:
+    """Uniform numbers in [0, 1) for the samples number ``indices``; those of one sample depend on its index alone.
+
+    Args:
+        seed: 0 to 2**64 - 1.
+        indices: N numbers of samples, each at least 0.
+        shape: the shape of one sample.
+        stream: what the numbers are for.
+        step: a batch number and an epoch, each at least 0, that tell apart what has the same index.
+
+    Returns:
+        (N, *shape), float32 multiples of 2**-24, on the CPU.
+    """
+    numbers = np.asarray(indices, dtype=np.int64)
+    size = math.prod(shape)
+    counts = -(-size // _PER_COUNT)
+    key = np.array([seed, stream], dtype=np.uint64)
+    words = np.empty((len(numbers), counts * _PER_COUNT), dtype=np.uint32)
+    row = 0
+    for run in np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1):  # neighbours share one stretch of counters
+        if len(run):
+            counter = np.array([int(run[0]) * counts, *step, 0], dtype=np.uint64)
+            raw = np.random.Philox(key=key, counter=counter).random_raw(len(run) * counts * _PER_COUNT // 2)
+            words[row : row + len(run)] = raw.view(np.uint32).reshape(len(run), -1)
+            row += len(run)
+    numbers_in_unit_interval = (words[:, :size] >> 8).astype(np.float32) * np.float32(2**-24)
+    return torch.from_numpy(numbers_in_unit_interval.reshape(len(numbers), *shape))
+
+
+def permutation(seed: int, size: int, epoch: int) -> Tensor:
+    """The order of ``size`` images in an epoch: (size,) int64, a function of seed and epoch."""
+    key = np.array([seed, SHUFFLING], dtype=np.uint64)
+    keys = np.random.Philox(key=key, counter=np.array([0, 0, epoch, 0], dtype=np.uint64)).random_raw(size)
+    return torch.from_numpy(np.argsort(keys, kind="stable"))

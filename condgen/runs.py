@@ -1,0 +1,63 @@
+"""Run directories: ``lightning_logs/version_N``, how one is claimed, and which checkpoint of which run is meant."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from condgen.errors import UsageError
+
+RUNS = "lightning_logs"
+
+
+def _versions(root: Path) -> list[tuple[int, Path]]:
+    """The runs under ``root/lightning_logs``, newest first, each with its number."""
+    found = [(re.fullmatch(r"version_(\d+)", path.name), path) for path in (root / RUNS).glob("version_*")]
+    return sorted(((int(match[1]), path) for match, path in found if match and path.is_dir()), reverse=True)
+
+
+def claim_run(root: Path) -> Path:
+    """Makes the directory of a new run, which no other process can take at the same time."""
+    number = next((number + 1 for number, _ in _versions(root)), 0)
+    while True:
+        run = root / RUNS / f"version_{number}"
+        try:
+            run.mkdir(parents=True)
+            return run
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise UsageError(f"{run} cannot be made ({error.strerror}): give a folder as --trainer.default_root_dir.") from error
+
+
+def find_checkpoint(path: str | Path, root: Path) -> Path:
+    """The checkpoint file that is meant.
+
+    Args:
+        path: a checkpoint file; a run directory, of which the last checkpoint is meant; ``last`` or ``best`` of the newest
+            run that has one.
+        root: the folder with ``lightning_logs``.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if str(path) in ("last", "best"):
+        for _, run in _versions(root):
+            checkpoint = run / "checkpoints" / f"{path}.ckpt"
+            if checkpoint.is_file():
+                return checkpoint
+        raise UsageError(
+            f"No run under {root / RUNS} has a checkpoint {path}.ckpt: train one with "
+            "`condgen fit --config configs/base.yaml`, or give a checkpoint's path as --ckpt_path."
+        )
+    path = Path(path)
+    checkpoint = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    if not checkpoint.is_file():
+        raise UsageError(f"There is no checkpoint {checkpoint}: give last, best, a checkpoint file or a run directory.")
+    return checkpoint
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """The run directory in whose ``checkpoints`` folder a checkpoint lies, if it does."""
+    run = checkpoint.parent.parent
+    return run if checkpoint.parent.name == "checkpoints" and (run / "config.yaml").is_file() else None
