@@ -97,8 +97,8 @@ def check_same_images(checkpoint: dict[str, Any], data: LabelledImages) -> None:
     drawn = checkpoint["hyper_parameters"]
     if (drawn["num_classes"], tuple(drawn["image_shape"])) != (data.num_classes, data.image_shape):
         raise UsageError(
-            f"The checkpoint draws {drawn['num_classes']} classes of {tuple(drawn['image_shape'])} images, but {data.name} "
-            f"has {data.num_classes} of {data.image_shape}: take its own data set, or train anew without --ckpt_path."
+            f"The checkpoint draws {drawn['num_classes']} classes of {tuple(drawn['image_shape'])} images, but "
+            f"{data.name} has {data.num_classes} of {data.image_shape}: take its own data set, or train anew without --ckpt_path."
         )
 
 

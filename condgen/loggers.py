@@ -66,7 +66,7 @@ class RunCSVLogger(CSVLogger):
             self._experiment = MetricsFile(self.log_dir, self.first_step)
         return self._experiment  # type: ignore[return-value]
 
-    log_hyperparams: Callable[..., None] = lambda *_, **__: None  # noqa: E731
+    log_hyperparams: Callable[..., None] = lambda *_, **__: None
 
 
 class RunTensorBoardLogger(TensorBoardLogger):
@@ -75,7 +75,7 @@ class RunTensorBoardLogger(TensorBoardLogger):
     def __init__(self, run: Path, first_step: int) -> None:
         super().__init__(run.parent, name="", version=run.name, purge_step=first_step or None)
 
-    log_hyperparams: Callable[..., None] = lambda *_, **__: None  # noqa: E731
+    log_hyperparams: Callable[..., None] = lambda *_, **__: None
 
     def save(self) -> None:
         self.experiment.flush()

@@ -27,15 +27,17 @@ def claim_run(root: Path) -> Path:
         except FileExistsError:
             number += 1
         except OSError as error:
-            raise UsageError(f"{run} cannot be made ({error.strerror}): give a folder as --trainer.default_root_dir.") from error
+            raise UsageError(
+                f"{run} cannot be made ({error.strerror}): give a folder as --trainer.default_root_dir."
+            ) from error
 
 
 def find_checkpoint(path: str | Path, root: Path) -> Path:
     """The checkpoint file that is meant.
 
     Args:
-        path: a checkpoint file; a run directory, of which the last checkpoint is meant; ``last`` or ``best`` of the newest
-            run that has one.
+        path: a checkpoint file; a run directory, of which the last checkpoint is meant; ``last`` or ``best`` of the
+            newest run that has one.
         root: the folder with ``lightning_logs``.
 
     Raises:

@@ -103,7 +103,7 @@ class RunCheckpoint(Checkpoint):
         if received or (self.every_n_train_steps and batches % self.every_n_train_steps == 0):
             # this batch's row is written right after this hook, under the number of steps before it
             self._first_open_step = trainer.fit_loop.epoch_loop._batches_that_stepped + 1
-            trainer.save_checkpoint(self.directory / "last.ckpt")
+            trainer.save_checkpoint(self.directory / "last.ckpt", weights_only=False)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._stop_if_told()
@@ -119,7 +119,7 @@ class RunCheckpoint(Checkpoint):
         is_best = value is not None and self._is_better(float(value))
         if is_best:
             self.best = float(value)
-        trainer.save_checkpoint(self.directory / "last.ckpt")
+        trainer.save_checkpoint(self.directory / "last.ckpt", weights_only=False)
         if is_best and trainer.is_global_zero:
             with open(self.directory / "last.ckpt", "rb") as last, replacing(self.directory / "best.ckpt") as best:
                 shutil.copyfileobj(last, best, 1 << 20)

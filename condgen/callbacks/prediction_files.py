@@ -32,8 +32,8 @@ class PredictionFiles(Callback):
 
     Args:
         dirpath: the folder, relative to the working directory; ``predictions`` in the run directory if not given.
-        format: ``png`` writes a file a sample. ``npz`` writes shards of 65,536 samples with the arrays ``images`` (uint8,
-            N×C×H×W), ``labels`` and ``indices`` (int64).
+        format: ``png`` writes a file a sample. ``npz`` writes shards of 65,536 samples with the arrays
+            ``images`` (uint8, N×C×H×W), ``labels`` and ``indices`` (int64).
         overwrite: put the new folder in the place of an existing one, instead of refusing.
     """
 

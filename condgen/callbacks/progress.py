@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from datetime import timedelta
 from typing import Any
@@ -14,7 +15,7 @@ class RunProgressBar(TQDMProgressBar):
     """Lightning's bar of the epoch, with the number of epochs and the time left for all of them."""
 
     def __init__(self) -> None:
-        super().__init__(leave=True)
+        super().__init__(refresh_rate=1 if sys.stdout.isatty() else 100, leave=True)
         self._started = 0.0
         self._batches_before = 0
 
@@ -27,7 +28,9 @@ class RunProgressBar(TQDMProgressBar):
         of_all = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
         self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}{of_all}")
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int | str | float | dict[str, float]]:
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         total, done = trainer.estimated_stepping_batches, trainer.fit_loop.total_batch_idx + 1

@@ -76,7 +76,7 @@ class ConditionalGenerator(LightningModule, ABC):
     # What is logged for every family.
 
     def log_train_loss(self, loss: Tensor) -> None:
-        """Logs ``train_loss`` of this step, and adds it to ``train_loss_epoch``, which is logged beside ``val_loss``."""
+        """Logs ``train_loss`` of a step, and adds it to ``train_loss_epoch``, which is logged beside ``val_loss``."""
         self.log("train_loss", loss, prog_bar=True)
         self._train_loss += torch.stack([loss.detach().float(), torch.ones_like(loss, dtype=torch.float32)])
 
@@ -126,13 +126,13 @@ class ConditionalGenerator(LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        checkpoint["condgen"] = {
-            "version": condgen.__version__,
-            "seed": self.run_seed,
-            "model": class_path(self),
-            "data": class_path(datamodule) if datamodule is not None else None,
-            "train_loss": self.all_gather(self._train_loss).view(-1, 2).tolist(),  # a row a process
-        }
+        checkpoint.setdefault("condgen", {}).update(
+            version=condgen.__version__,
+            seed=self.run_seed,
+            model=class_path(self),
+            data=class_path(datamodule) if datamodule is not None else None,
+            train_loss=self.all_gather(self._train_loss).view(-1, 2).tolist(),  # a row a process
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint["condgen"]
@@ -143,20 +143,26 @@ class ConditionalGenerator(LightningModule, ABC):
         elif self.trainer.is_global_zero:  # other processes than those that saved: one of them takes it all
             self._train_loss = rows.sum(0)
 
+    # Settings of optimisers: those of this run hold, also where Lightning restores those of the checkpoint.
+
+    def on_fit_start(self) -> None:
+        self._group_settings = [
+            {name: value for name, value in group.items() if name != "params"}
+            for optimizer in self.trainer.optimizers
+            for group in optimizer.param_groups
+        ]
+
     def on_train_start(self) -> None:
-        """Lets the settings of this run hold, where Lightning has just restored those of the checkpoint's optimisers."""
         self._train_loss = self._train_loss.to(self.device)
-        optimizers = self.optimizers()
-        for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
-            for group in optimizer.param_groups:
-                group.update({name: value for name, value in optimizer.defaults.items() if name in group})
-                group["initial_lr"] = group["lr"]
-        schedulers = self.lr_schedulers() or []
-        for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
-            assert isinstance(scheduler, LambdaLR)
-            scheduler.base_lrs = [group["initial_lr"] for group in scheduler.optimizer.param_groups]
-            for group, lr in zip(scheduler.optimizer.param_groups, scheduler.get_lr(), strict=True):
-                group["lr"] = lr
+        groups = [group for optimizer in self.trainer.optimizers for group in optimizer.param_groups]
+        for group, settings in zip(groups, self._group_settings, strict=True):
+            group.update(settings)
+        for config in self.trainer.lr_scheduler_configs:
+            scheduler = config.scheduler
+            if isinstance(scheduler, LambdaLR):
+                scheduler.base_lrs = [group["initial_lr"] for group in scheduler.optimizer.param_groups]
+                for group, factor in zip(scheduler.optimizer.param_groups, scheduler.lr_lambdas, strict=True):
+                    group["lr"] = group["initial_lr"] * factor(scheduler.last_epoch)
 
 
 def class_path(instance: object) -> str:

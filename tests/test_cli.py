@@ -1,0 +1,370 @@
+"""The command line, driven as a person drives it: what it leaves, what it refuses, how it goes on."""
+
+import csv
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import condgen_process, finish, same_weights
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import condgen
+from condgen.__main__ import main
+from condgen.callbacks import RunCheckpoint
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+
+def rows_of(run: Path) -> list[dict[str, str]]:
+    with open(run / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def runs_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "lightning_logs").glob("*"))
+
+
+def refused(arguments, capsys) -> str:
+    """The one line with which a command line is refused."""
+    capsys.readouterr()
+    assert main(arguments) != 0
+    output = capsys.readouterr()
+    assert "Traceback" not in output.err
+    lines = output.err.strip().splitlines()
+    assert len(lines) == 1, output.err
+    return lines[0]
+
+
+# What a run leaves.
+
+
+def test_a_run_leaves_settings_numbers_checkpoints_and_pictures(trained):
+    run = trained / "lightning_logs" / "version_0"
+    left = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    events = {name for name in left if name.startswith("events.out.tfevents")}
+    assert left - events == {
+        "config.yaml", "metrics.csv", "samples.gif", "checkpoints/last.ckpt", "checkpoints/best.ckpt",
+        "samples/epoch=000.png", "samples/epoch=001.png",
+    }  # fmt: skip
+    assert len(events) == 1
+    assert yaml.safe_load((run / "config.yaml").read_text())["data"]["init_args"]["source"] == "full"
+    accumulator = EventAccumulator(str(run)).Reload()
+    assert {"train_loss", "val_loss", "val_loss_floor", "variance_ratio"} <= set(accumulator.Tags()["scalars"])
+    assert len(accumulator.Images("samples")) == 2
+
+
+def test_the_lesson_is_logged(trained):
+    epochs = [row for row in rows_of(trained / "lightning_logs" / "version_0") if row["val_loss"]]
+    assert [row["epoch"] for row in epochs] == ["0", "1"]
+    for row in epochs:
+        assert float(row["val_loss"]) > float(row["val_loss_floor"]) > 0
+        assert 0 < float(row["variance_ratio"]) < 1
+    assert float(epochs[1]["variance_ratio"]) < float(epochs[0]["variance_ratio"])
+    assert float(epochs[1]["train_loss_epoch"]) < float(epochs[0]["train_loss_epoch"])
+
+
+def test_the_floor_is_the_clipped_mean_image_of_each_label(trained, mnist_root):
+    data = condgen.data.MNIST(root=str(mnist_root))
+    data.setup("fit")
+    train, val = data.train_images, data.val_images
+    target = lambda images: (images.double() / 255 - 0.1307) / 0.3081  # noqa: E731
+    best = torch.stack([target(train.images[train.labels == label]).mean(0).clamp(0, 1) for label in range(10)])
+    floor = (best[val.labels] - target(val.images)).square().mean().item()
+    logged = [
+        row["val_loss_floor"] for row in rows_of(trained / "lightning_logs" / "version_0") if row["val_loss_floor"]
+    ]
+    assert [float(value) for value in logged] == pytest.approx([floor, floor], rel=1e-5)
+
+
+def test_the_grid_is_what_the_generator_draws(trained, last):
+    generator = condgen.load(last)
+    with torch.no_grad():
+        images = generator.generate(torch.arange(10).repeat_interleave(10), generator.draw_noise(0, range(100)))
+    picture = np.asarray(
+        Image.open(trained / "lightning_logs" / "version_0" / "samples" / "epoch=001.png").convert("L")
+    )
+    assert picture.shape == (302, 302)
+    for number, image in enumerate(images):
+        top, left = 2 + 30 * (number // 10), 2 + 30 * (number % 10)
+        expected = (image[0] * 255 + 0.5).clamp(0, 255).to(torch.uint8).numpy()
+        assert np.array_equal(picture[top : top + 28, left : left + 28], expected)
+
+
+def test_taking_grids_changes_nothing_in_the_training(fit_args, last, tmp_path):
+    assert main([*fit_args, "--trainer.default_root_dir", str(tmp_path), "--sample_grids.every_n_epochs", "9"]) == 0
+    run = tmp_path / "lightning_logs" / "version_0"
+    assert not (run / "samples").exists()
+    assert same_weights(run / "checkpoints" / "last.ckpt", Path(last))
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(fit_args, last, tmp_path):
+    for seed, same in (("0", True), ("1", False)):
+        folder = tmp_path / seed
+        arguments = ["--trainer.default_root_dir", str(folder), "--seed_everything", seed, "--data.num_workers", "2"]
+        assert main([*fit_args, *arguments]) == 0
+        assert same_weights(folder / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt", Path(last)) is same
+
+
+def test_another_logger_takes_the_place_of_both(fit_args, tmp_path):
+    logger = [
+        "--trainer.logger",
+        "lightning.pytorch.loggers.CSVLogger",
+        "--trainer.logger.save_dir",
+        str(tmp_path / "o"),
+    ]
+    assert main([*fit_args, "--trainer.default_root_dir", str(tmp_path), *logger, "--trainer.max_epochs", "1"]) == 0
+    run = tmp_path / "lightning_logs" / "version_0"
+    assert list((tmp_path / "o").rglob("metrics.csv"))
+    assert not (run / "metrics.csv").exists()
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_trains(config, mnist_root, tmp_path):
+    few = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "2"]
+    common = ["--data.root", str(mnist_root), "--trainer.default_root_dir", str(tmp_path)]
+    assert main(["fit", "--config", str(config), *few, *common]) == 0
+    assert main(["predict", "--trainer.default_root_dir", str(tmp_path), "--data.samples_per_label", "1"]) == 0
+
+
+def test_base_yaml_is_what_condgen_does_without_a_config(capsys):
+    printed = []
+    for arguments in (["fit", "--print_config"], ["fit", "--config", str(CONFIGS[0]), "--print_config"]):
+        assert main(arguments) == 0
+        printed.append(yaml.safe_load(capsys.readouterr().out))
+    assert printed[0] == printed[1]
+
+
+def test_bf16_mixed_trains_and_draws(fit_args, tmp_path):
+    common = ["--trainer.default_root_dir", str(tmp_path), "--trainer.precision", "bf16-mixed"]
+    assert main([*fit_args, *common]) == 0
+    losses = [float(row["val_loss"]) for row in rows_of(tmp_path / "lightning_logs" / "version_0") if row["val_loss"]]
+    assert losses[1] < losses[0] < 1.5
+    assert main(["predict", *common]) == 0
+    assert (tmp_path / "lightning_logs" / "version_0" / "predictions" / "grid.png").is_file()
+
+
+# Going on.
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_in_one_directory(fit_args, trained, last, tmp_path):
+    common = ["--trainer.default_root_dir", str(tmp_path)]
+    assert main([*fit_args, *common, "--trainer.max_epochs", "1"]) == 0
+    assert main([*fit_args, *common, "--ckpt_path", "last"]) == 0
+    assert runs_in(tmp_path) == ["version_0"]
+    run, whole = tmp_path / "lightning_logs" / "version_0", trained / "lightning_logs" / "version_0"
+    assert same_weights(run / "checkpoints" / "last.ckpt", Path(last))
+    assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    for picture in ("samples/epoch=000.png", "samples/epoch=001.png", "samples.gif"):
+        assert (run / picture).read_bytes() == (whole / picture).read_bytes()
+    accumulator = EventAccumulator(str(run)).Reload()
+    assert [event.step for event in accumulator.Scalars("val_loss")] == [4, 9]
+
+
+@pytest.fixture
+def killed_at_step_8(monkeypatch, tmp_path):
+    """Trains as told, then puts the run back to the checkpoint that it had after step 8 of 10.
+
+    That is what a kill leaves; the rows and grids that were written later lie there too, and have to be replaced.
+    """
+
+    def train(arguments: list[str], folder: Path) -> Path:
+        run, kept = folder / "lightning_logs" / "version_0", tmp_path / "after-step-8.ckpt"
+        save = RunCheckpoint.on_train_batch_end
+
+        def save_and_keep(self, trainer, *args):
+            save(self, trainer, *args)
+            if trainer.global_step == 8:
+                shutil.copy(run / "checkpoints" / "last.ckpt", kept)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RunCheckpoint, "on_train_batch_end", save_and_keep)
+            common = ["--trainer.default_root_dir", str(folder), "--checkpoint.every_n_train_steps", "4"]
+            assert main([*arguments, *common]) == 0
+        kept.rename(run / "checkpoints" / "last.ckpt")
+        return run
+
+    return train
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_from_the_middle_of_an_epoch_too(fit_args, trained, last, tmp_path, killed_at_step_8, workers):
+    whole = trained / "lightning_logs" / "version_0"
+    run = killed_at_step_8(fit_args, tmp_path)
+    common = ["--trainer.default_root_dir", str(tmp_path), "--data.num_workers", workers]
+    assert main([*fit_args, *common, "--ckpt_path", "last"]) == 0
+    assert same_weights(run / "checkpoints" / "last.ckpt", Path(last))
+    assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    assert (run / "samples.gif").read_bytes() == (whole / "samples.gif").read_bytes()
+    accumulator = EventAccumulator(str(run)).Reload()
+    assert [event.step for event in accumulator.Scalars("train_loss")] == [1, 3, 5, 7, 9]
+
+
+def test_a_schedule_is_gone_on_with_to_its_end(fit_args, tmp_path, killed_at_step_8):
+    arguments = [*fit_args, "--model.schedule", "cosine", "--model.warmup_steps", "2"]
+    run = killed_at_step_8(arguments, tmp_path / "killed")
+    assert main([*arguments, "--trainer.default_root_dir", str(tmp_path / "killed"), "--ckpt_path", "last"]) == 0
+    assert main([*arguments, "--trainer.default_root_dir", str(tmp_path / "whole")]) == 0
+    whole = tmp_path / "whole" / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+    assert same_weights(run / "checkpoints" / "last.ckpt", whole)
+    assert torch.load(whole, weights_only=True)["optimizer_states"][0]["param_groups"][0]["lr"] < 1e-10
+
+
+def test_ctrl_c_finishes_the_batch_saves_and_stops(mnist_root, tmp_path):
+    arguments = ["fit", "--data.root", str(mnist_root), "--trainer.max_epochs", "60"]
+    process = condgen_process(arguments, tmp_path)
+    checkpoint = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not checkpoint.is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert f"go on with --ckpt_path {checkpoint.relative_to(tmp_path)}" in output
+    reached = torch.load(checkpoint, weights_only=True)["global_step"]
+    assert 5 <= reached < 300
+    epochs = str(-(-reached // 5) + 1)
+    finish(condgen_process([*arguments, "--ckpt_path", "last", "--trainer.max_epochs", epochs], tmp_path))
+    straight = tmp_path / "straight"
+    straight.mkdir()
+    finish(condgen_process([*arguments, "--trainer.max_epochs", epochs], straight))
+    assert same_weights(checkpoint, straight / checkpoint.relative_to(tmp_path))
+    assert runs_in(tmp_path) == ["version_0"]
+
+
+def test_any_other_checkpoint_starts_a_run_that_names_its_origin(fit_args, trained, tmp_path):
+    best = str(trained / "lightning_logs" / "version_0" / "checkpoints" / "best.ckpt")
+    arguments = ["--trainer.default_root_dir", str(tmp_path), "--ckpt_path", best, "--trainer.max_epochs", "3"]
+    assert main([*fit_args, *arguments]) == 0
+    run = tmp_path / "lightning_logs" / "version_0"
+    assert yaml.safe_load((run / "config.yaml").read_text())["ckpt_path"] == best
+    assert [path.name for path in (run / "samples").iterdir()] == ["epoch=002.png"]
+
+
+def test_a_flag_beats_the_checkpoint_and_the_checkpoint_beats_the_config(fit_args, last, tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text("model: {class_path: DNN, init_args: {lr: 0.5, latent_dim: 9}}\nseed_everything: 5\n")
+    best = last.replace("last", "best")
+    common = ["--config", str(config), "--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "3"]
+    assert main([*fit_args, *common, "--ckpt_path", best, "--model.lr", "0.002"]) == 0
+    run = tmp_path / "lightning_logs" / "version_0"
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    assert settings["seed_everything"] == 0
+    assert settings["model"]["init_args"]["latent_dim"] == 62
+    assert settings["model"]["init_args"]["lr"] == 0.002
+    saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["optimizer_states"][0]["param_groups"][0]["lr"] == 0.002
+
+
+def test_validate_and_test_repeat_the_trainings_numbers(trained, mnist_root, capsys):
+    logged = [row["val_loss"] for row in rows_of(trained / "lightning_logs" / "version_0") if row["val_loss"]][-1]
+    before = runs_in(trained)
+    for verb in ("validate", "test"):
+        capsys.readouterr()
+        assert main([verb, "--trainer.default_root_dir", str(trained)]) == 0
+        assert f"{float(logged):.6f}" in capsys.readouterr().out
+    assert runs_in(trained) == before
+
+
+def test_load_takes_a_run_or_a_checkpoint(trained, last, monkeypatch):
+    monkeypatch.chdir(trained)
+    generators = [condgen.load(), condgen.load("best"), condgen.load(last), condgen.load(Path(last).parent.parent)]
+    assert not any(generator.training for generator in generators)
+    assert torch.equal(generators[0].network.fc[0].weight, generators[3].network.fc[0].weight)
+
+
+# What is refused, in one line.
+
+
+@pytest.mark.parametrize("verb", ["fit", "predict", "validate", "test"])
+def test_where_there_is_nothing_to_go_on_from_it_says_so(verb, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert "No run under lightning_logs has a checkpoint last.ckpt" in refused([verb, "--ckpt_path", "last"], capsys)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["fitt"], "fitt"),
+        (["fit", "--model.latent_dims", "3"], "latent_dims"),
+        (["fit", "--trainer.max_epoch", "3"], "max_epoch"),
+        (["fit", "--model.latent_dim", "-1"], "latent_dim is -1"),
+        (["fit", "--model", "DNM"], "DNM"),
+        (["fit", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["fit", "--ckpt_path", "nowhere.ckpt"], "nowhere.ckpt"),
+        (["fit", "--ckpt_path"], "ckpt_path"),
+        (["fit", "--data.source", "sample", "--data", "KMNIST"], "KMNIST"),
+        (["fit", "--trainer.devices", "2", "--trainer.accelerator", "cpu", "--data.batch_size", "63"], "63"),
+        (["fit", "--data.batch_size", "100000"], "100000"),
+        (["fit", "--trainer.accelerator", "gpu"], "gpu"),
+        (["fit", "--checkpoint.every_n_train_steps", "0"], "every_n_train_steps is 0"),
+        (["fit", "--weights_only", "false"], "weights_only"),
+    ],
+)
+def test_a_mistake_is_named_in_one_line_and_leaves_nothing(arguments, said, mnist_root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert said in refused([*arguments, "--data.root", str(mnist_root)] if arguments[0] == "fit" else arguments, capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_finished_run_says_how_to_train_on(trained, fit_args, capsys):
+    arguments = [*fit_args, "--trainer.default_root_dir", str(trained), "--ckpt_path", "last"]
+    assert "give --trainer.max_epochs" in refused(arguments, capsys)
+
+
+def test_a_generator_for_other_classes_is_refused(trained, capsys, monkeypatch):
+    monkeypatch.chdir(trained)
+    assert "draws 10 classes" in refused(["predict", "--data", "EMNIST", "--data.split", "letters"], capsys)
+
+
+def test_a_checkpoint_is_data(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+
+    class Payload:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "executed",))
+
+    torch.save({"condgen": Payload(), "state_dict": {}, "hyper_parameters": {}}, tmp_path / "hostile.ckpt")
+    for verb in ("fit", "predict"):
+        assert "holds more than data" in refused([verb, "--ckpt_path", str(tmp_path / "hostile.ckpt")], capsys)
+    with pytest.raises(condgen.errors.UsageError):
+        condgen.load(tmp_path / "hostile.ckpt")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_truncated_or_foreign_checkpoint_is_named(last, tmp_path, capsys):
+    (tmp_path / "cut.ckpt").write_bytes(Path(last).read_bytes()[:100_000])
+    assert "cut.ckpt is not a whole checkpoint" in refused(
+        ["predict", "--ckpt_path", str(tmp_path / "cut.ckpt")], capsys
+    )
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "foreign.ckpt")
+    assert "not a checkpoint of condgen's" in refused(
+        ["predict", "--ckpt_path", str(tmp_path / "foreign.ckpt")], capsys
+    )
+
+
+# Finding one's way.
+
+
+def test_help_and_version_are_there_at_once():
+    for option, expected in (("--help", "condgen fit --config"), ("--version", condgen.__version__)):
+        started = time.process_time()
+        code = f"import sys; from condgen.__main__ import main; main([{option!r}]); assert 'torch' not in sys.modules"
+        output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        assert expected in output
+        assert time.process_time() - started < 2
+
+
+def test_shell_completion_knows_the_verbs(capsys):
+    assert main(["--print_shtab", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert all(verb in script for verb in ("fit", "validate", "predict"))

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+import torch
+
+from condgen.noise import EVALUATION, TRAINING, permutation, uniform
+
+
+def test_a_sample_has_the_same_noise_alone_and_among_others():
+    together = uniform(3, range(100), (62,))
+    assert torch.equal(uniform(3, [41], (62,))[0], together[41])
+    assert torch.equal(uniform(3, [99, 0, 1, 50], (62,)), together[[99, 0, 1, 50]])
+    assert torch.equal(uniform(3, torch.arange(7, 20), (62,)), together[7:20])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        uniform(4, range(10), (5,)),
+        uniform(3, range(10), (5,), stream=TRAINING),
+        uniform(3, range(10), (5,), stream=EVALUATION),
+        uniform(3, range(10), (5,), step=(1, 0)),
+        uniform(3, range(10), (5,), step=(0, 1)),
+        uniform(3, range(10, 20), (5,)),
+        uniform(3 + 2**32, range(10), (5,)),
+        uniform(2**64 - 1, range(10), (5,)),
+    ],
+)
+def test_another_seed_stream_step_or_index_gives_other_noise(other: torch.Tensor):
+    assert not set(uniform(3, range(10), (5,)).flatten().tolist()) & set(other.flatten().tolist())
+
+
+def test_the_numbers_are_uniform_in_the_unit_interval():
+    numbers = uniform(0, range(2_000), (62,)).numpy().ravel()
+    assert numbers.dtype == np.float32
+    assert numbers.min() >= 0
+    assert numbers.max() < 1
+    counts = np.histogram(numbers, bins=20, range=(0, 1))[0]
+    expected = numbers.size / 20
+    assert ((counts - expected) ** 2 / expected).sum() < 45  # chi-square, 19 degrees of freedom: p = 0.0007
+
+
+def test_the_numbers_stay_what_they_are():
+    """A sample's identity is promised from release to release: these are its first numbers."""
+    assert uniform(0, [0], (3,))[0].tolist() == [0.034741878509521484, 0.011546730995178223, 0.6119502186775208]
+    assert permutation(0, 8, 0).tolist() == [5, 4, 6, 7, 0, 1, 2, 3]
+
+
+def test_an_epochs_order_is_a_permutation_of_its_own():
+    orders = [permutation(seed, 1000, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    assert all(torch.equal(order.sort().values, torch.arange(1000)) for order in orders)
+    assert all((a == b).float().mean() < 0.05 for i, a in enumerate(orders) for b in orders[:i])

@@ -1,0 +1,141 @@
+import csv
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_cli import refused
+
+import condgen
+import condgen.callbacks.prediction_files
+from condgen.__main__ import main
+
+
+@pytest.fixture
+def predict(trained, tmp_path):
+    """Runs ``condgen predict`` with options, and gives the folder that it wrote."""
+
+    def predict(*options: str, name: str = "drawn"):
+        arguments = [
+            "predict",
+            "--trainer.default_root_dir",
+            str(trained),
+            "--predictions.dirpath",
+            str(tmp_path / name),
+        ]
+        assert main([*arguments, *options]) == 0
+        return tmp_path / name
+
+    return predict
+
+
+def manifest(folder):
+    with open(folder / "manifest.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def pixels(path):
+    return np.asarray(Image.open(path))
+
+
+def expected(last, seed, labels, indices):
+    generator = condgen.load(last)
+    with torch.no_grad():
+        images = generator.generate(torch.tensor(labels), generator.draw_noise(seed, indices))
+    return (images * 255 + 0.5).clamp(0, 255).to(torch.uint8).numpy()
+
+
+def assert_alike(a, b):
+    """Blocks of another size may round another way: one level, in one pixel of 10,000."""
+    difference = np.abs(a.astype(int) - b.astype(int))
+    assert difference.max() <= 1
+    assert (difference > 0).mean() <= 1e-4
+
+
+def test_ten_samples_of_each_label_go_into_the_newest_run(fit_args, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert main([*fit_args, "--trainer.max_epochs", "1"]) == 0
+    assert main(["predict"]) == 0
+    folder = tmp_path / "lightning_logs" / "version_1" / "predictions"
+    rows = manifest(folder)
+    assert [(row["index"], row["label"], row["seed"]) for row in rows] == [
+        (str(index), str(index // 10), "0") for index in range(100)
+    ]
+    assert {path.name for path in folder.iterdir()} == {row["file"] for row in rows} | {"grid.png", "manifest.csv"}
+    assert sorted(path.name for path in (tmp_path / "lightning_logs").iterdir()) == ["version_0", "version_1"]
+
+
+def test_the_files_are_what_the_generator_draws(predict, last):
+    folder = predict("--data.labels", "[3,1,4]", "--data.samples_per_label", "4", "--data.sample_seed", "9")
+    rows = manifest(folder)
+    assert [row["label"] for row in rows] == ["3"] * 4 + ["1"] * 4 + ["4"] * 4
+    drawn = np.stack([pixels(folder / row["file"]) for row in rows])
+    assert_alike(drawn, expected(last, 9, [3] * 4 + [1] * 4 + [4] * 4, range(12))[:, 0])
+    picture = pixels(folder / "grid.png")[..., 0]
+    assert picture.shape == (2 + 3 * 30, 2 + 4 * 30)
+    for number, image in enumerate(drawn):
+        top, left = 2 + 30 * (number // 4), 2 + 30 * (number % 4)
+        assert np.array_equal(picture[top : top + 28, left : left + 28], image)
+
+
+def test_a_request_that_goes_on_draws_the_same_samples(predict):
+    whole = predict("--data.labels", "[5,6]", name="whole")
+    rest = predict("--data.labels", "[5,6]", "--data.first_index", "13", name="rest")
+    rows = manifest(rest)
+    assert [row["index"] for row in rows] == [str(index) for index in range(13, 20)]
+    assert all((rest / row["file"]).read_bytes() == (whole / row["file"]).read_bytes() for row in rows)
+
+
+def test_the_last_of_a_million_is_there_at_once(predict, last):
+    folder = predict("--data.labels", "[2]", "--data.samples_per_label", "1000000", "--data.first_index", "999999")
+    (row,) = manifest(folder)
+    assert row["index"] == "999999"
+    assert_alike(pixels(folder / row["file"]), expected(last, 0, [2], [999_999])[0, 0])
+
+
+@pytest.mark.parametrize("batch_size", ["1", "7", "1000"])
+def test_the_size_of_blocks_moves_at_most_a_level(predict, batch_size):
+    a, b = predict(name="a"), predict("--data.batch_size", batch_size, name="b")
+    for row in manifest(a):
+        assert_alike(pixels(a / row["file"]), pixels(b / row["file"]))
+
+
+def test_npz_holds_what_png_holds(predict, monkeypatch):
+    monkeypatch.setattr(condgen.callbacks.prediction_files, "SHARD_SIZE", 40)
+    options = ("--data.first_index", "7", "--data.batch_size", "16")
+    png, npz = predict(*options, name="png"), predict(*options, "--predictions.format", "npz", name="npz")
+    assert {path.name for path in npz.iterdir()} == {
+        "grid.png", "manifest.csv", *(f"samples-0000{shard}-of-00003.npz" for shard in range(3))
+    }  # fmt: skip
+    assert (png / "grid.png").read_bytes() == (npz / "grid.png").read_bytes()
+    names = {row["index"]: row["file"] for row in manifest(png)}
+    seen = 0
+    for shard in range(3):
+        with np.load(npz / f"samples-0000{shard}-of-00003.npz") as arrays:
+            assert arrays["images"].dtype == np.uint8
+            assert arrays["images"].shape[1:] == (1, 28, 28)
+            assert arrays["indices"].tolist() == list(range(7, 100))[shard * 40 : shard * 40 + 40]
+            assert arrays["labels"].tolist() == [index // 10 for index in arrays["indices"].tolist()]
+            for image, index in zip(arrays["images"], arrays["indices"], strict=True):
+                assert np.array_equal(image[0], pixels(png / names[str(index)]))
+                seen += 1
+    assert seen == 93
+
+
+def test_an_existing_folder_is_refused_and_overwritten_when_asked(predict, trained, capsys):
+    folder = predict()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    again = ["predict", "--trainer.default_root_dir", str(trained), "--predictions.dirpath", str(folder)]
+    assert "--predictions.overwrite true" in refused([*again, "--data.labels", "[1]"], capsys)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    predict("--data.labels", "[1]", "--predictions.overwrite", "true")
+    assert len(manifest(folder)) == 10
+    assert {path.name for path in folder.parent.iterdir()} == {"drawn"}
+
+
+def test_a_failed_prediction_leaves_no_folder(trained, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    arguments = ["predict", "--trainer.default_root_dir", str(trained)]
+    assert "cannot be made" in refused([*arguments, "--predictions.dirpath", str(tmp_path / "file" / "sub")], capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,101 @@
+"""Several processes: started by Lightning, and by torchrun as two machines start them."""
+
+import csv
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import condgen_process, finish
+
+DDP = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+
+
+def free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return str(server.getsockname()[1])
+
+
+def val_losses(run: Path) -> list[float]:
+    with open(run / "metrics.csv", newline="") as file:
+        return [float(row["val_loss"]) for row in csv.DictReader(file) if row["val_loss"]]
+
+
+@pytest.fixture(scope="module")
+def ddp_run(fit_args, tmp_path_factory):
+    """A run of two processes, which Lightning started."""
+    folder = tmp_path_factory.mktemp("ddp")
+    finish(condgen_process([*fit_args, *DDP], folder))
+    return folder / "lightning_logs" / "version_0"
+
+
+def test_two_processes_train_one_run(ddp_run, trained):
+    """They see the images and latents that one process sees, but batch norm sees half batches: losses are near."""
+    assert [path.name for path in ddp_run.parent.iterdir()] == ["version_0"]
+    assert val_losses(ddp_run) == pytest.approx(val_losses(trained / "lightning_logs" / "version_0"), rel=0.05)
+    assert len(list((ddp_run / "samples").iterdir())) == 2
+
+
+def test_two_processes_resume_exactly(ddp_run, fit_args, tmp_path):
+    finish(condgen_process([*fit_args, *DDP, "--trainer.max_epochs", "1"], tmp_path))
+    finish(condgen_process([*fit_args, *DDP, "--ckpt_path", "last"], tmp_path))
+    run = tmp_path / "lightning_logs" / "version_0"
+    resumed, whole = (torch.load(r / "checkpoints" / "last.ckpt", weights_only=True) for r in (run, ddp_run))
+    assert all(torch.equal(resumed["state_dict"][key], whole["state_dict"][key]) for key in whole["state_dict"])
+    assert (run / "metrics.csv").read_bytes() == (ddp_run / "metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize("form", ["png", "npz"])
+def test_two_processes_write_the_files_of_one(trained, tmp_path, form):
+    run = str(trained / "lightning_logs" / "version_0")
+    request = ["predict", "--ckpt_path", run, "--data.batch_size", "7", "--predictions.format", form]
+    for processes, name in (([], "one"), (DDP, "two")):
+        finish(condgen_process([*request, *processes, "--predictions.dirpath", name], tmp_path))
+    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert one == two
+
+
+@pytest.mark.parametrize("verb", ["validate", "test"])
+def test_two_processes_measure_what_one_measures(trained, tmp_path, verb):
+    run = trained / "lightning_logs" / "version_0"
+    output = finish(condgen_process([verb, "--ckpt_path", str(run), *DDP], tmp_path))
+    assert f"{val_losses(run)[-1]:.5f}" in output
+
+
+def torchrun_nodes(arguments: list[str], folder: Path) -> list[subprocess.Popen[str]]:
+    """Two machines of one process each, on loopback."""
+    port = free_port()
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
+    return [
+        subprocess.Popen(
+            [*launch, "--node_rank", str(node), "--master_addr", "127.0.0.1", "--master_port", port,
+             "-m", "condgen", *arguments, "--trainer.accelerator", "cpu", "--trainer.devices", "1",
+             "--trainer.num_nodes", "2", "--trainer.strategy", "ddp"],
+            cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for node in range(2)
+    ]  # fmt: skip
+
+
+def test_two_machines_started_by_torchrun_train_the_same_run(ddp_run, fit_args, tmp_path):
+    for process in torchrun_nodes(fit_args, tmp_path):
+        finish(process)
+    run = tmp_path / "lightning_logs" / "version_0"
+    assert (run / "metrics.csv").read_bytes() == (ddp_run / "metrics.csv").read_bytes()
+
+
+def test_ctrl_c_stops_all_processes_after_saving(mnist_root, tmp_path):
+    arguments = ["fit", "--data.root", str(mnist_root), "--trainer.max_epochs", "500", *DDP]
+    process = condgen_process(arguments, tmp_path)
+    checkpoint = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not checkpoint.is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)  # to the first process alone
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == 130, output
+    assert torch.load(checkpoint, weights_only=True)["global_step"] >= 5
