@@ -26,7 +26,7 @@ Options are those of the config; a flag beats the file:
   condgen VERB --help           every option of a verb
   condgen fit --model.help DNN, --data.help MNIST       those of a family or a data set
   condgen fit ... --print_config                        the settings that would be used, as a config file
-  condgen --print_shtab bash|zsh|tcsh                   a completion script for the shell
+  condgen --print_completion shtab-bash|shtab-zsh|shtab-fish  a completion script for the shell
   condgen --version
 """
 

@@ -1,6 +1,6 @@
 """Batches of images and of label requests, dealt to processes so that their number changes nothing.
 
-Both loaders are plain ``DataLoader``s over samplers that Lightning recognises as distributed, and so leaves alone.
+Both loaders are ``DataLoader``s over samplers that Lightning recognises as distributed, and so leaves alone.
 """
 
 from __future__ import annotations
@@ -106,10 +106,15 @@ class ImageLoader(DataLoader[tuple[Tensor, Tensor]]):
         return self.positions.batches
 
     def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.positions.epoch, "batches": self.yielded, "batch_size": self.positions.batch_size}
+        return {
+            "epoch": self.positions.epoch,
+            "batches": self.yielded,
+            "of": len(self),
+            "batch_size": self.positions.batch_size,
+        }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        if state["batches"] >= self.positions.batches:
+        if state["batches"] >= state["of"]:
             self.positions.epoch, self.positions.start = state["epoch"] + 1, 0
             return
         if state["batch_size"] != self.positions.batch_size:
@@ -156,10 +161,13 @@ class SampleRequest(Dataset[SampleBlock]):
 
 
 class BlockSampler(DistributedSampler[int]):
-    """Deals whole blocks to processes in turn; none is repeated."""
+    """Deals whole blocks to processes in turn; none is repeated.
+
+    A process for which there is none gets one beyond the request's end: Lightning wants every process to have a batch.
+    """
 
     def __init__(self, blocks: int, processes: int, rank: int) -> None:
-        self.dealt = range(rank, blocks, processes)
+        self.dealt = range(rank, max(blocks, rank + 1), processes)
 
     def set_epoch(self, epoch: int) -> None:
         """Nothing to do: a request has no epochs."""

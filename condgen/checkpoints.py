@@ -46,17 +46,33 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} holds more than data, or is no checkpoint: it was not loaded.") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UsageError(f"{path} is not a whole checkpoint: take another one.") from error
-    if not isinstance(checkpoint, dict) or not {"condgen", "state_dict", "hyper_parameters"} <= checkpoint.keys():
+    if not _is_condgens(checkpoint):
         raise UsageError(f"{path} is not a checkpoint of condgen's: give one that `condgen fit` wrote.")
     return checkpoint
 
 
+def _is_condgens(checkpoint: Any) -> bool:
+    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters", "loops"} <= checkpoint.keys():
+        return False
+    origin = checkpoint.get("condgen")
+    return isinstance(origin, dict) and {"seed", "model", "data", "train_loss"} <= origin.keys()
+
+
 def settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a checkpoint's generator and data, and its seed, as they stand in a config."""
+    """The settings of a checkpoint's generator and data, and its seed, as they stand in a config.
+
+    Raises:
+        UsageError: a class of the checkpoint's is none of those that are imported.
+    """
     origin = checkpoint["condgen"]
     found = {"seed_everything": origin["seed"]}
-    for name, key in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
+    bases: tuple[tuple[str, str, type], ...] = (
+        ("model", "hyper_parameters", ConditionalGenerator),
+        ("data", "datamodule_hyper_parameters", LabelledImages),
+    )
+    for name, key, base in bases:
         if origin[name] is not None:
+            imported_class(origin[name], base)
             init_args = {k: list(v) if isinstance(v, tuple) else v for k, v in checkpoint[key].items()}
             found[name] = {"class_path": origin[name], "init_args": init_args}
     return found
@@ -98,7 +114,7 @@ def check_same_images(checkpoint: dict[str, Any], data: LabelledImages) -> None:
     if (drawn["num_classes"], tuple(drawn["image_shape"])) != (data.num_classes, data.image_shape):
         raise UsageError(
             f"The checkpoint draws {drawn['num_classes']} classes of {tuple(drawn['image_shape'])} images, but "
-            f"{data.name} has {data.num_classes} of {data.image_shape}: take its own data set, or train anew without --ckpt_path."
+            f"{data.name} has {data.num_classes} of {data.image_shape}: take its own data set, or train anew."
         )
 
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, set_parsing_settings
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from condgen.callbacks import PredictionFiles, RunCheckpoint, RunProgressBar, SampleGrids, Stopped
@@ -29,7 +29,7 @@ from condgen.errors import UsageError
 from condgen.files import replacing
 from condgen.generators import ConditionalGenerator
 from condgen.loggers import run_loggers
-from condgen.runs import claim_run, find_checkpoint, run_of
+from condgen.runs import RUNS, claim_run, find_checkpoint, run_of
 
 VERBS = ("fit", "validate", "test", "predict")
 FOLLOW_THE_DATA = ("num_classes", "image_shape")  # the model's arguments that the data set gives
@@ -55,7 +55,10 @@ class RunConfig(SaveConfigCallback):
             return
         config = self.config.clone()
         config["data"]["init_args"]["source"] = trainer.datamodule.hparams.source  # type: ignore[attr-defined]
-        with replacing(Path(str(run)) / "config.yaml") as file:
+        path = Path(str(run)) / "config.yaml"
+        if path.is_file():  # a run that is gone on with: its origin stays what it was
+            config["ckpt_path"] = yaml.safe_load(path.read_text()).get("ckpt_path")
+        with replacing(path) as file:
             file.write(self.parser.dump(config, skip_none=False).encode())
 
 
@@ -76,7 +79,6 @@ class CondgenCLI(LightningCLI):
     def __init__(self, arguments: list[str]) -> None:
         self.checkpoint_path: Path | None = None
         self.checkpoint: dict[str, Any] | None = None
-        self.config_files: list[str] = []
         super().__init__(
             ConditionalGenerator,
             LabelledImages,
@@ -85,7 +87,7 @@ class CondgenCLI(LightningCLI):
             save_config_callback=RunConfig,
             trainer_class=RunTrainer,
             trainer_defaults={"max_epochs": 5, "num_sanity_val_steps": 0, "use_distributed_sampler": False},
-            seed_everything_default=0,
+            seed_everything_default=1,
             parser_class=Parser,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -115,21 +117,20 @@ class CondgenCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         verb, *rest = args
-        if verb not in VERBS or any(part in ("-h", "--help") or part.endswith(".help") for part in rest):
-            self.config = parser.parse_args(args)  # a question, or a mistake
-            return
+        if verb not in VERBS or any(re.fullmatch(r"-h|--help|--[\w.]+\.help", part) for part in rest):
+            self.config = parser.parse_args(args)  # a question is answered here, a mistake refused
+            raise UsageError(f"Begin with one of {', '.join(VERBS)}, then give its options.")
         files, rest = _take_option(rest, "--config", "-c")
-        given = self._ckpt_path_given(files, rest)
+        given = _last_given(files, rest, "ckpt_path")
         if given is None and verb != "fit":
             given = "last"
-        root = Path(([*_take_option(rest, "--trainer.default_root_dir")[0], "."])[-1])
-        self.config_files = files
+        root = Path(_last_given(files, rest, "trainer.default_root_dir") or ".")
         if given is not None:
             self.checkpoint_path = find_checkpoint(given, root)
             self.checkpoint = read_checkpoint(self.checkpoint_path)
             if not files and (run := run_of(self.checkpoint_path)):
                 files = [self._settings_of_run(verb, run / "config.yaml")]
-            rest = _without_option(rest, "--ckpt_path")
+            rest = _take_option(rest, "--ckpt_path")[1]
             found = settings(self.checkpoint)
             for name in FOLLOW_THE_DATA:
                 found["model"]["init_args"].pop(name, None)
@@ -138,16 +139,6 @@ class CondgenCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: ``parse_arguments`` has put the checkpoint's settings below the flags, not above them."""
-
-    @staticmethod
-    def _ckpt_path_given(files: list[str], rest: list[str]) -> str | None:
-        given = None
-        for file in files:
-            with contextlib.suppress(OSError, yaml.YAMLError, AttributeError):
-                given = yaml.safe_load(Path(file).read_text()).get("ckpt_path") or given
-        flags = _take_option(rest, "--ckpt_path")[0]
-        given = flags[-1] if flags else given
-        return None if given in (None, "null") else str(given)
 
     def _settings_of_run(self, verb: str, config: Path) -> str:
         """A run's settings as far as this verb has them, as YAML."""
@@ -169,6 +160,8 @@ class CondgenCLI(LightningCLI):
         self.logs_into_run = self.subcommand == "fit" and config.logger in (None, True)
         if self.subcommand != "fit" or self.logs_into_run:
             config.logger = False
+        if config.overfit_batches:
+            raise UsageError("trainer.overfit_batches is not supported: give --trainer.limit_train_batches.")
         config.plugins = [*_as_list(config.plugins), WholeCheckpointIO()]
         config.callbacks = _as_list(config.callbacks)
         if config.enable_progress_bar is not False:
@@ -195,12 +188,12 @@ class CondgenCLI(LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         resumed = self._checkpoint_run() if self.checkpoint_path and self.checkpoint_path.name == "last.ckpt" else None
         first_step = 0
-        if resumed is not None and self.checkpoint is not None:
+        if self.checkpoint is not None:
             first_step = self.checkpoint["condgen"].get("first_open_step", self.checkpoint["global_step"])
             done, wanted = self.checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"], self.trainer.max_epochs
             if wanted not in (None, -1) and done["processed"] >= wanted:  # type: ignore[operator]
                 raise UsageError(
-                    f"{resumed} has trained its {done['processed']} epochs: "
+                    f"{self.checkpoint_path} has trained its {done['processed']} epochs: "
                     f"for more, give --trainer.max_epochs {done['processed'] + 5}."
                 )
         first = self.trainer.is_global_zero
@@ -213,25 +206,26 @@ class CondgenCLI(LightningCLI):
             run = claim_run(self.root)
         self.trainer.run_directory = run
         if self.logs_into_run:
-            self.trainer.loggers = run_loggers(run or self.root, first_step)
+            self.trainer.loggers = run_loggers(run or self.root, first_step if resumed else 0)
         _say(f"Run: {run}" + (f", going on from {self.checkpoint_path}" if self.checkpoint_path else ""))
         try:
             self.trainer.fit(**kwargs)
         except BaseException:
             if run and resumed is None and first and self.trainer.global_step == 0:
                 shutil.rmtree(run, ignore_errors=True)  # nothing was trained: nothing is left behind
+                with contextlib.suppress(OSError):
+                    run.parent.rmdir()
             raise
         _say(self._what_now(run))
 
     def _what_now(self, run: Path | None) -> str:
-        configs = "".join(f" --config {file}" for file in self.config_files)
         lines = [f"Run: {run}"]
         if run and (run / "samples.gif").is_file():
             lines.append(f"  see the samples of every epoch    {run / 'samples'}/, {run / 'samples.gif'}")
         lines += [
-            f"  see the curves                    tensorboard --logdir {self.root / 'lightning_logs'}",
+            f"  see the curves                    tensorboard --logdir {self.root / RUNS}",
             f"  draw samples                      condgen predict --ckpt_path {run}",
-            f"  train on                          condgen fit{configs} --ckpt_path {run} --trainer.max_epochs "
+            f"  train on                          condgen fit --ckpt_path {run} --trainer.max_epochs "
             f"{2 * (self.trainer.max_epochs or 5)}",
         ]
         return "\n".join(lines)
@@ -247,6 +241,8 @@ class CondgenCLI(LightningCLI):
     def predict(self, **kwargs: Any) -> None:
         self.trainer.run_directory = self._checkpoint_run()
         files = next(callback for callback in self.trainer.callbacks if isinstance(callback, PredictionFiles))
+        if self.trainer.limit_predict_batches != 1.0 or self.trainer.fast_dev_run:
+            raise UsageError("A part of a request cannot be drawn: leave out limit_predict_batches and fast_dev_run.")
         if self.trainer.run_directory is None and files.dirpath is None:
             raise UsageError(f"{self.checkpoint_path} lies in no run directory: say where to as --predictions.dirpath.")
         self.trainer.predict(**kwargs)
@@ -268,8 +264,17 @@ def _take_option(arguments: list[str], *names: str) -> tuple[list[str], list[str
     return found.values, others
 
 
-def _without_option(arguments: list[str], name: str) -> list[str]:
-    return _take_option(arguments, name)[1]
+def _last_given(files: list[str], arguments: list[str], name: str) -> str | None:
+    """An option's value before everything is parsed: from the flags, or else from the config files."""
+    flags = _take_option(arguments, f"--{name}")[0]
+    found = flags[-1] if flags else None
+    for file in reversed(files):
+        if found is None:
+            with contextlib.suppress(OSError, ValueError, yaml.YAMLError, AttributeError):
+                found = yaml.safe_load(Path(file).read_text())
+                for key in name.split("."):
+                    found = (found or {}).get(key)
+    return None if found in (None, "null") else str(found)
 
 
 @rank_zero_only
@@ -282,6 +287,13 @@ def _one_line(error: Exception) -> str:
     text = str(error)
     text = re.sub(r"Does not validate against any of the Union subtypes\s+Subtypes: .*?Errors:", "", text, flags=re.S)
     return " ".join(text.split())[:600]
+
+
+def _usage_error(error: BaseException | None) -> UsageError | None:
+    """The mistake behind an exception: jsonargparse wraps what a class raises when it is built."""
+    while error is not None and not isinstance(error, UsageError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _quieten() -> None:
@@ -302,20 +314,28 @@ def _quieten() -> None:
 def run(arguments: list[str]) -> int:
     """Runs a command line and returns its exit code: 0; 1 or 2 after a mistake; 130 or 143 when told to stop."""
     _quieten()
+    set_parsing_settings(add_print_completion_argument=True)
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
     try:
         CondgenCLI(arguments)
-    except (UsageError, MisconfigurationException) as error:
+    except MisconfigurationException as error:
         return _fail(_one_line(error), 1)
     except (ArgumentError, argparse.ArgumentError) as error:
         return _fail(_one_line(error), 2)
     except Stopped as stop:
-        _say(f"\nStopped and saved: go on with --ckpt_path {stop.checkpoint}")
+        _say(f"\nStopped and saved: go on with condgen fit --ckpt_path {stop.checkpoint}")
         # a child process that ends with an error would make Lightning end the others
         return 128 + stop.signum if rank_zero_only.rank == 0 or "TORCHELASTIC_RUN_ID" in os.environ else 0
+    except Exception as error:
+        cause = _usage_error(error)
+        if cause is None:
+            raise
+        return _fail(_one_line(cause), 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 128 + signal.SIGINT)
+    except SIGTERMException:
+        return _fail("terminated", 128 + signal.SIGTERM)
     except SystemExit as end:
         if isinstance(end.__context__, KeyboardInterrupt):
             return _fail("interrupted", 128 + signal.SIGINT)

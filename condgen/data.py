@@ -92,7 +92,7 @@ class LabelledImages(LightningDataModule):
         if wrong or not self.labels:
             raise UsageError(
                 f"data.labels is {self.labels if len(self.labels) < 20 else wrong[:20]}: "
-                f"give one or more of {type(self).__name__}'s labels, 0 to {self.num_classes - 1}."
+                f"give one or more of {self.name}'s labels, 0 to {self.num_classes - 1}."
             )
         end = len(self.labels) * self.samples_per_label
         if not 0 <= self.first_index < end:
@@ -133,6 +133,14 @@ class LabelledImages(LightningDataModule):
     def setup(self, stage: str) -> None:
         if stage != "predict" and self._images is None:
             self._images = self._read()
+        if self.trainer is not None and self._images is not None:
+            mine = (self.hparams.source, len(self.train_images), len(self.val_images))
+            first = self.trainer.strategy.broadcast(mine)
+            if mine != first:
+                raise UsageError(
+                    f"This process found {mine[1]:,} training images ({mine[0]}), but the first process {first[1]:,} "
+                    f"({first[0]}): give all the same data under --data.root, or --data.source sample."
+                )
 
     def _find(self) -> list[Path] | None:
         """The data set's four files, or None."""
@@ -195,7 +203,7 @@ class LabelledImages(LightningDataModule):
         raise NotImplementedError
 
     def _download(self) -> None:
-        """Lets torchvision download into a folder beside, which takes its place when whole.
+        """Lets torchvision download into a folder beside, whose files take their place when all are there.
 
         Raises:
             OSError, RuntimeError: there is no network, the server refuses, or sends nothing for ten seconds.
@@ -204,8 +212,10 @@ class LabelledImages(LightningDataModule):
         beside = Path(tempfile.mkdtemp(prefix=f".{self.name}-", dir=self.root))
         try:
             _run_while_bytes_come(lambda: self._torchvision_download(beside), beside)
-            shutil.rmtree(self.root / self.name, ignore_errors=True)
-            os.replace(beside / self.name, self.root / self.name)
+            raw = self.root / self.name / "raw"
+            raw.mkdir(parents=True, exist_ok=True)
+            for file in (beside / self.name / "raw").iterdir():
+                os.replace(file, raw / file.name)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
             with contextlib.suppress(OSError):
@@ -236,15 +246,11 @@ class LabelledImages(LightningDataModule):
         return means
 
     def check(self, processes: int) -> None:
-        """Raises UsageError where these settings cannot be trained with on so many processes."""
+        """Raises UsageError where these settings cannot be used on so many processes."""
         if self.batch_size % processes:
             raise UsageError(
                 f"data.batch_size is {self.batch_size}, the batch over all {processes} processes, and does not divide: "
                 f"give a multiple of {processes}."
-            )
-        if self.batch_size > len(self.train_images):
-            raise UsageError(
-                f"data.batch_size is {self.batch_size}, but there are only {len(self.train_images):,} training images."
             )
 
     def _image_loader(self, images: Images, train: bool) -> ImageLoader:
@@ -261,6 +267,10 @@ class LabelledImages(LightningDataModule):
         return ImageLoader(images, sampler, self.num_workers)
 
     def train_dataloader(self) -> ImageLoader:
+        if self.batch_size > len(self.train_images):
+            raise UsageError(
+                f"data.batch_size is {self.batch_size}, but there are only {len(self.train_images):,} training images."
+            )
         return self._image_loader(self.train_images, train=True)
 
     def val_dataloader(self) -> ImageLoader:
@@ -295,8 +305,7 @@ def _run_while_bytes_come(download: Any, folder: Path) -> None:
 
     def run() -> None:
         try:
-            with open(os.devnull, "w") as silence, contextlib.redirect_stdout(silence):
-                download()
+            download()
         except BaseException as error:
             failures.append(error)
 

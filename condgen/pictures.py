@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
-from torchvision.io import encode_png
 from torchvision.utils import make_grid
 
 from condgen.files import replacing
@@ -22,7 +23,16 @@ def grid(images: Tensor, columns: int) -> Tensor:
     return make_grid(images, nrow=columns, padding=2)
 
 
+def png(image: Tensor) -> bytes:
+    """An image (1 or 3, H, W) uint8 as the content of a PNG file."""
+    content = io.BytesIO()
+    Image.fromarray(image.squeeze(0).numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy()).save(
+        content, "PNG"
+    )
+    return content.getvalue()
+
+
 def write_png(image: Tensor, path: Path) -> None:
-    """Writes an image (1 or 3, H, W) uint8 as PNG."""
+    """Writes an image (1 or 3, H, W) uint8 as a PNG file."""
     with replacing(path) as file:
-        file.write(encode_png(image).numpy().tobytes())
+        file.write(png(image))

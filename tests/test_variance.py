@@ -6,7 +6,7 @@ from condgen.evaluation import VarianceRatio
 def test_it_is_the_variance_within_labels_generated_over_real():
     torch.manual_seed(0)
     labels = torch.arange(300) % 3
-    real, generated = torch.rand(300, 1, 4, 4), torch.rand(300, 1, 4, 4) * 0.1
+    real, generated = torch.rand(300, 1, 4, 4), 0.45 + torch.rand(300, 1, 4, 4) * 0.1
     ratio = VarianceRatio(torch.full((3, 1, 4, 4), 0.5))
     for rows in torch.arange(300).split(77):
         ratio.update(generated[rows], real[rows], labels[rows])

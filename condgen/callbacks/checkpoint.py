@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import signal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
@@ -57,13 +57,17 @@ class RunCheckpoint(Checkpoint):
         self._first_open_step = 0
         self._received: int | None = None
         self._stopping: int | None = None
+        self._saved_to_stop = False
+        self._validated = False
         self._handlers: dict[int, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"monitor": self.monitor, "mode": self.mode, "best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = state_dict["best"]
+        same = (state_dict["monitor"], state_dict["mode"]) == (self.monitor, self.mode)
+        if same and (self.directory / "best.ckpt").is_file():  # else another run's, which this one has not got
+            self.best = state_dict["best"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint.setdefault("condgen", {})["first_open_step"] = self._first_open_step
@@ -94,40 +98,51 @@ class RunCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        received = trainer.strategy.reduce_boolean_decision(self._received is not None, all=False)
-        if received:
-            self._stopping = self._received or signal.SIGINT
-        if trainer.is_last_batch:
-            return  # the epoch's end saves
+        self._agree_on_stop(trainer)
+        if trainer.is_last_batch or trainer.fit_loop._should_accumulate():
+            return  # the epoch's end saves; gathered gradients are in no checkpoint
         batches = trainer.fit_loop.total_batch_idx + 1
-        if received or (self.every_n_train_steps and batches % self.every_n_train_steps == 0):
+        if self._stopping or (self.every_n_train_steps and batches % self.every_n_train_steps == 0):
             # this batch's row is written right after this hook, under the number of steps before it
             self._first_open_step = trainer.fit_loop.epoch_loop._batches_that_stepped + 1
             trainer.save_checkpoint(self.directory / "last.ckpt", weights_only=False)
+            self._saved_to_stop = self._stopping is not None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._stop_if_told()
+        if self._saved_to_stop:
+            self._stop()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validated = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._first_open_step = trainer.fit_loop.epoch_loop._batches_that_stepped
         value = trainer.callback_metrics.get(self.monitor)
-        if value is None and trainer.enable_validation:
+        if self._validated and value is not None and self._is_better(float(value)):
+            self.best = float(value)
+            trainer.save_checkpoint(self.directory / "best.ckpt", weights_only=False)
+            if trainer.is_global_zero:
+                with open(self.directory / "best.ckpt", "rb") as best, replacing(self.directory / "last.ckpt") as last:
+                    shutil.copyfileobj(best, last, 1 << 20)
+        else:
+            trainer.save_checkpoint(self.directory / "last.ckpt", weights_only=False)
+        if self._validated and value is None:
             raise UsageError(
                 f"checkpoint.monitor is {self.monitor}, which is not logged: give one of "
                 f"{', '.join(sorted(trainer.callback_metrics))}."
             )
-        is_best = value is not None and self._is_better(float(value))
-        if is_best:
-            self.best = float(value)
-        trainer.save_checkpoint(self.directory / "last.ckpt", weights_only=False)
-        if is_best and trainer.is_global_zero:
-            with open(self.directory / "last.ckpt", "rb") as last, replacing(self.directory / "best.ckpt") as best:
-                shutil.copyfileobj(last, best, 1 << 20)
-        self._stop_if_told()
+        self._validated = False
+        self._agree_on_stop(trainer)
+        if self._stopping and trainer.current_epoch + 1 != trainer.max_epochs:  # after the last epoch nothing is left
+            self._stop()
+
+    def _agree_on_stop(self, trainer: Trainer) -> None:
+        if trainer.strategy.reduce_boolean_decision(self._received is not None, all=False):
+            self._stopping = self._received or signal.SIGINT
+
+    def _stop(self) -> NoReturn:
+        assert self._stopping is not None
+        raise Stopped(self._stopping, self.directory / "last.ckpt")
 
     def _is_better(self, value: float) -> bool:
         return self.best is None or (value < self.best if self.mode == "min" else value > self.best)
-
-    def _stop_if_told(self) -> None:
-        if self._stopping is not None:
-            raise Stopped(self._stopping, self.directory / "last.ckpt")

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from numpy.lib.format import open_memmap
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image, encode_png
+from torchvision.transforms.functional import pil_to_tensor
 
 from condgen.batches import SampleBlock, SampleRequest
 from condgen.errors import UsageError
-from condgen.pictures import grid, to_bytes, write_png
+from condgen.pictures import grid, png, to_bytes, write_png
 
 SHARD_SIZE = 65_536
 GRID_ROWS, GRID_COLUMNS = 100, 32  # what a picture can show
@@ -41,16 +42,19 @@ class PredictionFiles(Callback):
         self, dirpath: str | None = None, format: Literal["png", "npz"] = "png", overwrite: bool = False
     ) -> None:
         self.dirpath, self.format, self.overwrite = dirpath, format, overwrite
+        self._made = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         run = str(trainer.log_dir)
-        self.folder = Path(self.dirpath) if self.dirpath else Path(run) / "predictions"
+        self.folder = Path(self.dirpath).resolve() if self.dirpath else Path(run) / "predictions"
         self.partial = self.folder.with_name(f"{self.folder.name}.partial")
         self.request: SampleRequest = trainer.datamodule.request  # type: ignore[attr-defined]
         if self.folder.exists() and not self.overwrite:
             raise UsageError(
                 f"{self.folder} exists: give another folder as --predictions.dirpath, or --predictions.overwrite true."
             )
+        if self.folder.exists() and not (self.folder / "manifest.csv").is_file():
+            raise UsageError(f"{self.folder} holds no predictions, and is not overwritten: give another folder.")
         trainer.strategy.barrier("existing predictions looked for")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -62,10 +66,10 @@ class PredictionFiles(Callback):
                 raise UsageError(
                     f"{self.partial} cannot be made ({error.strerror}): give another folder as --predictions.dirpath."
                 ) from error
+            self._made = True
             if self.format == "npz":
                 for shard in range(self._shards):
-                    shape = (len(self._shard_indices(shard)), *pl_module.image_shape)  # type: ignore[misc]
-                    open_memmap(self._raw_path(shard), "w+", np.uint8, shape)  # type: ignore[no-untyped-call]
+                    self._raw_path(shard).touch()
         trainer.strategy.barrier("partial folder made")
 
     def on_predict_batch_end(
@@ -77,25 +81,28 @@ class PredictionFiles(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        if trainer.received_sigterm:
+            raise SIGTERMException
         images, indices = to_bytes(outputs), batch.indices.cpu()
         wanted = (indices >= self.request.first_index) & (indices < self.request.end)
         images, numbers = images[wanted], indices[wanted].tolist()
         if self.format == "png":
             for image, index in zip(images, numbers, strict=True):
-                (self.partial / self._file_of(index)).write_bytes(encode_png(image).numpy().tobytes())
+                (self.partial / self._file_of(index)).write_bytes(png(image))
             return
         for shard in sorted({self._shard_of(index) for index in numbers}):
             rows = [row for row, index in enumerate(numbers) if self._shard_of(index) == shard]
             start = numbers[rows[0]] - self._shard_indices(shard).start
-            raw = open_memmap(self._raw_path(shard), "r+")  # type: ignore[no-untyped-call]
-            raw[start : start + len(rows)] = images[rows].numpy()
+            with open(self._raw_path(shard), "r+b") as raw:
+                raw.seek(start * images[0].numel())
+                raw.write(images[rows].numpy().tobytes())
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.strategy.barrier("samples written")
         if trainer.is_global_zero:
             if self.format == "npz":
                 for shard in range(self._shards):
-                    self._finish_shard(shard)
+                    self._finish_shard(shard, pl_module.image_shape)  # type: ignore[arg-type]
             write_png(self._grid(), self.partial / "grid.png")
             with open(self.partial / "manifest.csv", "w", newline="") as file:
                 writer = csv.writer(file)
@@ -109,7 +116,7 @@ class PredictionFiles(Callback):
         trainer.strategy.barrier("predictions whole")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if trainer.is_global_zero and hasattr(self, "partial"):
+        if self._made:
             shutil.rmtree(self.partial, ignore_errors=True)
 
     # What is where.
@@ -129,7 +136,7 @@ class PredictionFiles(Callback):
         return self._indices[shard * SHARD_SIZE : (shard + 1) * SHARD_SIZE]
 
     def _raw_path(self, shard: int) -> Path:
-        return self.partial / f".images-{shard:05d}.npy"
+        return self.partial / f".images-{shard:05d}"
 
     def _file_of(self, index: int) -> str:
         if self.format == "npz":
@@ -140,11 +147,11 @@ class PredictionFiles(Callback):
         for index in self._indices:
             yield index, self.request.label_of(index), self.request.seed, self._file_of(index)
 
-    def _finish_shard(self, shard: int) -> None:
+    def _finish_shard(self, shard: int, image_shape: tuple[int, int, int]) -> None:
         indices = self._shard_indices(shard)
         np.savez(
             self.partial / self._file_of(indices.start),
-            images=open_memmap(self._raw_path(shard), "r"),  # type: ignore[no-untyped-call]
+            images=np.memmap(self._raw_path(shard), np.uint8, "r", shape=(len(indices), *image_shape)),
             labels=np.array([self.request.label_of(index) for index in indices]),
             indices=np.array(indices),
         )
@@ -169,7 +176,7 @@ class PredictionFiles(Callback):
             return None
         path = self.partial / self._file_of(index)
         if self.format == "png":
-            return decode_image(str(path), ImageReadMode.UNCHANGED)
+            return pil_to_tensor(Image.open(path))
         shard = self._shard_of(index)
         if getattr(self, "_open_shard", (None,))[0] != shard:
             with np.load(path) as arrays:

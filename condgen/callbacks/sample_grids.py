@@ -48,7 +48,7 @@ class SampleGrids(Callback):
             write_png(picture, self.run / "samples" / f"epoch={trainer.current_epoch:03d}.png")
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_image("samples", picture, trainer.current_epoch)
+                    logger.experiment.add_image("samples", picture, trainer.global_step - 1)  # the step of val_loss
 
     @torch.no_grad()
     def draw(self, generator: ConditionalGenerator) -> Tensor:

@@ -118,7 +118,7 @@ class ConditionalGenerator(LightningModule, ABC):
     # Sampling.
 
     def predict_step(self, batch: Any) -> Tensor:
-        """A block of requested samples (:class:`condgen.data.SampleBlock`) to its images (N, C, H, W) in [0, 1]."""
+        """A block of requested samples (:class:`condgen.batches.SampleBlock`) to its images (N, C, H, W) in [0, 1]."""
         noise = self.draw_noise(batch.seed, batch.indices.cpu()).to(self.device)
         return self.generate(batch.labels, noise).float()
 
@@ -185,6 +185,8 @@ def optimizer_and_schedule(
     if schedule == "constant" and not warmup_steps:
         return optimizer
     total = int(module.trainer.estimated_stepping_batches)
+    # That made the training loader, before Lightning has restored where in its epoch it is: let it be made again then.
+    module.trainer.fit_loop._combined_loader = None
 
     def factor(step: int) -> float:
         if step < warmup_steps:

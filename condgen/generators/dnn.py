@@ -63,8 +63,8 @@ class DNN(ConditionalGenerator):
         num_classes: follows the data set.
         image_shape: (C, H, W), follows the data set.
         target_mean: the target is (image - ``target_mean``) / ``target_std``. The article takes MNIST's mean and
-            standard deviation, although the network ends in a Sigmoid and so cannot reach most of that range; 0 and 1 give plain
-            [0, 1] targets.
+            standard deviation, although the network ends in a Sigmoid and so cannot reach most of that range; 0 and 1
+            give plain [0, 1] targets.
         target_std: see ``target_mean``.
         optimizer: the optimiser's class in torch.optim.
         lr: learning rate.
