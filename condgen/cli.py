@@ -14,7 +14,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import ArgumentError, set_parsing_settings
 from lightning.pytorch import LightningModule, Trainer
@@ -302,21 +301,18 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*args parameter is intended to run from within Python.*")
-    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
 
     def is_for_users(record: logging.LogRecord) -> bool:
         return not re.search(r"Tip:|💡|Restor(ing|ed)|Loaded model weights|litlogger|LOCAL_RANK", record.getMessage())
 
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
-        logging.getLogger(name).addFilter(is_for_users)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_for_users)
 
 
 def run(arguments: list[str]) -> int:
     """Runs a command line and returns its exit code: 0; 1 or 2 after a mistake; 130 or 143 when told to stop."""
     _quieten()
     set_parsing_settings(add_print_completion_argument=True)
-    if torch.cuda.is_available():
-        torch.set_float32_matmul_precision("high")
     try:
         CondgenCLI(arguments)
     except MisconfigurationException as error:

@@ -79,7 +79,8 @@ def torchrun_nodes(arguments: list[str], folder: Path) -> list[subprocess.Popen[
             [*launch, "--node_rank", str(node), "--master_addr", "127.0.0.1", "--master_port", port,
              "-m", "condgen", *arguments, "--trainer.accelerator", "cpu", "--trainer.devices", "1",
              "--trainer.num_nodes", "2", "--trainer.strategy", "ddp"],
-            cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
         for node in range(2)
     ]  # fmt: skip
