@@ -114,7 +114,7 @@ def check_same_images(checkpoint: dict[str, Any], data: LabelledImages) -> None:
     if (drawn["num_classes"], tuple(drawn["image_shape"])) != (data.num_classes, data.image_shape):
         raise UsageError(
             f"The checkpoint draws {drawn['num_classes']} classes of {tuple(drawn['image_shape'])} images, but "
-            f"{data.name} has {data.num_classes} of {data.image_shape}: take its own data set, or train anew."
+            f"{data.dataset} has {data.num_classes} of {data.image_shape}: take its own data set, or train anew."
         )
 
 

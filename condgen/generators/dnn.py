@@ -8,6 +8,7 @@ label: every 3 is the same blurred 3. ``val_loss`` comes to rest on ``val_loss_f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -144,7 +145,7 @@ class DNN(ConditionalGenerator):
         # the best image without a latent: the mean target of the label, as far as a Sigmoid reaches
         best = self.target(self.label_means).clamp(0, 1)[labels]
         floor = F.mse_loss(best, self.target(images))
-        on_epoch = {"on_epoch": True, "sync_dist": True, "batch_size": len(labels)}
+        on_epoch: dict[str, Any] = {"on_epoch": True, "sync_dist": True, "batch_size": len(labels)}
         self.log(f"{prefix}_loss", loss, prog_bar=True, **on_epoch)
         self.log(f"{prefix}_loss_floor", floor, **on_epoch)
         self.measure_variance(generated, images, labels)
