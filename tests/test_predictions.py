@@ -1,8 +1,10 @@
 import csv
+import os
 
 import numpy as np
 import pytest
 import torch
+from conftest import condgen_process
 from PIL import Image
 from test_cli import refused
 
@@ -139,3 +141,22 @@ def test_a_failed_prediction_leaves_no_folder(trained, tmp_path, capsys):
     arguments = ["predict", "--trainer.default_root_dir", str(trained)]
     assert "cannot be made" in refused([*arguments, "--predictions.dirpath", str(tmp_path / "file" / "sub")], capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_million_samples_need_no_more_memory_than_a_hundred_thousand(last, tmp_path):
+    """Seven minutes on 2 cores: pytest -m slow."""
+    peaks = []
+    for per_label in ("10000", "100000"):
+        request = ["predict", "--ckpt_path", last, "--data.samples_per_label", per_label, "--data.batch_size", "512"]
+        process = condgen_process(
+            [*request, "--predictions.format", "npz", "--predictions.dirpath", per_label], tmp_path
+        )
+        assert process.stdout is not None
+        process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        assert status == 0
+        peaks.append(usage.ru_maxrss / 1024)
+    assert len(list((tmp_path / "100000").glob("*.npz"))) == 16
+    assert peaks[1] - peaks[0] <= 100, peaks  # MB

@@ -181,4 +181,5 @@ class PredictionFiles(Callback):
         if getattr(self, "_open_shard", (None,))[0] != shard:
             with np.load(path) as arrays:
                 self._open_shard = (shard, arrays["images"])
-        return torch.from_numpy(self._open_shard[1][index - self._shard_indices(shard).start])
+        image = self._open_shard[1][index - self._shard_indices(shard).start]
+        return torch.from_numpy(image.copy())  # a view would keep its whole shard in memory
