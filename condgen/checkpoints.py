@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+import condgen
 from condgen.data import LabelledImages
 from condgen.errors import UsageError
 from condgen.files import replacing
@@ -78,20 +79,25 @@ def settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def imported_classes(base: type[T]) -> list[type[T]]:
+    """The subclasses of ``base`` that have been imported so far."""
+    found, waiting = list[type[T]](), [base]
+    while waiting:
+        new = [subclass for subclass in waiting.pop().__subclasses__() if subclass not in found]
+        found += new
+        waiting += new
+    return found
+
+
 def imported_class(class_path: str, base: type[T]) -> type[T]:
     """The subclass of ``base`` with this full name, among those already imported: nothing is on a checkpoint's word.
 
     Raises:
         UsageError: there is none.
     """
-    waiting, seen = [base], set()
-    while waiting:
-        for subclass in waiting.pop().__subclasses__():
-            if f"{subclass.__module__}.{subclass.__qualname__}" == class_path:
-                return subclass
-            if subclass not in seen:
-                seen.add(subclass)
-                waiting.append(subclass)
+    for found in imported_classes(base):
+        if f"{found.__module__}.{found.__qualname__}" == class_path:
+            return found
     raise UsageError(f"The checkpoint is of the class {class_path}, which condgen does not know: import it first.")
 
 
@@ -102,10 +108,35 @@ def load_generator(path: str | Path) -> ConditionalGenerator:
     generator_class = imported_class(checkpoint["condgen"]["model"], ConditionalGenerator)  # type: ignore[type-abstract]
     try:
         generator = generator_class(**checkpoint["hyper_parameters"])
-        generator.load_state_dict(checkpoint["state_dict"])
-    except (TypeError, RuntimeError) as error:
-        raise UsageError(f"{found} does not fit {generator_class.__name__} ({_first_line(error)}).") from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{found} does not fit {generator_class.__name__} ({error}){_version(checkpoint)}.") from error
+    check_fits(checkpoint, found, generator)
+    generator.load_state_dict(checkpoint["state_dict"])
     return generator.eval()
+
+
+def check_fits(checkpoint: dict[str, Any], path: Path, generator: ConditionalGenerator) -> None:
+    """Raises UsageError where a checkpoint's weights are not those of a generator, as its settings differ."""
+    shapes = {name: tensor.shape for name, tensor in generator.state_dict().items()}
+    saved = {name: getattr(tensor, "shape", None) for name, tensor in checkpoint["state_dict"].items()}
+    wrong = sorted(name for name in shapes.keys() | saved.keys() if shapes.get(name) != saved.get(name))
+    if not wrong:
+        return
+    for name, value in checkpoint["hyper_parameters"].items():
+        if name in generator.hparams and generator.hparams[name] != value:
+            raise UsageError(
+                f"model.{name} is {generator.hparams[name]}, but {path} was trained with {value}: leave it out."
+            )
+    raise UsageError(
+        f"{path} does not fit {type(generator).__name__} ({wrong[0]} has the shape {saved.get(wrong[0])}, not "
+        f"{shapes.get(wrong[0])}){_version(checkpoint)}."
+    )
+
+
+def _version(checkpoint: dict[str, Any]) -> str:
+    """Of another condgen, which explains much."""
+    version = checkpoint["condgen"].get("version")
+    return f": it was written by condgen {version}, this is {condgen.__version__}" * (version != condgen.__version__)
 
 
 def check_same_images(checkpoint: dict[str, Any], data: LabelledImages) -> None:
@@ -116,7 +147,3 @@ def check_same_images(checkpoint: dict[str, Any], data: LabelledImages) -> None:
             f"The checkpoint draws {drawn['num_classes']} classes of {tuple(drawn['image_shape'])} images, but "
             f"{data.dataset} has {data.num_classes} of {data.image_shape}: take its own data set, or train anew."
         )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]

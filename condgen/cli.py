@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import inspect
 import logging
 import os
 import re
@@ -14,38 +15,38 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from jsonargparse import ArgumentError, set_parsing_settings
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from condgen.callbacks import PredictionFiles, RunCheckpoint, RunProgressBar, SampleGrids, Stopped
-from condgen.checkpoints import WholeCheckpointIO, check_same_images, read_checkpoint, settings
+from condgen.checkpoints import (
+    WholeCheckpointIO,
+    check_fits,
+    check_same_images,
+    imported_classes,
+    read_checkpoint,
+    settings,
+)
 from condgen.data import LabelledImages
-from condgen.errors import UsageError
+from condgen.errors import UsageError, check_number
 from condgen.files import replacing
 from condgen.generators import ConditionalGenerator
+from condgen.generators.base import FOLLOW_THE_DATA
 from condgen.loggers import run_loggers
+from condgen.mistakes import Names, Option, did_you_mean, explain, read_config, read_options, short_name
 from condgen.runs import RUNS, claim_run, find_checkpoint, run_of
+from condgen.trainer import RunTrainer, check_trainer, name_trainer_setting, raised_by_lightning
 
+CLASSES_IN_TRAINER = {"accelerator", "callbacks", "logger", "plugins", "profiler", "strategy"}
 VERBS = ("fit", "validate", "test", "predict")
-FOLLOW_THE_DATA = ("num_classes", "image_shape")  # the model's arguments that the data set gives
+DEFAULTS = {"model": "DNN", "data": "MNIST"}
 
-
-class RunTrainer(Trainer):
-    """A Trainer whose files go into a run directory, whatever loggers it has."""
-
-    run_directory: Path | None = None
-    callbacks: list[Callback]  # set by Lightning, which does not declare them
-    fast_dev_run: int | bool
-
-    @property
-    def log_dir(self) -> str | None:
-        """The run directory; a collective, as Lightning's own."""
-        return self.strategy.broadcast(None if self.run_directory is None else str(self.run_directory))
+Layer = tuple[str, dict[str, Any]]  # settings, and the file that they come from
 
 
 class RunConfig(SaveConfigCallback):
@@ -90,7 +91,12 @@ class CondgenCLI(LightningCLI):
             subclass_mode_data=True,
             save_config_callback=RunConfig,
             trainer_class=RunTrainer,
-            trainer_defaults={"max_epochs": 5, "num_sanity_val_steps": 0, "use_distributed_sampler": False},
+            trainer_defaults={
+                "max_epochs": 5,
+                "num_sanity_val_steps": 0,
+                "use_distributed_sampler": False,
+                "enable_model_summary": False,
+            },
             seed_everything_default=1,
             parser_class=Parser,
             auto_configure_optimizers=False,
@@ -107,7 +113,7 @@ class CondgenCLI(LightningCLI):
         return {verb: skipped | off for verb, skipped in LightningCLI.subcommands().items()}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.set_defaults({"model": "DNN", "data": "MNIST"})
+        parser.set_defaults(DEFAULTS)
         for name in FOLLOW_THE_DATA:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
@@ -121,34 +127,73 @@ class CondgenCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         verb, *rest = args
-        if verb not in VERBS or any(re.fullmatch(r"-h|--help|--[\w.]+\.help", part) for part in rest):
-            self.config = parser.parse_args(args)  # a question is answered here, a mistake refused
-            raise UsageError(f"Begin with one of {', '.join(VERBS)}, then give its options.")
-        files, rest = _take_option(rest, "--config", "-c")
-        given = _last_given(files, rest, "ckpt_path")
-        if given is None and verb != "fit":
-            given = "last"
-        root = Path(_last_given(files, rest, "trainer.default_root_dir") or ".")
+        if any(re.fullmatch(r"-h|--help|--print_completion.*|--[\w.]+\.help.*", word) for word in args):
+            self.config = parser.parse_args(args)  # a question: answered here
+        if verb not in VERBS:
+            meant = did_you_mean(verb, VERBS) or "."
+            raise UsageError(f"There is no condgen {verb}{meant} Begin with one of {', '.join(VERBS)}.")
+        options = read_options(rest)
+        layers: list[Layer] = [(str(o.value), read_config(str(o.value))) for o in options if o.name == "config"]
+        files = [path for path, _ in layers]
+        options = [option for option in options if option.name != "config"]
+        given = _last_given(layers, options, "ckpt_path") or (None if verb == "fit" else "last")
         if given is not None:
+            root = Path(_last_given(layers, options, "trainer.default_root_dir") or ".")
             self.checkpoint_path = find_checkpoint(given, root)
             self.checkpoint = read_checkpoint(self.checkpoint_path)
-            if not files and (run := run_of(self.checkpoint_path)):
-                files = [self._settings_of_run(verb, run / "config.yaml")]
-            rest = _take_option(rest, "--ckpt_path")[1]
+            run = run_of(self.checkpoint_path)
+            if not layers and run is not None:
+                layers = [(str(run / "config.yaml"), self._settings_of_run(verb, run / "config.yaml"))]
             found = settings(self.checkpoint)
             for name in FOLLOW_THE_DATA:
                 found["model"]["init_args"].pop(name, None)
-            files = [*files, yaml.safe_dump({**found, "ckpt_path": str(self.checkpoint_path)})]
-        self.config = parser.parse_args([verb, *(part for file in files for part in ("--config", file)), *rest])
+            layers.append((str(self.checkpoint_path), {**found, "ckpt_path": str(self.checkpoint_path)}))
+            options = [option for option in options if option.name != "ckpt_path"]
+        self._check_names(verb, layers, options)
+        below = [f"--config={path if path in files else yaml.safe_dump(content)}" for path, content in layers]
+        self.config = parser.parse_args([verb, *below, *map(str, options)])
+        seed = self.config[verb].seed_everything
+        if not isinstance(seed, bool):
+            check_number("seed_everything", seed, at_least=0, at_most=2**32 - 1)
+
+    def _check_names(self, verb: str, layers: list[Layer], options: list[Option]) -> None:
+        """Refuses settings and classes that there are not, before jsonargparse does."""
+        known = {
+            name: [option[2:] for action in parser._actions for option in action.option_strings if option[:2] == "--"]
+            for name, parser in self._subcommand_parsers.items()
+        }
+        families = {
+            group: {family.__name__: family for family in imported_classes(base) if not inspect.isabstract(family)}
+            for group, base in (("model", ConditionalGenerator), ("data", LabelledImages))
+        }
+        chosen = {
+            group: short_name(_last_given(layers, options, group, f"{group}.class_path") or default)
+            for group, default in DEFAULTS.items()
+        }
+        names = Names(verb, known, families, chosen)
+        names.check_options(options)
+        for path, content in layers:
+            names.check_config(path, content)
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: ``parse_arguments`` has put the checkpoint's settings below the flags, not above them."""
 
-    def _settings_of_run(self, verb: str, config: Path) -> str:
-        """A run's settings as far as this verb has them, as YAML."""
-        saved = yaml.safe_load(config.read_text())
+    def _settings_of_run(self, verb: str, config: Path) -> dict[str, Any]:
+        """A run's settings as far as this verb has them; no class of its Trainer is imported on the file's word."""
+        saved = read_config(str(config))
         known = {action.dest.split(".")[0] for action in self._subcommand_parsers[verb]._actions}
-        return yaml.safe_dump({key: saved[key] for key in saved.keys() & known - {"model", "data", "ckpt_path"}})
+        found = {key: saved[key] for key in saved.keys() & known - {"model", "data", "ckpt_path"}}
+        trainer = found["trainer"] if isinstance(found.get("trainer"), dict) else {}
+        for name in CLASSES_IN_TRAINER & trainer.keys():
+            value = trainer[name]
+            if not (isinstance(value, str) and value.isidentifier()) and not isinstance(value, bool | int | None):
+                if verb == "fit":
+                    raise UsageError(
+                        f"{config} has classes in trainer.{name}, which are not imported on a file's word: "
+                        f"to use them give --config {config}."
+                    )
+                del trainer[name]
+        return found
 
     # What is built.
 
@@ -156,16 +201,19 @@ class CondgenCLI(LightningCLI):
         self.root = Path(self._get(self.config, "trainer").default_root_dir or ".")
 
     def after_instantiate_classes(self) -> None:
-        if self.checkpoint is not None:
+        if self.checkpoint is not None and self.checkpoint_path is not None:
             check_same_images(self.checkpoint, self.datamodule)
+            check_fits(self.checkpoint, self.checkpoint_path, self.model)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
+        self.trainer_settings = dict(config)
+        check_trainer(self.trainer_settings)
+        if self.subcommand == "fit" and self._get(self.config_init, "checkpoint").monitor != "val_loss":
+            config.num_sanity_val_steps = config.num_sanity_val_steps or 1  # it shows what is logged
         self.logs_into_run = self.subcommand == "fit" and config.logger in (None, True)
         if self.subcommand != "fit" or self.logs_into_run:
             config.logger = False
-        if config.overfit_batches:
-            raise UsageError("trainer.overfit_batches is not supported: give --trainer.limit_train_batches.")
         config.plugins = [*_as_list(config.plugins), WholeCheckpointIO()]
         config.callbacks = _as_list(config.callbacks)
         if config.enable_progress_bar is not False:
@@ -174,8 +222,8 @@ class CondgenCLI(LightningCLI):
             config.enable_checkpointing = False
         try:
             return super().instantiate_trainer(**kwargs)
-        except (ValueError, TypeError) as error:
-            raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
+        except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
+            raise name_trainer_setting(error, self.trainer_settings) from error
 
     # What is run.
 
@@ -185,6 +233,14 @@ class CondgenCLI(LightningCLI):
         if subcommand == "predict":
             kwargs["return_predictions"] = False
         return kwargs
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except (MisconfigurationException, ValueError) as error:  # what only shows when the data are there
+            if raised_by_lightning(error):
+                raise name_trainer_setting(error, self.trainer_settings) from error
+            raise
 
     def _checkpoint_run(self) -> Path | None:
         return run_of(self.checkpoint_path) if self.checkpoint_path else None
@@ -211,7 +267,10 @@ class CondgenCLI(LightningCLI):
         self.trainer.run_directory = run
         if self.logs_into_run:
             self.trainer.loggers = [*run_loggers(run or self.root, first_step if resumed else 0)]
-        _say(f"Run: {run}" + (f", going on from {self.checkpoint_path}" if self.checkpoint_path else ""))
+        size = (
+            f"{type(self.model).__name__}, {sum(weights.numel() for weights in self.model.parameters()):,} parameters"
+        )
+        _say(f"Run: {run} ({size})" + (f", going on from {self.checkpoint_path}" if self.checkpoint_path else ""))
         try:
             self.trainer.fit(**kwargs)
         except BaseException:
@@ -257,40 +316,22 @@ def _as_list(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _take_option(arguments: list[str], *names: str) -> tuple[list[str], list[str]]:
-    """The values of an option that may be given several times, and the other arguments."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument(*names, action="append", default=[], dest="values")
-    try:
-        found, others = parser.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise UsageError(f"{names[0]}: {error.message}.") from error
-    return found.values, others
-
-
-def _last_given(files: list[str], arguments: list[str], name: str) -> str | None:
-    """An option's value before everything is parsed: from the flags, or else from the config files."""
-    flags = _take_option(arguments, f"--{name}")[0]
-    found = flags[-1] if flags else None
-    for file in reversed(files):
-        if found is None:
-            with contextlib.suppress(OSError, ValueError, yaml.YAMLError, AttributeError):
-                found = yaml.safe_load(Path(file).read_text())
-                for key in name.split("."):
-                    found = (found or {}).get(key)
-    return None if found in (None, "null") else str(found)
+def _last_given(layers: list[Layer], options: list[Option], *names: str) -> str | None:
+    """The value of a setting (or of one of several) before everything is parsed."""
+    found = next((option.value for option in reversed(options) if option.name in names), None)
+    for _, content in reversed(layers):
+        for name in names:
+            value: Any = content
+            for key in name.split("."):
+                value = value.get(key) if isinstance(value, dict) else None
+            if found is None and not isinstance(value, dict | None):
+                found = str(value)
+    return None if found == "null" else found
 
 
 @rank_zero_only
 def _say(text: str) -> None:
     print(text, flush=True)
-
-
-def _one_line(error: Exception) -> str:
-    """A parser's message without the tree of types that it tried."""
-    text = str(error)
-    text = re.sub(r"Does not validate against any of the Union subtypes\s+Subtypes: .*?Errors:", "", text, flags=re.S)
-    return " ".join(text.split())[:600]
 
 
 def _usage_error(error: BaseException | None) -> UsageError | None:
@@ -310,9 +351,12 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
 
     def is_for_users(record: logging.LogRecord) -> bool:
-        return not re.search(r"Tip:|💡|Restor(ing|ed)|Loaded model weights|litlogger|LOCAL_RANK", record.getMessage())
+        return not re.search(
+            r"Tip:|💡|available:|Restor(ing|ed)|Loaded model weights|litlogger|LOCAL_RANK", record.getMessage()
+        )
 
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_for_users)
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
 
 
 def run(arguments: list[str]) -> int:
@@ -322,9 +366,9 @@ def run(arguments: list[str]) -> int:
     try:
         CondgenCLI(arguments)
     except MisconfigurationException as error:
-        return _fail(_one_line(error), 1)
+        return _fail(str(error), 1)
     except (ArgumentError, argparse.ArgumentError) as error:
-        return _fail(_one_line(error), 2)
+        return _fail(explain(error), 2)
     except Stopped as stop:
         _say(f"\nStopped and saved: go on with condgen fit --ckpt_path {stop.checkpoint}")
         # a child process that ends with an error would make Lightning end the others
@@ -332,10 +376,11 @@ def run(arguments: list[str]) -> int:
             128 + stop.signum if os.environ.get("LOCAL_RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" in os.environ else 0
         )
     except Exception as error:
-        cause = _usage_error(error)
-        if cause is None:
-            raise
-        return _fail(_one_line(cause), 1)
+        if cause := _usage_error(error):
+            return _fail(str(cause), 1)
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            return _fail(f"There is not enough memory: lower --data.batch_size ({error}).", 1)
+        raise
     except KeyboardInterrupt:
         return _fail("interrupted", 128 + signal.SIGINT)
     except SIGTERMException:
@@ -348,5 +393,5 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"condgen: {message}", file=sys.stderr)
+    print(f"condgen: {' '.join(message.split())[:600]}", file=sys.stderr)
     return code

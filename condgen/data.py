@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from condgen.batches import ImageLoader, Images, ImageSampler, SampleBlock, SampleRequest, request_loader
-from condgen.errors import UsageError
+from condgen.errors import UsageError, check_number
 from condgen.idx import read_idx
 
 Source = Literal["auto", "full", "sample"]
@@ -81,13 +81,10 @@ class LabelledImages(LightningDataModule):
         self._images: tuple[Images, Images] | None = None
 
     def _check_settings(self) -> None:
-        for name in ("batch_size", "samples_per_label"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"data.{name} is {getattr(self, name)}: give 1 or more.")
-        if self.num_workers < 0:
-            raise UsageError(f"data.num_workers is {self.num_workers}: give 0 or more.")
-        if not 0 <= self.sample_seed < 2**64:
-            raise UsageError(f"data.sample_seed is {self.sample_seed}: give 0 to 2**64 - 1.")
+        check_number("data.batch_size", self.batch_size, at_least=1, at_most=2**20)
+        check_number("data.num_workers", self.num_workers, at_least=0, at_most=512)
+        check_number("data.sample_seed", self.sample_seed, at_least=0, at_most=2**64 - 1)
+        check_number("data.samples_per_label", self.samples_per_label, at_least=1, at_most=10**9)
         wrong = [label for label in self.labels if not 0 <= label < self.num_classes]
         if wrong or not self.labels:
             raise UsageError(
@@ -127,7 +124,8 @@ class LabelledImages(LightningDataModule):
             if self.source == "full" or not self.sample_available:
                 raise UsageError(
                     f"{self.dataset} is not under {self.root} and cannot be downloaded ({reason[:300]}): "
-                    f"put its files {', '.join(self.files)} (or their .gz) into {self.root / self.dataset / 'raw'}."
+                    f"put its files {', '.join(self.files)} (or their .gz) into {self.root / self.dataset / 'raw'}, "
+                    "or give another --data.root."
                 ) from error
             self._download_error = reason
 

@@ -1,8 +1,37 @@
 """The one exception that is meant for the person at the keyboard."""
 
+from __future__ import annotations
+
+import math
+
 
 class UsageError(Exception):
     """What was asked for cannot be done; the message names the cause and the way out, in one line.
 
     The command line prints the message alone and exits with 1; any other exception is a bug and keeps its traceback.
     """
+
+
+def check_number(
+    name: str,
+    value: float,
+    *,
+    at_least: int | None = None,
+    above: int | None = None,
+    at_most: int | None = None,
+) -> None:
+    """Raises UsageError unless the setting ``name`` has a finite value within the bounds that are given."""
+    if (
+        (isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)))
+        and (at_least is None or value >= at_least)
+        and (above is None or value > above)
+        and (at_most is None or value <= at_most)
+    ):
+        return
+    if at_most is not None:
+        allowed = f"{at_least:,} to {at_most:,}"
+    elif above is not None:
+        allowed = f"a number above {above}"
+    else:
+        allowed = "a finite number" if at_least is None else f"{at_least} or more"
+    raise UsageError(f"{name} is {value}: give {allowed}.")

@@ -55,7 +55,9 @@ def find_checkpoint(path: str | Path, root: Path) -> Path:
     path = Path(path)
     checkpoint = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
     if not checkpoint.is_file():
-        raise UsageError(f"There is no checkpoint {checkpoint}: give last, best, a checkpoint file or a run directory.")
+        raise UsageError(
+            f"There is no checkpoint {checkpoint}: as --ckpt_path give last, best, a checkpoint or a run directory."
+        )
     return checkpoint
 
 

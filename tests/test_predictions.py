@@ -146,7 +146,7 @@ def test_a_failed_prediction_leaves_no_folder(trained, tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_million_samples_need_no_more_memory_than_a_hundred_thousand(last, tmp_path):
-    """Seven minutes on 2 cores: pytest -m slow."""
+    """Seven minutes on 2 cores: pytest -m slow -s, which prints the peaks."""
     peaks = []
     for per_label in ("10000", "100000"):
         request = ["predict", "--ckpt_path", last, "--data.samples_per_label", per_label, "--data.batch_size", "512"]
@@ -158,5 +158,6 @@ def test_a_million_samples_need_no_more_memory_than_a_hundred_thousand(last, tmp
         _, status, usage = os.wait4(process.pid, 0)
         assert status == 0
         peaks.append(usage.ru_maxrss / 1024)
+    print(f"peak memory of 100,000 and 1,000,000 samples: {peaks[0]:.0f} and {peaks[1]:.0f} MiB")
     assert len(list((tmp_path / "100000").glob("*.npz"))) == 16
-    assert peaks[1] - peaks[0] <= 100, peaks  # MB
+    assert peaks[1] - peaks[0] <= 100, peaks  # MiB

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import shutil
 import signal
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from condgen.errors import UsageError
+from condgen.errors import UsageError, check_number
 from condgen.files import replacing
 
 
@@ -49,8 +50,8 @@ class RunCheckpoint(Checkpoint):
         mode: Literal["min", "max"] = "min",
         every_n_train_steps: int | None = None,
     ) -> None:
-        if every_n_train_steps is not None and every_n_train_steps < 1:
-            raise UsageError(f"checkpoint.every_n_train_steps is {every_n_train_steps}: give 1 or more.")
+        if every_n_train_steps is not None:
+            check_number("checkpoint.every_n_train_steps", every_n_train_steps, at_least=1)
         self.monitor, self.mode, self.every_n_train_steps = monitor, mode, every_n_train_steps
         self.best: float | None = None
         self.directory = Path()
@@ -114,6 +115,8 @@ class RunCheckpoint(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validated = True
+        if trainer.sanity_checking:
+            self._check_monitor({"train_loss", "train_loss_epoch"} | trainer.callback_metrics.keys())
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._first_open_step = trainer.fit_loop.epoch_loop._batches_that_stepped
@@ -126,15 +129,18 @@ class RunCheckpoint(Checkpoint):
                     shutil.copyfileobj(best, last, 1 << 20)
         else:
             trainer.save_checkpoint(self.directory / "last.ckpt", weights_only=False)
-        if self._validated and value is None:
-            raise UsageError(
-                f"checkpoint.monitor is {self.monitor}, which is not logged: give one of "
-                f"{', '.join(sorted(trainer.callback_metrics))}."
-            )
+        if self._validated:
+            self._check_monitor(trainer.callback_metrics.keys())
         self._validated = False
         self._agree_on_stop(trainer)
         if self._stopping and trainer.current_epoch + 1 != trainer.max_epochs:  # after the last epoch nothing is left
             self._stop()
+
+    def _check_monitor(self, logged: Collection[str]) -> None:
+        if self.monitor not in logged:
+            raise UsageError(
+                f"checkpoint.monitor is {self.monitor}, which is not logged: give one of {', '.join(sorted(logged))}."
+            )
 
     def _agree_on_stop(self, trainer: Trainer) -> None:
         if trainer.strategy.reduce_boolean_decision(self._received is not None, all=False):

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch import Tensor
 
-from condgen.errors import UsageError
+from condgen.errors import check_number
 from condgen.files import replacing
 from condgen.generators import ConditionalGenerator
 from condgen.pictures import grid, to_bytes, write_png
@@ -29,12 +29,9 @@ class SampleGrids(Callback):
     """
 
     def __init__(self, samples_per_label: int = 10, sample_seed: int = 0, every_n_epochs: int = 1) -> None:
-        if samples_per_label < 1:
-            raise UsageError(f"sample_grids.samples_per_label is {samples_per_label}: give 1 or more.")
-        if every_n_epochs < 1:
-            raise UsageError(f"sample_grids.every_n_epochs is {every_n_epochs}: give 1 or more.")
-        if not 0 <= sample_seed < 2**64:
-            raise UsageError(f"sample_grids.sample_seed is {sample_seed}: give 0 to 2**64 - 1.")
+        check_number("sample_grids.samples_per_label", samples_per_label, at_least=1, at_most=1_000)
+        check_number("sample_grids.sample_seed", sample_seed, at_least=0, at_most=2**64 - 1)
+        check_number("sample_grids.every_n_epochs", every_n_epochs, at_least=1)
         self.samples_per_label, self.sample_seed, self.every_n_epochs = samples_per_label, sample_seed, every_n_epochs
         self.run = Path()
 

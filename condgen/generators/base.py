@@ -18,6 +18,8 @@ import condgen
 from condgen.evaluation.variance import VarianceRatio
 from condgen.noise import EVALUATION, TRAINING, uniform
 
+FOLLOW_THE_DATA = ("num_classes", "image_shape")  # a family's arguments that the data set gives
+
 
 class ConditionalGenerator(LightningModule, ABC):
     """A network that draws an image for a label.

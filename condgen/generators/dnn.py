@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from condgen.errors import UsageError
+from condgen.errors import UsageError, check_number
 from condgen.generators.base import ConditionalGenerator, OptimizerName, ScheduleName, optimizer_and_schedule
 from condgen.noise import uniform
 
@@ -88,16 +88,12 @@ class DNN(ConditionalGenerator):
         warmup_steps: int = 0,
     ) -> None:
         super().__init__(num_classes, image_shape)
-        if latent_dim < 1:
-            raise UsageError(f"model.latent_dim is {latent_dim}: give 1 or more.")
-        if not target_std > 0:
-            raise UsageError(f"model.target_std is {target_std}: give a number above 0.")
-        if not lr > 0:
-            raise UsageError(f"model.lr is {lr}: give a number above 0.")
-        if weight_decay < 0:
-            raise UsageError(f"model.weight_decay is {weight_decay}: give 0 or more.")
-        if warmup_steps < 0:
-            raise UsageError(f"model.warmup_steps is {warmup_steps}: give 0 or more.")
+        check_number("model.latent_dim", latent_dim, at_least=1, at_most=1_000_000)
+        check_number("model.target_mean", target_mean)
+        check_number("model.target_std", target_std, above=0)
+        check_number("model.lr", lr, above=0)
+        check_number("model.weight_decay", weight_decay, at_least=0)
+        check_number("model.warmup_steps", warmup_steps, at_least=0)
         if any(side % 4 for side in self.image_shape[1:]):
             raise UsageError(f"The network doubles twice: it cannot draw images of shape {self.image_shape}.")
         self.save_hyperparameters()

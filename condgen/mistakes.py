@@ -1,0 +1,230 @@
+"""What is said of a wrong command line: the setting, its value, and what would be right.
+
+Names are looked at before anything is parsed, as written on the command line and in config files; values are looked at
+by jsonargparse, whose answer is put into the same words.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from condgen.errors import UsageError
+from condgen.generators.base import FOLLOW_THE_DATA
+
+CLASSES = ("model", "data")  # settings whose value is a class, with settings of its own
+
+
+class Option(NamedTuple):
+    """An option as it was given: its name without dashes, and its value."""
+
+    name: str
+    value: str | None
+
+    def __str__(self) -> str:
+        return f"--{self.name}" if self.value is None else f"--{self.name}={self.value}"
+
+
+def read_options(words: Iterable[str]) -> list[Option]:
+    """The options of a command line. With ``=`` they also hold for values that begin with a dash, as -1e-3.
+
+    Raises:
+        UsageError: a word belongs to no option, or an option has no value.
+    """
+    found: list[Option] = []
+    for word in words:
+        if word.startswith("--") or word == "-c":
+            name, has_value, value = word.lstrip("-").partition("=")
+            found.append(Option("config" if word == "-c" else name, value if has_value else None))
+        elif found and found[-1].value is None:
+            found[-1] = found[-1]._replace(value=word)
+        else:
+            raise UsageError(
+                f"{word!r} belongs to no option: a config is given as --config FILE, a checkpoint as --ckpt_path PATH."
+            )
+    for option in found:
+        if option.value is None and option.name != "print_config":
+            raise UsageError(f"--{option.name} needs a value.")
+    return found
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """The settings in a config file.
+
+    Raises:
+        UsageError: there is no such file, or it holds no settings.
+    """
+    try:
+        settings = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise UsageError(f"--config {path} cannot be read ({error.strerror}): give a YAML file.") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"--config {path} is not YAML ({' '.join(str(error).split())[:200]}).") from error
+    if not isinstance(settings, dict):
+        raise UsageError(f"--config {path} holds {settings!r:.60}: give settings, as in configs/base.yaml.")
+    return settings
+
+
+class Names:
+    """The names that a verb's settings have.
+
+    Args:
+        verb: the verb that was given.
+        known: the options of every verb, in the order of its help.
+        families: of ``model`` and ``data``, the classes that can be given.
+        chosen: of ``model`` and ``data``, the class that is.
+    """
+
+    def __init__(
+        self,
+        verb: str,
+        known: Mapping[str, Collection[str]],
+        families: Mapping[str, Mapping[str, type]],
+        chosen: Mapping[str, str],
+    ) -> None:
+        self.verb, self.known, self.families, self.chosen = verb, known, families, chosen
+
+    def check_options(self, options: Iterable[Option]) -> None:
+        """Raises UsageError for an option that there is not."""
+        for option in options:
+            if option.name in CLASSES:
+                self._check_class(option.name, option.value)
+            self._check(option.name.rstrip("+"), option.value, "--", self.chosen)
+
+    def check_config(self, path: str, settings: Mapping[str, Any]) -> None:
+        """Raises UsageError for a setting in a config file that there is not."""
+        own = dict(self.chosen)
+        for group in CLASSES:
+            if isinstance(settings.get(group), dict) and isinstance(settings[group].get("class_path"), str):
+                own[group] = short_name(settings[group]["class_path"])
+        try:
+            for name, value in _dotted(settings):
+                if name.removesuffix(".class_path") in CLASSES:
+                    self._check_class(name.removesuffix(".class_path"), value)
+                self._check(name, value, "", own)
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from None
+
+    def _check_class(self, name: str, value: Any) -> None:
+        families = self.families[name]
+        if re.fullmatch(r"[\w-]+", str(value)) and value not in families:
+            raise UsageError(
+                f"{name} is {value}: give one of {', '.join(families)}{did_you_mean(str(value), families) or '.'}"
+            )
+
+    def _check(self, name: str, value: Any, dashes: str, chosen: Mapping[str, str]) -> None:
+        known = self.known[self.verb]
+        group, _, setting = name.partition(".")
+        groups = {option.partition(".")[0] for option in known if "." in option}
+        if name in groups and not isinstance(value, str | dict | None):
+            raise UsageError(f"{name} is {value!r}: give its settings one by one, as in configs/base.yaml.")
+        if name in known:
+            return
+        if any(name.startswith(f"{option}.") for option in known if "." in option):
+            return  # a setting of a class in the Trainer, as trainer.callbacks.patience
+        named = f"{dashes}{name}"
+        if group in CLASSES:
+            self._check_setting(group, chosen[group], setting, value, dashes)
+            return
+        other = next((verb for verb in self.known if name in self.known[verb]), None)
+        if other is not None:
+            raise UsageError(f"{named} is a setting of condgen {other}, not of condgen {self.verb}.")
+        possible = [option for option in known if option not in groups]
+        if setting and group in groups:
+            possible = [option for option in possible if option.startswith(f"{group}.")]
+        else:
+            possible += [f"{g}.{s}" for g in CLASSES for f in self.families[g].values() for s in settings_of(f)]
+        meant = did_you_mean(name, possible, dashes) or did_you_mean(group, [*groups, *CLASSES], dashes)
+        meant = meant or f": condgen {self.verb} --help lists what there is."
+        raise UsageError(f"There is no {named}{meant}")
+
+    def _check_setting(self, group: str, chosen: str, setting: str, value: Any, dashes: str) -> None:
+        """Refuses a setting that the chosen class of ``group`` has not."""
+        if (
+            chosen not in self.families[group]
+            or setting == "init_args"
+            or setting.startswith(("class_", "dict_kwargs"))
+        ):
+            return  # a class from elsewhere, which jsonargparse imports, or no setting of a class
+        settings, name = settings_of(self.families[group][chosen]), setting.removeprefix("init_args.")
+        if name not in settings:
+            meant = did_you_mean(name, settings, f"{dashes}{group}.") or f": it has {', '.join(settings)}."
+            raise UsageError(f"There is no {dashes}{group}.{setting} for {chosen}{meant}")
+        if group == "model" and name in FOLLOW_THE_DATA:
+            raise UsageError(f"{dashes}{group}.{setting} follows the data set: leave it out.")
+        if value in (None, "null") and settings[name] is not None:
+            raise UsageError(f"{dashes}{group}.{setting} is null: give a value, or leave it out.")
+
+
+def short_name(class_path: str) -> str:
+    """The name by which one of condgen's classes is called; another class keeps its full name."""
+    return class_path.rpartition(".")[2] if class_path.startswith("condgen.") else class_path
+
+
+def _dotted(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The names and values of a config's settings, with those of its groups as ``trainer.max_epochs``."""
+    for group, value in settings.items():
+        if not isinstance(value, dict):
+            yield str(group), value
+            continue
+        for name, setting in value.items():
+            yield f"{group}.{name}", setting
+            if name == "init_args" and isinstance(setting, dict):
+                yield from ((f"{group}.{name}.{argument}", given) for argument, given in setting.items())
+
+
+def settings_of(family: type) -> dict[str, Any]:
+    """The names and defaults of a class's arguments, also of those that it passes on to its bases."""
+    found: dict[str, Any] = {}
+    for base in reversed(family.__mro__):
+        if "__init__" in vars(base):
+            parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+            found |= {p.name: p.default for p in parameters if p.name != "self" and p.kind is p.POSITIONAL_OR_KEYWORD}
+    return found
+
+
+def did_you_mean(name: str, names: Iterable[str], before: str = "") -> str:
+    """``: did you mean …?`` with the nearest names, or nothing where none is near."""
+    last = name.rpartition(".")[2].lower()
+
+    def likeness(candidate: str) -> float:
+        tail = candidate.rpartition(".")[2].lower()
+        if tail == last:
+            return 1.0
+        if tail.startswith(f"{last}_") or tail.endswith(f"_{last}"):
+            return (0.95 if tail.startswith(last) else 0.9) - 0.01 * (len(tail) - len(last))
+        likenesses = [SequenceMatcher(None, last, tail).ratio()]
+        if name.partition(".")[0] != candidate.partition(".")[0]:
+            likenesses.append(SequenceMatcher(None, name.lower(), candidate.lower()).ratio())
+        return max(likenesses)
+
+    likely = sorted(dict.fromkeys(names), key=lambda candidate: -likeness(candidate))
+    near = [c for c in likely[:3] if likeness(c) >= max(0.65, likeness(likely[0]) - 0.02)]
+    return f": did you mean {' or '.join(before + c for c in near)}?" if near else ""
+
+
+def explain(error: Exception) -> str:
+    """jsonargparse's answer to a value of a wrong type, as ``model.latent_dim is many: give int.``"""
+    text = " ".join(str(error).split())
+    key = ".".join(re.findall(r'Parser key "([^"]+)":', text))
+    value = re.search(r"(?:Got value|Given value): (?!NestedArg)(.+?)(?= - | Given value|$)", text)
+    problem = re.search(r"(Import path does not .+?|No module named .+?|Unable to .+?)(?= - |$)", text)
+    kinds = list(dict.fromkeys(re.findall(r"Expected an? (?!path)(.+?)(?=\. Got value: | Given value| - |$)", text)))
+    if not key or not value:
+        return text
+    if problem:
+        return f"{key} is {value[1]}: {problem[1]}."
+    literals = [literal for kind in kinds if "Literal" in kind for literal in re.findall(r"'([^']+)'", kind)]
+    wanted = " or ".join(_type_name(kind) for kind in kinds if "NoneType" not in kind)
+    return f"{key} is {value[1]}: give {wanted}{did_you_mean(value[1], literals) or '.'}"
+
+
+def _type_name(kind: str) -> str:
+    kind = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", kind)
+    return re.sub(r"(?:typing\.)?Literal\[(.*)\]", lambda match: f"one of {match[1]}", kind).replace("'", "")

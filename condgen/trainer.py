@@ -1,0 +1,90 @@
+"""Lightning's Trainer, with its files in a run directory, and what its settings may be."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+
+from condgen.errors import UsageError
+
+
+class RunTrainer(Trainer):
+    """A Trainer whose files go into a run directory, whatever loggers it has."""
+
+    run_directory: Path | None = None
+    callbacks: list[Callback]  # set by Lightning, which does not declare them
+    fast_dev_run: int | bool
+
+    @property
+    def log_dir(self) -> str | None:
+        """The run directory; a collective, as Lightning's own."""
+        return self.strategy.broadcast(None if self.run_directory is None else str(self.run_directory))
+
+
+def _one_or_more(value: float) -> bool:
+    return value >= 1
+
+
+def _one_or_endless(value: float) -> bool:
+    return value >= 1 or value == -1
+
+
+def _part(value: float) -> bool:
+    return 0 < value <= 1 if isinstance(value, float) else value >= 1
+
+
+def _part_or_none(value: float) -> bool:
+    return value == 0 or _part(value)
+
+
+# What Lightning lets pass, and then fails on, ignores or turns into a training of nothing.
+_ALLOWED: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "max_epochs": ("1 or more, or -1 for no end", _one_or_endless),
+    "max_steps": ("1 or more, or -1 for no end", _one_or_endless),
+    "num_nodes": ("1 or more", _one_or_more),
+    "log_every_n_steps": ("0 or more", lambda value: value >= 0),
+    "accumulate_grad_batches": ("1 or more", _one_or_more),
+    "check_val_every_n_epoch": ("1 or more", _one_or_more),
+    "limit_train_batches": ("a number of batches from 1, or a part from above 0.0 to 1.0", _part),
+    "limit_val_batches": ("a number of batches, or a part from 0.0 to 1.0", _part_or_none),
+    "limit_test_batches": ("a number of batches, or a part from 0.0 to 1.0", _part_or_none),
+    "val_check_interval": ("a number of batches from 1, or a part of an epoch from above 0.0 to 1.0", _part),
+    "gradient_clip_val": ("a number of at least 0", lambda value: 0 <= value < math.inf),
+    "num_sanity_val_steps": ("0 or more, or -1 for all", lambda value: value >= -1),
+    "reload_dataloaders_every_n_epochs": ("0 or more", lambda value: value >= 0),
+    "fast_dev_run": ("true, false, or a number of batches", lambda value: value >= 0),
+}
+
+
+def check_trainer(settings: Mapping[str, Any]) -> None:
+    """Raises UsageError where a setting of the Trainer has a value with which it cannot train."""
+    for name, (allowed, is_right) in _ALLOWED.items():
+        value = settings.get(name)
+        if isinstance(value, int | float) and not is_right(value):
+            raise UsageError(f"trainer.{name} is {value}: give {allowed}.")
+    for name, instead in (("overfit_batches", "give trainer.limit_train_batches"), ("barebones", "leave it out")):
+        if settings.get(name):
+            raise UsageError(f"trainer.{name} is {settings[name]}, which condgen does not support: {instead}.")
+
+
+def name_trainer_setting(error: Exception, settings: Mapping[str, Any]) -> UsageError:
+    """What Lightning says of a setting, with the setting's full name and its value before it."""
+    text = " ".join(str(error).split())
+    named = [name for name in settings if re.search(rf"\b{name}\b", text)]
+    unnamed = next((name for name in ("accelerator", "strategy") if settings.get(name) not in (None, "auto")), None)
+    where = min(named, key=text.index, default=unnamed)
+    return UsageError(f"trainer.{where} is {settings[where]}: {text}" if where else f"trainer: {text}")
+
+
+def raised_by_lightning(error: Exception) -> bool:
+    """Whether an exception comes from Lightning's own code: it then speaks of a setting."""
+    frame = error.__traceback__
+    while frame and frame.tb_next:
+        frame = frame.tb_next
+    return frame is not None and frame.tb_frame.f_globals["__name__"].startswith("lightning.")

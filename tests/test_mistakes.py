@@ -1,0 +1,67 @@
+"""Every mistake of ``mistakes.yaml`` gets an answer that helps, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import write_idx
+
+from condgen.__main__ import main
+
+MISTAKES = yaml.safe_load((Path(__file__).parent / "mistakes.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def folder(mnist_root, trained, digits, tmp_path_factory):
+    """What ``mistakes.yaml`` says of the folder in which its commands run."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    shutil.copytree(mnist_root, folder / "data")
+    shutil.copytree(trained / "lightning_logs" / "version_0", folder / "run")
+    shutil.copy(folder / "run" / "checkpoints" / "last.ckpt", folder / "bare.ckpt")
+    for part in ("train", "test"):
+        raw = folder / "data" / "EMNIST" / "raw"
+        write_idx(raw / f"emnist-letters-{part}-images-idx3-ubyte", digits[0][:64])
+        write_idx(raw / f"emnist-letters-{part}-labels-idx1-ubyte", np.arange(64, dtype=np.uint8) % 26 + 1)
+    letters = ["--data", "EMNIST", "--data.split", "letters", "--data.root", str(folder / "data")]
+    assert main(["fit", *letters, "--trainer.max_epochs", "1", "--trainer.default_root_dir", str(folder)]) == 0
+    (folder / "lightning_logs" / "version_0").rename(folder / "letters")
+    (folder / "lightning_logs").rmdir()
+    (folder / "file.txt").write_text("A file with some words: and [no settings\n")
+    (folder / "broken.yaml").write_text("trainer: {max_epochs: 3\nmodel: [\n")
+    (folder / "empty").mkdir()
+    return folder
+
+
+def content(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda m: f"{m['run']} {m.get('config', '')}".strip())
+def test_a_mistake_is_answered(mistake, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    arguments = shlex.split(mistake["run"])
+    if "config" in mistake:
+        (tmp_path / "config.yaml").write_text(mistake["config"])
+        arguments += ["--config", str(tmp_path / "config.yaml")]
+    before = content(folder)
+    capsys.readouterr()
+    code = main(arguments)
+    output = capsys.readouterr()
+    assert code in (1, 2), output
+    lines = output.err.strip().splitlines()
+    if arguments:
+        assert 1 <= len(lines) <= 3, output.err
+    assert "Traceback" not in output.err
+    assert len(output.err) < 900
+    for words in mistake["says"]:
+        assert words in output.err
+    assert content(folder) == before
+
+
+def test_there_are_enough_of_them():
+    assert len({str(mistake) for mistake in MISTAKES}) >= 120
