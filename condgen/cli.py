@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import inspect
 import logging
 import os
@@ -23,7 +24,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from condgen.callbacks import PredictionFiles, RunCheckpoint, RunProgressBar, SampleGrids, Stopped
+from condgen.callbacks import FiniteTraining, PredictionFiles, RunCheckpoint, RunProgressBar, SampleGrids, Stopped
 from condgen.checkpoints import (
     WholeCheckpointIO,
     check_fits,
@@ -43,6 +44,7 @@ from condgen.runs import RUNS, claim_run, find_checkpoint, run_of
 from condgen.trainer import RunTrainer, check_trainer, name_trainer_setting, raised_by_lightning
 
 CLASSES_IN_TRAINER = {"accelerator", "callbacks", "logger", "plugins", "profiler", "strategy"}
+STORAGE_REFUSES = {errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS}
 VERBS = ("fit", "validate", "test", "predict")
 DEFAULTS = {"model": "DNN", "data": "MNIST"}
 
@@ -218,7 +220,9 @@ class CondgenCLI(LightningCLI):
         config.callbacks = _as_list(config.callbacks)
         if config.enable_progress_bar is not False:
             config.callbacks.append(RunProgressBar())
-        if self.subcommand != "fit":
+        if self.subcommand == "fit":
+            config.callbacks.append(FiniteTraining())
+        else:
             config.enable_checkpointing = False
         try:
             return super().instantiate_trainer(**kwargs)
@@ -296,10 +300,16 @@ class CondgenCLI(LightningCLI):
     def validate(self, **kwargs: Any) -> None:
         self.trainer.run_directory = self._checkpoint_run()
         self.trainer.validate(**kwargs)
+        self._end_if_told()
 
     def test(self, **kwargs: Any) -> None:
         self.trainer.run_directory = self._checkpoint_run()
         self.trainer.test(**kwargs)
+        self._end_if_told()
+
+    def _end_if_told(self) -> None:
+        if self.trainer.received_sigterm:  # Lightning looks at it in training alone
+            raise SIGTERMException
 
     def predict(self, **kwargs: Any) -> None:
         self.trainer.run_directory = self._checkpoint_run()
@@ -380,6 +390,8 @@ def run(arguments: list[str]) -> int:
             return _fail(str(cause), 1)
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             return _fail(f"There is not enough memory: lower --data.batch_size ({error}).", 1)
+        if isinstance(error, OSError) and error.errno in STORAGE_REFUSES:
+            return _fail(f"{error.filename or 'A file'} cannot be written ({error.strerror}).", 1)
         raise
     except KeyboardInterrupt:
         return _fail("interrupted", 128 + signal.SIGINT)

@@ -36,7 +36,7 @@ def _one_or_endless(value: float) -> bool:
 
 
 def _part(value: float) -> bool:
-    return 0 < value <= 1 if isinstance(value, float) else value >= 1
+    return 0 < value <= 1 or (value > 1 and value % 1 == 0)
 
 
 def _part_or_none(value: float) -> bool:

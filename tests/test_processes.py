@@ -12,9 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import condgen_process, finish
-
-DDP = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+from conftest import DDP, condgen_process, finish
 
 
 def free_port() -> str:

@@ -6,6 +6,7 @@ run skip that epoch's validation; these rules are simpler and have neither.
 
 from __future__ import annotations
 
+import math
 import shutil
 import signal
 from collections.abc import Collection
@@ -54,21 +55,22 @@ class RunCheckpoint(Checkpoint):
             check_number("checkpoint.every_n_train_steps", every_n_train_steps, at_least=1)
         self.monitor, self.mode, self.every_n_train_steps = monitor, mode, every_n_train_steps
         self.best: float | None = None
+        self._is_best = False  # whether the checkpoint that is written is the best so far
         self.directory = Path()
         self._first_open_step = 0
         self._received: int | None = None
         self._stopping: int | None = None
-        self._saved_to_stop = False
+        self._gathered: dict[str, Any] | None = None
         self._validated = False
         self._handlers: dict[int, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"monitor": self.monitor, "mode": self.mode, "best": self.best}
+        return {"monitor": self.monitor, "mode": self.mode, "best": self.best, "is_best": self._is_best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         same = (state_dict["monitor"], state_dict["mode"]) == (self.monitor, self.mode)
-        if same and (self.directory / "best.ckpt").is_file():  # else another run's, which this one has not got
-            self.best = state_dict["best"]
+        if same and (self.directory / "last.ckpt").is_file():  # else another run's best, which this one has not got
+            self.best, self._is_best = state_dict["best"], state_dict.get("is_best", False)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint.setdefault("condgen", {})["first_open_step"] = self._first_open_step
@@ -79,6 +81,7 @@ class RunCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for signum in (signal.SIGINT, signal.SIGTERM):
             self._handlers[signum] = signal.signal(signum, self._on_signal)
+        self._copy_best(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore_handlers()
@@ -104,37 +107,53 @@ class RunCheckpoint(Checkpoint):
             return  # the epoch's end saves; gathered gradients are in no checkpoint
         batches = trainer.fit_loop.total_batch_idx + 1
         if self._stopping or (self.every_n_train_steps and batches % self.every_n_train_steps == 0):
-            # this batch's row is written right after this hook, under the number of steps before it
+            # Lightning wants it gathered here, but logs this batch only after this hook: written now, a kill in between
+            # would lose the row. Until the next batch nothing that was gathered changes.
             self._first_open_step = trainer.fit_loop.epoch_loop._batches_that_stepped + 1
-            trainer.save_checkpoint(self.directory / "last.ckpt", weights_only=False)
-            self._saved_to_stop = self._stopping is not None
+            self._gathered = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._saved_to_stop:
-            self._stop()
+        if self._gathered is not None:
+            self._write_gathered(trainer)
+            if self._stopping:
+                self._stop()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write_gathered(trainer)
+
+    def _write_gathered(self, trainer: Trainer) -> None:
+        if self._gathered is not None:
+            trainer.strategy.save_checkpoint(self._gathered, self.directory / "last.ckpt")
+            trainer.strategy.barrier("checkpoint written")
+            self._gathered = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._validated = True
         if trainer.sanity_checking:
             self._check_monitor({"train_loss", "train_loss_epoch"} | trainer.callback_metrics.keys())
+        else:
+            self._validated = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._first_open_step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        self._first_open_step, self._gathered = trainer.fit_loop.epoch_loop._batches_that_stepped, None
         value = trainer.callback_metrics.get(self.monitor)
-        if self._validated and value is not None and self._is_better(float(value)):
-            self.best = float(value)
-            trainer.save_checkpoint(self.directory / "best.ckpt", weights_only=False)
-            if trainer.is_global_zero:
-                with open(self.directory / "best.ckpt", "rb") as best, replacing(self.directory / "last.ckpt") as last:
-                    shutil.copyfileobj(best, last, 1 << 20)
-        else:
-            trainer.save_checkpoint(self.directory / "last.ckpt", weights_only=False)
+        self._is_best = self._validated and value is not None and self._is_better(float(value))
+        if self._is_best:
+            self.best = float(value)  # type: ignore[arg-type]
+        trainer.save_checkpoint(self.directory / "last.ckpt", weights_only=False)
+        self._copy_best(trainer)
         if self._validated:
             self._check_monitor(trainer.callback_metrics.keys())
         self._validated = False
         self._agree_on_stop(trainer)
         if self._stopping and trainer.current_epoch + 1 != trainer.max_epochs:  # after the last epoch nothing is left
             self._stop()
+
+    def _copy_best(self, trainer: Trainer) -> None:
+        """Makes last.ckpt best.ckpt too, where it is the best; also after a kill between the two."""
+        if self._is_best and trainer.is_global_zero:
+            with open(self.directory / "last.ckpt", "rb") as last, replacing(self.directory / "best.ckpt") as best:
+                shutil.copyfileobj(last, best, 1 << 20)
+        self._is_best = False
 
     def _check_monitor(self, logged: Collection[str]) -> None:
         if self.monitor not in logged:
@@ -151,4 +170,6 @@ class RunCheckpoint(Checkpoint):
         raise Stopped(self._stopping, self.directory / "last.ckpt")
 
     def _is_better(self, value: float) -> bool:
-        return self.best is None or (value < self.best if self.mode == "min" else value > self.best)
+        return math.isfinite(value) and (
+            self.best is None or (value < self.best if self.mode == "min" else value > self.best)
+        )
