@@ -56,13 +56,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _is_condgens(checkpoint: Any) -> bool:
-    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters", "loops"} <= checkpoint.keys():
+    """Whether what condgen itself uses of a checkpoint is there, and of its kind."""
+    kinds = {"state_dict": dict, "hyper_parameters": dict, "loops": dict, "global_step": int, "condgen": dict}
+    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(k), kind) for k, kind in kinds.items()):
         return False
-    origin = checkpoint.get("condgen")
-    return isinstance(origin, dict) and {"seed", "model", "data", "train_loss"} <= origin.keys()
+    origin, data = checkpoint["condgen"], checkpoint.get("datamodule_hyper_parameters")
+    return (
+        all(isinstance(origin.get(name), kind) for name, kind in (("seed", int), ("model", str), ("train_loss", list)))
+        and (origin.get("data") is None or (isinstance(origin["data"], str) and isinstance(data, dict)))
+        and isinstance(origin.get("first_open_step", 0), int)
+        and all(isinstance(name, str) for name in [*checkpoint["hyper_parameters"], *(data or {})])
+    )
 
 
-def settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
+def settings(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
     """The settings of a checkpoint's generator and data, and its seed, as they stand in a config.
 
     Raises:
@@ -76,7 +83,7 @@ def settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
     )
     for name, key, base in bases:
         if origin[name] is not None:
-            imported_class(origin[name], base)
+            imported_class(origin[name], base, path)
             init_args = {k: list(v) if isinstance(v, tuple) else v for k, v in checkpoint[key].items()}
             found[name] = {"class_path": origin[name], "init_args": init_args}
     return found
@@ -92,7 +99,7 @@ def imported_classes(base: type[T]) -> list[type[T]]:
     return found
 
 
-def imported_class(class_path: str, base: type[T]) -> type[T]:
+def imported_class(class_path: str, base: type[T], path: Path) -> type[T]:
     """The subclass of ``base`` with this full name, among those already imported: nothing is on a checkpoint's word.
 
     Raises:
@@ -101,16 +108,18 @@ def imported_class(class_path: str, base: type[T]) -> type[T]:
     for found in imported_classes(base):
         if f"{found.__module__}.{found.__qualname__}" == class_path:
             return found
-    raise UsageError(f"The checkpoint is of the class {class_path}, which condgen does not know: import it first.")
+    raise UsageError(f"{path} is of the class {class_path}, which condgen does not know: import it first.")
 
 
 def load_generator(path: str | Path) -> ConditionalGenerator:
     """See :func:`condgen.load`."""
     found = find_checkpoint(path, root=Path())
     checkpoint = read_checkpoint(found)
-    generator_class = imported_class(checkpoint["condgen"]["model"], ConditionalGenerator)  # type: ignore[type-abstract]
+    generator_class = imported_class(checkpoint["condgen"]["model"], ConditionalGenerator, found)  # type: ignore[type-abstract]
     try:
         generator = generator_class(**checkpoint["hyper_parameters"])
+    except UsageError as error:
+        raise UsageError(f"{found}: {error}") from error
     except (TypeError, ValueError, RuntimeError) as error:
         raise UsageError(f"{found} does not fit {generator_class.__name__} ({error}){_version(checkpoint)}.") from error
     check_fits(checkpoint, found, generator)
@@ -142,11 +151,11 @@ def _version(checkpoint: dict[str, Any]) -> str:
     return f": it was written by condgen {version}, this is {condgen.__version__}" * (version != condgen.__version__)
 
 
-def check_same_images(checkpoint: dict[str, Any], data: LabelledImages) -> None:
+def check_same_images(checkpoint: dict[str, Any], path: Path, data: LabelledImages) -> None:
     """Raises UsageError where a checkpoint's generator draws other classes or images than a data set has."""
     drawn = checkpoint["hyper_parameters"]
     if (drawn["num_classes"], tuple(drawn["image_shape"])) != (data.num_classes, data.image_shape):
         raise UsageError(
-            f"The checkpoint draws {drawn['num_classes']} classes of {tuple(drawn['image_shape'])} images, but "
+            f"{path} draws {drawn['num_classes']} classes of {tuple(drawn['image_shape'])} images, but "
             f"{data.dataset} has {data.num_classes} of {data.image_shape}: take its own data set, or train anew."
         )

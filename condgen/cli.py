@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,14 @@ from condgen.generators.base import FOLLOW_THE_DATA
 from condgen.loggers import run_loggers
 from condgen.mistakes import Names, Option, did_you_mean, explain, read_config, read_options, short_name
 from condgen.runs import RUNS, claim_run, find_checkpoint, run_of
-from condgen.trainer import RunTrainer, check_trainer, name_trainer_setting, raised_by_lightning
+from condgen.trainer import (
+    CheckpointConnector,
+    RunTrainer,
+    check_trainer,
+    name_trainer_setting,
+    raised_by_lightning,
+    restoring,
+)
 
 CLASSES_IN_TRAINER = {"accelerator", "callbacks", "logger", "plugins", "profiler", "strategy"}
 STORAGE_REFUSES = {errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS}
@@ -146,14 +154,16 @@ class CondgenCLI(LightningCLI):
             run = run_of(self.checkpoint_path)
             if not layers and run is not None:
                 layers = [(str(run / "config.yaml"), self._settings_of_run(verb, run / "config.yaml"))]
-            found = settings(self.checkpoint)
+            found = settings(self.checkpoint, self.checkpoint_path)
             for name in FOLLOW_THE_DATA:
                 found["model"]["init_args"].pop(name, None)
             layers.append((str(self.checkpoint_path), {**found, "ckpt_path": str(self.checkpoint_path)}))
             options = [option for option in options if option.name != "ckpt_path"]
         self._check_names(verb, layers, options)
+        self.given = {option.name for option in options}
         below = [f"--config={path if path in files else yaml.safe_dump(content)}" for path, content in layers]
-        self.config = parser.parse_args([verb, *below, *map(str, options)])
+        with self._naming_the_checkpoint():
+            self.config = parser.parse_args([verb, *below, *map(str, options)])
         seed = self.config[verb].seed_everything
         if not isinstance(seed, bool):
             check_number("seed_everything", seed, at_least=0, at_most=2**32 - 1)
@@ -199,12 +209,28 @@ class CondgenCLI(LightningCLI):
 
     # What is built.
 
+    def instantiate_classes(self) -> None:
+        with self._naming_the_checkpoint():
+            super().instantiate_classes()
+
+    @contextlib.contextmanager
+    def _naming_the_checkpoint(self) -> Iterator[None]:
+        """Says of a wrong setting of the model or the data that it comes from the checkpoint, where it does."""
+        try:
+            yield
+        except Exception as error:
+            cause = usage_error(error)
+            setting = re.match(r"((?:model|data)\.\w+) is ", str(cause or ""))
+            if self.checkpoint_path and setting and setting[1] not in self.given:
+                raise UsageError(f"{self.checkpoint_path}: {cause}") from error
+            raise
+
     def before_instantiate_classes(self) -> None:
         self.root = Path(self._get(self.config, "trainer").default_root_dir or ".")
 
     def after_instantiate_classes(self) -> None:
         if self.checkpoint is not None and self.checkpoint_path is not None:
-            check_same_images(self.checkpoint, self.datamodule)
+            check_same_images(self.checkpoint, self.checkpoint_path, self.datamodule)
             check_fits(self.checkpoint, self.checkpoint_path, self.model)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -225,9 +251,11 @@ class CondgenCLI(LightningCLI):
         else:
             config.enable_checkpointing = False
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
             raise name_trainer_setting(error, self.trainer_settings) from error
+        trainer._checkpoint_connector = CheckpointConnector(trainer)
+        return trainer
 
     # What is run.
 
@@ -254,11 +282,12 @@ class CondgenCLI(LightningCLI):
         first_step = 0
         if self.checkpoint is not None:
             first_step = self.checkpoint["condgen"].get("first_open_step", self.checkpoint["global_step"])
-            done, wanted = self.checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"], self.trainer.max_epochs
-            if wanted not in (None, -1) and done["processed"] >= wanted:
+            with restoring(self.checkpoint_path):
+                done = int(self.checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+            if self.trainer.max_epochs not in (None, -1) and done >= self.trainer.max_epochs:
                 raise UsageError(
-                    f"{self.checkpoint_path} has trained its {done['processed']} epochs: "
-                    f"for more, give --trainer.max_epochs {done['processed'] + 5}."
+                    f"{self.checkpoint_path} has trained its {done} epochs: "
+                    f"for more, give --trainer.max_epochs {done + 5}."
                 )
         first = self.trainer.is_global_zero
         if first:
@@ -278,7 +307,8 @@ class CondgenCLI(LightningCLI):
         try:
             self.trainer.fit(**kwargs)
         except BaseException:
-            if run and resumed is None and first and self.trainer.global_step == 0:
+            begun = self.trainer.global_step not in (0, self.checkpoint["global_step"] if self.checkpoint else 0)
+            if run and resumed is None and first and not begun:
                 shutil.rmtree(run, ignore_errors=True)  # nothing was trained: nothing is left behind
                 with contextlib.suppress(OSError):
                     run.parent.rmdir()
@@ -344,11 +374,11 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _usage_error(error: BaseException | None) -> UsageError | None:
-    """The mistake behind an exception: jsonargparse wraps what a class raises when it is built."""
-    while error is not None and not isinstance(error, UsageError):
+def usage_error(error: BaseException | None) -> UsageError | None:
+    """The mistake behind an exception: jsonargparse wraps what a class raises when it is built, or finds it itself."""
+    while error is not None and not isinstance(error, UsageError | ArgumentError | argparse.ArgumentError):
         error = error.__cause__ or error.__context__
-    return error
+    return error if isinstance(error, UsageError | None) else UsageError(explain(error))
 
 
 def _quieten() -> None:
@@ -378,7 +408,7 @@ def run(arguments: list[str]) -> int:
     except MisconfigurationException as error:
         return _fail(str(error), 1)
     except (ArgumentError, argparse.ArgumentError) as error:
-        return _fail(explain(error), 2)
+        return _fail(str(usage_error(error)), 2)
     except Stopped as stop:
         _say(f"\nStopped and saved: go on with condgen fit --ckpt_path {stop.checkpoint}")
         # a child process that ends with an error would make Lightning end the others
@@ -386,7 +416,7 @@ def run(arguments: list[str]) -> int:
             128 + stop.signum if os.environ.get("LOCAL_RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" in os.environ else 0
         )
     except Exception as error:
-        if cause := _usage_error(error):
+        if cause := usage_error(error):
             return _fail(str(cause), 1)
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             return _fail(f"There is not enough memory: lower --data.batch_size ({error}).", 1)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,13 +31,45 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
         os.replace(beside, path)
         _sync_folder(path.parent)
     except OSError as error:
-        kept = f"{path} is as it was" if path.exists() else "nothing is left of it"
+        kept = "the former one is whole" if path.exists() else "nothing is left of it"
         raise UsageError(
             f"{path} cannot be written ({error.strerror}): {kept}; make room, or allow writing."
         ) from error
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def claim_folder(path: Path) -> int:
+    """Makes an empty folder that is this process's own for as long as the descriptor that it returns is open.
+
+    One that a killed process has left is replaced.
+
+    Raises:
+        UsageError: another process has it.
+        OSError: it cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parent = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(parent, fcntl.LOCK_EX)  # one claim at a time
+        if path.exists():
+            os.close(_lock(path))
+            shutil.rmtree(path)
+        path.mkdir()
+        return _lock(path)
+    finally:
+        os.close(parent)
+
+
+def _lock(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise UsageError(f"{path} is being written by another process: wait for it, or give another folder.") from error
+    return descriptor
 
 
 def _sync_folder(folder: Path) -> None:

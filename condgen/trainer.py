@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
+from torch import Tensor
 
 from condgen.errors import UsageError
 
@@ -25,6 +28,41 @@ class RunTrainer(Trainer):
     def log_dir(self) -> str | None:
         """The run directory; a collective, as Lightning's own."""
         return self.strategy.broadcast(None if self.run_directory is None else str(self.run_directory))
+
+
+@contextmanager
+def restoring(path: Any) -> Iterator[None]:
+    """Says of whatever fails inside that the checkpoint ``path`` does not fit."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UsageError(f"{path} does not fit this training ({what[:300]}): take another checkpoint.") from error
+
+
+class CheckpointConnector(_CheckpointConnector):
+    """Lightning's restoring of checkpoints, which does not expect them to be of any other making than its own."""
+
+    def _restore_modules_and_callbacks(self, checkpoint_path: Any = None, weights_only: bool | None = None) -> None:
+        with restoring(checkpoint_path):
+            super()._restore_modules_and_callbacks(checkpoint_path, weights_only)
+
+    def restore_training_state(self) -> None:
+        with restoring(self._ckpt_path):
+            super().restore_training_state()
+
+    def restore_optimizers(self) -> None:
+        """Also refuses state of another shape than its weights', through which a fused optimiser reads and writes."""
+        if len(self._loaded_checkpoint["optimizer_states"]) != len(self.trainer.optimizers):
+            raise ValueError("another number of optimisers")
+        super().restore_optimizers()
+        for optimizer in self.trainer.optimizers:
+            for weights, state in optimizer.state.items():
+                for name, value in state.items():
+                    if isinstance(value, Tensor) and value.ndim and value.shape != weights.shape:
+                        raise ValueError(f"{name} has the shape {value.shape}, its weights {weights.shape}")
 
 
 def _one_or_more(value: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from condgen.batches import SampleBlock, SampleRequest
 from condgen.errors import UsageError
+from condgen.files import claim_folder
 from condgen.pictures import grid, png, to_bytes, write_png
 
 SHARD_SIZE = 65_536
@@ -42,7 +44,7 @@ class PredictionFiles(Callback):
         self, dirpath: str | None = None, format: Literal["png", "npz"] = "png", overwrite: bool = False
     ) -> None:
         self.dirpath, self.format, self.overwrite = dirpath, format, overwrite
-        self._made = False
+        self._lock: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         run = str(trainer.log_dir)
@@ -59,14 +61,12 @@ class PredictionFiles(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            shutil.rmtree(self.partial, ignore_errors=True)  # of a predict that was killed
             try:
-                self.partial.mkdir(parents=True)
+                self._lock = claim_folder(self.partial)
             except OSError as error:
                 raise UsageError(
                     f"{self.partial} cannot be made ({error.strerror}): give another folder as --predictions.dirpath."
                 ) from error
-            self._made = True
             if self.format == "npz":
                 for shard in range(self._shards):
                     self._raw_path(shard).touch()
@@ -113,11 +113,15 @@ class PredictionFiles(Callback):
                 self.folder.rename(replaced)
             self.partial.rename(self.folder)
             shutil.rmtree(replaced, ignore_errors=True)
+            assert self._lock is not None
+            os.close(self._lock)
+            self._lock = None
         trainer.strategy.barrier("predictions whole")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if self._made:
+        if self._lock is not None:
             shutil.rmtree(self.partial, ignore_errors=True)
+            os.close(self._lock)
 
     # What is where.
 

@@ -23,6 +23,9 @@ class RunProgressBar(TQDMProgressBar):
         super().on_train_start(*args)
         self._started, self._batches_before = time.monotonic(), self.trainer.fit_loop.total_batch_idx + 1
 
+    def on_exception(self, *args: Any) -> None:
+        print(flush=True)  # what is said of it begins on a line of its own
+
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
         super().on_train_epoch_start(trainer, *args)
         of_all = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
