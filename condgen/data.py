@@ -178,12 +178,19 @@ class LabelledImages(LightningDataModule):
                 f"{images_path} holds {tuple(images.shape)} {images.dtype}, not images of {self.image_shape[1:]} "
                 f"bytes: put {self.dataset}'s own file in its place."
             )
+        if not len(images):
+            raise UsageError(f"{images_path} holds no images: put {self.dataset}'s own file in its place.")
+        labels = self._labels(labels)
+        if labels.ndim != 1:
+            raise UsageError(
+                f"{labels_path} holds {tuple(labels.shape)}, not labels: put {self.dataset}'s own file there."
+            )
         if len(labels) != len(images):
             raise UsageError(
                 f"{labels_path} has {len(labels):,} labels for the {len(images):,} images of {images_path}."
             )
-        labels = self._labels(labels).long()
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+        labels = labels.long()
+        if not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
             raise UsageError(
                 f"{labels_path} has labels from {int(labels.min())} to {int(labels.max())}, not 0 to "
                 f"{self.num_classes - 1}: put {self.dataset}'s own file in its place."

@@ -20,7 +20,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import condgen
 from condgen.__main__ import main
 from condgen.callbacks import RunCheckpoint
+from condgen.checkpoints import imported_classes
+from condgen.generators import ConditionalGenerator
 
+FAMILIES = [f.__name__ for f in imported_classes(ConditionalGenerator) if f.__module__.startswith("condgen.")]
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
 
@@ -108,7 +111,7 @@ def test_taking_grids_changes_nothing_in_the_training(fit_args, last, tmp_path):
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(fit_args, last, tmp_path):
     for seed, same in (("1", True), ("2", False)):
         folder = tmp_path / seed
-        arguments = ["--trainer.default_root_dir", str(folder), "--seed_everything", seed, "--data.num_workers", "2"]
+        arguments = ["--trainer.default_root_dir", str(folder), "--seed_everything", seed, "--data.num_workers", "4"]
         assert main([*fit_args, *arguments]) == 0
         assert same_weights(folder / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt", Path(last)) is same
 
@@ -195,13 +198,24 @@ def killed_at_step_8(monkeypatch, tmp_path):
     return train
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_from_the_middle_of_an_epoch_too(fit_args, trained, last, tmp_path, killed_at_step_8, workers):
-    whole = trained / "lightning_logs" / "version_0"
-    run = killed_at_step_8(fit_args, tmp_path)
-    common = ["--trainer.default_root_dir", str(tmp_path), "--data.num_workers", workers]
-    assert main([*fit_args, *common, "--ckpt_path", "last"]) == 0
-    assert same_weights(run / "checkpoints" / "last.ckpt", Path(last))
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        ["--data.num_workers", "2"],
+        *(["--model", family] for family in FAMILIES),
+        *(["--config", str(c)] for c in CONFIGS),
+    ],
+    ids=lambda recipe: Path(recipe[1]).stem,
+)
+def test_from_the_middle_of_an_epoch_too(recipe, fit_args, tmp_path, killed_at_step_8):
+    """With loader workers, and for every family and every config that there is."""
+    whole_folder = ["--trainer.default_root_dir", str(tmp_path / "whole")]
+    assert main([*fit_args, *recipe, *whole_folder]) == 0
+    whole = tmp_path / "whole" / "lightning_logs" / "version_0"
+    run = killed_at_step_8([*fit_args, *recipe], tmp_path)
+    common = ["--trainer.default_root_dir", str(tmp_path)]
+    assert main([*fit_args, *recipe, *common, "--ckpt_path", "last"]) == 0
+    assert same_weights(run / "checkpoints" / "last.ckpt", whole / "checkpoints" / "last.ckpt")
     assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
     assert (run / "samples.gif").read_bytes() == (whole / "samples.gif").read_bytes()
     accumulator = EventAccumulator(str(run)).Reload()
