@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 
 import condgen
 
@@ -40,9 +42,21 @@ def main(argv: list[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"condgen {condgen.__version__}")
         return 0
-    from condgen.cli import run
+    before = signal.signal(signal.SIGTERM, _end) if threading.current_thread() is threading.main_thread() else None
+    try:
+        from condgen.cli import run
 
-    return run(arguments)
+        return run(arguments)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _end(signum: int, frame: object) -> None:
+    """Ends with what a shell calls the exit code of a signal; a training that has begun saves before."""
+    raise SystemExit(128 + signum)
 
 
 if __name__ == "__main__":

@@ -330,16 +330,10 @@ class CondgenCLI(LightningCLI):
     def validate(self, **kwargs: Any) -> None:
         self.trainer.run_directory = self._checkpoint_run()
         self.trainer.validate(**kwargs)
-        self._end_if_told()
 
     def test(self, **kwargs: Any) -> None:
         self.trainer.run_directory = self._checkpoint_run()
         self.trainer.test(**kwargs)
-        self._end_if_told()
-
-    def _end_if_told(self) -> None:
-        if self.trainer.received_sigterm:  # Lightning looks at it in training alone
-            raise SIGTERMException
 
     def predict(self, **kwargs: Any) -> None:
         self.trainer.run_directory = self._checkpoint_run()
@@ -430,6 +424,8 @@ def run(arguments: list[str]) -> int:
     except SystemExit as end:
         if isinstance(end.__context__, KeyboardInterrupt):
             return _fail("interrupted", 128 + signal.SIGINT)
+        if end.code == 128 + signal.SIGTERM:
+            return _fail("terminated", end.code) if os.environ.get("LOCAL_RANK", "0") == "0" else end.code
         return end.code if isinstance(end.code, int) else 0 if end.code is None else _fail(str(end.code), 2)
     return 0
 

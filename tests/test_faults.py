@@ -272,6 +272,15 @@ def test_an_interrupted_predict_leaves_no_folder_that_looks_whole(signum, last, 
     assert len(list((tmp_path / "drawn").glob("*.png"))) == 21
 
 
+def test_sigterm_ends_what_has_nothing_to_save_at_once(last, tmp_path):
+    process = condgen_process(["validate", "--ckpt_path", last], tmp_path)
+    time.sleep(1.5)  # it is still importing torch
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=10)
+    assert process.returncode == 143
+    assert "Traceback" not in output
+
+
 def test_two_predicts_into_one_folder_do_not_mix(last, tmp_path):
     request = ["predict", "--ckpt_path", last, "--predictions.dirpath", "drawn", "--data.samples_per_label", "500"]
     both = [condgen_process([*request, "--data.sample_seed", seed], tmp_path) for seed in ("1", "2")]

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
@@ -81,8 +80,6 @@ class PredictionFiles(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if trainer.received_sigterm:
-            raise SIGTERMException
         images, indices = to_bytes(outputs), batch.indices.cpu()
         wanted = (indices >= self.request.first_index) & (indices < self.request.end)
         images, numbers = images[wanted], indices[wanted].tolist()
