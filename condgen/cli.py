@@ -278,6 +278,9 @@ class CondgenCLI(LightningCLI):
         return run_of(self.checkpoint_path) if self.checkpoint_path else None
 
     def fit(self, **kwargs: Any) -> None:
+        trial = bool(self.trainer.fast_dev_run)  # a few batches, of which nothing is kept
+        if trial and self.checkpoint_path:
+            raise UsageError(f"trainer.fast_dev_run tries a new training, not {self.checkpoint_path}: leave one out.")
         resumed = self._checkpoint_run() if self.checkpoint_path and self.checkpoint_path.name == "last.ckpt" else None
         first_step = 0
         if self.checkpoint is not None:
@@ -309,11 +312,11 @@ class CondgenCLI(LightningCLI):
         except BaseException:
             begun = self.trainer.global_step not in (0, self.checkpoint["global_step"] if self.checkpoint else 0)
             if run and resumed is None and first and not begun:
-                shutil.rmtree(run, ignore_errors=True)  # nothing was trained: nothing is left behind
-                with contextlib.suppress(OSError):
-                    run.parent.rmdir()
+                _remove_run(run)  # nothing was trained: nothing is left behind
             raise
-        _say(self._what_now(run))
+        if trial and run:
+            _remove_run(run)
+        _say("trainer.fast_dev_run: it works; nothing is kept." if trial else self._what_now(run))
 
     def _what_now(self, run: Path | None) -> str:
         lines = [f"Run: {run}"]
@@ -344,6 +347,12 @@ class CondgenCLI(LightningCLI):
             raise UsageError(f"{self.checkpoint_path} lies in no run directory: say where to as --predictions.dirpath.")
         self.trainer.predict(**kwargs)
         _say(f"Samples: {files.folder} (grid.png shows them, manifest.csv lists them)")
+
+
+def _remove_run(run: Path) -> None:
+    shutil.rmtree(run, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        run.parent.rmdir()  # where no other run is in it
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -296,6 +296,12 @@ def test_load_takes_a_run_or_a_checkpoint(trained, last, monkeypatch):
     assert torch.equal(generators[0].network.fc[0].weight, generators[3].network.fc[0].weight)
 
 
+def test_a_trial_of_one_batch_leaves_nothing(fit_args, tmp_path, capsys):
+    assert main([*fit_args, "--trainer.default_root_dir", str(tmp_path), "--trainer.fast_dev_run", "true"]) == 0
+    assert "nothing is kept" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
 # What is refused, in one line.
 
 
