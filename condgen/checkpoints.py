@@ -108,7 +108,7 @@ def imported_class(class_path: str, base: type[T], path: Path) -> type[T]:
     for found in imported_classes(base):
         if f"{found.__module__}.{found.__qualname__}" == class_path:
             return found
-    raise UsageError(f"{path} is of the class {class_path}, which condgen does not know: import it first.")
+    raise UsageError(f"{path} is of the class {class_path}, which condgen does not know: name it as --model or --data.")
 
 
 def load_generator(path: str | Path) -> ConditionalGenerator:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import importlib
 import inspect
 import logging
 import os
@@ -148,6 +149,10 @@ class CondgenCLI(LightningCLI):
         options = [option for option in options if option.name != "config"]
         given = _last_given(layers, options, "ckpt_path") or (None if verb == "fit" else "last")
         if given is not None:
+            for group in DEFAULTS:  # a class that the command line names is imported on its word, for a checkpoint too
+                module = (_last_given(layers, options, group, f"{group}.class_path") or "").rpartition(".")[0]
+                with contextlib.suppress(ImportError, ValueError):
+                    importlib.import_module(module)
             root = Path(_last_given(layers, options, "trainer.default_root_dir") or ".")
             self.checkpoint_path = find_checkpoint(given, root)
             self.checkpoint = read_checkpoint(self.checkpoint_path)

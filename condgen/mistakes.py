@@ -213,6 +213,8 @@ def explain(error: Exception) -> str:
     """jsonargparse's answer to a value of a wrong type, as ``model.latent_dim is many: give int.``"""
     text = " ".join(str(error).split())
     key = ".".join(re.findall(r'Parser key "([^"]+)":', text))
+    if other := re.search(r"class_path '([^']+)': Option '([^']+)' is not accepted", text):
+        return f"There is no {key}.{other[2]} for {other[1]}: condgen fit --{key}.help {other[1]} lists what there is."
     value = re.search(r"(?:Got value|Given value): (?!NestedArg)(.+?)(?= - | Given value|$)", text)
     problem = re.search(r"(Import path does not .+?|No module named .+?|Unable to .+?)(?= - |$)", text)
     kinds = list(dict.fromkeys(re.findall(r"Expected an? (?!path)(.+?)(?=\. Got value: | Given value| - |$)", text)))

@@ -1,6 +1,7 @@
 """The command line, driven as a person drives it: what it leaves, what it refuses, how it goes on."""
 
 import csv
+import os
 import re
 import shutil
 import signal
@@ -294,6 +295,28 @@ def test_load_takes_a_run_or_a_checkpoint(trained, last, monkeypatch):
     generators = [condgen.load(), condgen.load("best"), condgen.load(last), condgen.load(Path(last).parent.parent)]
     assert not any(generator.training for generator in generators)
     assert torch.equal(generators[0].network.fc[0].weight, generators[3].network.fc[0].weight)
+
+
+def test_a_family_from_elsewhere_is_taken_on_the_command_lines_word(fit_args, tmp_path, monkeypatch, capsys):
+    (tmp_path / "elsewhere.py").write_text(
+        "from condgen.generators import DNN\nclass Net(DNN):\n    def __init__(self, latent_dim=5, **settings):\n"
+        "        super().__init__(latent_dim=latent_dim, **settings)\n        self.save_hyperparameters()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    common = ["--trainer.default_root_dir", str(tmp_path)]
+    named = ["--model", "elsewhere.Net"]
+    assert "There is no model.latent for elsewhere.Net" in refused(
+        [*fit_args, *common, *named, "--model.latent", "3"], capsys
+    )
+    assert main([*fit_args, *common, *named, "--model.latent_dim", "3"]) == 0
+    run = str(tmp_path / "lightning_logs" / "version_0")
+    elsewhere = [sys.executable, "-m", "condgen", "predict", "--ckpt_path", run, "--data.samples_per_label", "1"]
+    path = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    unknown = subprocess.run(elsewhere, env=path, capture_output=True, text=True, check=False)
+    assert unknown.returncode == 1
+    assert "elsewhere.Net, which condgen does not know: name it as --model" in unknown.stderr
+    subprocess.run([*elsewhere, *named], env=path, check=True)
+    assert len(list((tmp_path / "lightning_logs" / "version_0" / "predictions").glob("*.png"))) == 11
 
 
 def test_a_trial_of_one_batch_leaves_nothing(fit_args, tmp_path, capsys):
