@@ -247,10 +247,11 @@ def test_ctrl_c_finishes_the_batch_saves_and_stops(mnist_root, tmp_path):
     reached = torch.load(checkpoint, weights_only=True)["global_step"]
     assert 5 <= reached < 300
     epochs = str(-(-reached // 5) + 1)
-    finish(condgen_process([*arguments, "--ckpt_path", "last", "--trainer.max_epochs", epochs], tmp_path))
     straight = tmp_path / "straight"
     straight.mkdir()
+    resumed = condgen_process([*arguments, "--ckpt_path", "last", "--trainer.max_epochs", epochs], tmp_path)
     finish(condgen_process([*arguments, "--trainer.max_epochs", epochs], straight))
+    finish(resumed)
     assert same_weights(checkpoint, straight / checkpoint.relative_to(tmp_path))
     assert runs_in(tmp_path) == ["version_0"]
 
@@ -312,9 +313,6 @@ def test_a_family_from_elsewhere_is_taken_on_the_command_lines_word(fit_args, tm
     run = str(tmp_path / "lightning_logs" / "version_0")
     elsewhere = [sys.executable, "-m", "condgen", "predict", "--ckpt_path", run, "--data.samples_per_label", "1"]
     path = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    unknown = subprocess.run(elsewhere, env=path, capture_output=True, text=True, check=False)
-    assert unknown.returncode == 1
-    assert "elsewhere.Net, which condgen does not know: name it as --model" in unknown.stderr
     subprocess.run([*elsewhere, *named], env=path, check=True)
     assert len(list((tmp_path / "lightning_logs" / "version_0" / "predictions").glob("*.png"))) == 11
 

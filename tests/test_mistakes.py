@@ -63,25 +63,22 @@ def test_a_mistake_is_answered(mistake, folder, tmp_path, monkeypatch, capsys):
     assert content(folder) == before
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
+def test_as_processes_too(folder):
+    """All that a person sees on the screen is the answer and, before it, at most where data and run are."""
+    commands = [
         "fit --trainer.max_epoch 3",
         "fit --trainer.devices two",
         "predict --ckpt_path run --data.labels [10]",
         "fit --checkpoint.monitor loss",
         "fit --ckpt_path bare.ckpt --trainer.max_epochs 9 --model.latent_dim 9",
-    ],
-)
-def test_as_a_process_too(command, folder):
-    """All that a person sees on the screen is the answer and, before it, at most where data and run are."""
+    ]
     before = content(folder)
-    process = condgen_process(command.split(), folder)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode in (1, 2)
-    said = [line for line in output.splitlines() if line.strip() and not line.startswith(("Data: ", "Run: "))]
-    assert len([line for line in said if "condgen: " in line]) == 1, output
-    assert "Traceback" not in output
+    for process in [condgen_process(command.split(), folder) for command in commands]:
+        output, _ = process.communicate(timeout=100)
+        assert process.returncode in (1, 2)
+        said = [line for line in output.splitlines() if line.strip() and not line.startswith(("Data: ", "Run: "))]
+        assert len([line for line in said if "condgen: " in line]) == 1, output
+        assert "Traceback" not in output
     assert content(folder) == before
 
 

@@ -63,10 +63,13 @@ def test_two_processes_train_one_run(ddp_run, trained):
 
 
 def test_two_processes_see_in_every_step_what_one_sees(fit_args, tmp_path):
+    both = []
     for processes, name in (([], "one"), (DDP, "two")):
         (tmp_path / name).mkdir()
         recording = [*fit_args, *processes, "--trainer.callbacks", "test_processes.Recording"]
-        finish(condgen_process(recording, tmp_path / name, PYTHONPATH=str(Path(__file__).parent)))
+        both.append(condgen_process(recording, tmp_path / name, PYTHONPATH=str(Path(__file__).parent)))
+    for process in both:
+        finish(process)
     one = torch.load(tmp_path / "one" / "seen-0.pt", weights_only=True)
     shares = [torch.load(tmp_path / "two" / f"seen-{rank}.pt", weights_only=True) for rank in range(2)]
     assert len(one) == len(shares[0]) == len(shares[1]) == 10
@@ -89,8 +92,11 @@ def test_two_processes_write_the_files_of_one(trained, tmp_path, form, batch_siz
     """Also where there are fewer blocks than processes."""
     run = str(trained / "lightning_logs" / "version_0")
     request = ["predict", "--ckpt_path", run, "--data.batch_size", batch_size, "--predictions.format", form]
-    for processes, name in (([], "one"), (DDP, "two")):
-        finish(condgen_process([*request, *processes, "--predictions.dirpath", name], tmp_path))
+    for process in [
+        condgen_process([*request, *processes, "--predictions.dirpath", name], tmp_path)
+        for processes, name in (([], "one"), (DDP, "two"))
+    ]:
+        finish(process)
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert one == two
 
