@@ -15,7 +15,11 @@ condgen draws images for labels: train a generator, look at its samples, go on f
   condgen predict                               draw ten samples of each label with the newest run
   condgen fit --config configs/base.yaml --ckpt_path last
                                                 go on with the newest run
-  condgen validate | test                       measure the newest run on the validation or test images
+  condgen validate                              the newest run's losses on the test images
+  condgen test                                  its scores: how good, how varied, how new
+  condgen score PATH                            those of samples in files, made by any program
+  condgen compare RUN RUN ...                   those of several runs, as a table and a picture
+  condgen judge --data KMNIST                   train what scores need for another data set
 
 Options are those of the config; a flag beats the file:
 

@@ -65,6 +65,7 @@ def _is_condgens(checkpoint: Any) -> bool:
         all(isinstance(origin.get(name), kind) for name, kind in (("seed", int), ("model", str), ("train_loss", list)))
         and (origin.get("data") is None or (isinstance(origin["data"], str) and isinstance(data, dict)))
         and isinstance(origin.get("first_open_step", 0), int)
+        and isinstance(origin.get("train_seconds", 0.0), float)
         and all(isinstance(name, str) for name in [*checkpoint["hyper_parameters"], *(data or {})])
     )
 

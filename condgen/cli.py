@@ -26,7 +26,16 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from condgen.callbacks import FiniteTraining, PredictionFiles, RunCheckpoint, RunProgressBar, SampleGrids, Stopped
+from condgen.callbacks import (
+    FiniteTraining,
+    PredictionFiles,
+    RunCheckpoint,
+    RunProgressBar,
+    SampleGrids,
+    Scores,
+    Stopped,
+    TrainingScores,
+)
 from condgen.checkpoints import (
     WholeCheckpointIO,
     check_fits,
@@ -37,6 +46,8 @@ from condgen.checkpoints import (
 )
 from condgen.data import LabelledImages
 from condgen.errors import UsageError, check_number
+from condgen.evaluation.report import about_data, how_chosen
+from condgen.evaluation.scores import score_samples, table, write_nearest, write_scores
 from condgen.files import replacing
 from condgen.generators import ConditionalGenerator
 from condgen.generators.base import FOLLOW_THE_DATA
@@ -51,6 +62,7 @@ from condgen.trainer import (
     raised_by_lightning,
     restoring,
 )
+from condgen.verbs import FUNCTIONS, call
 
 CLASSES_IN_TRAINER = {"accelerator", "callbacks", "logger", "plugins", "profiler", "strategy"}
 STORAGE_REFUSES = {errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS}
@@ -132,6 +144,8 @@ class CondgenCLI(LightningCLI):
         super().setup_parser(*args)
         self._subcommand_parsers["fit"].add_lightning_class_args(RunCheckpoint, "checkpoint")
         self._subcommand_parsers["fit"].add_lightning_class_args(SampleGrids, "sample_grids")
+        self._subcommand_parsers["fit"].add_lightning_class_args(TrainingScores, "training_scores")
+        self._subcommand_parsers["test"].add_lightning_class_args(Scores, "scores")
         self._subcommand_parsers["predict"].add_lightning_class_args(PredictionFiles, "predictions")
 
     # What was said.
@@ -141,8 +155,9 @@ class CondgenCLI(LightningCLI):
         if any(re.fullmatch(r"-h|--help|--print_completion.*|--[\w.]+\.help.*", word) for word in args):
             self.config = parser.parse_args(args)  # a question: answered here
         if verb not in VERBS:
-            meant = did_you_mean(verb, VERBS) or "."
-            raise UsageError(f"There is no condgen {verb}{meant} Begin with one of {', '.join(VERBS)}.")
+            verbs = (*VERBS, *FUNCTIONS)
+            meant = did_you_mean(verb, verbs) or "."
+            raise UsageError(f"There is no condgen {verb}{meant} Begin with one of {', '.join(verbs)}.")
         options = read_options(rest)
         layers: list[Layer] = [(str(o.value), read_config(str(o.value))) for o in options if o.name == "config"]
         files = [path for path, _ in layers]
@@ -330,6 +345,7 @@ class CondgenCLI(LightningCLI):
         lines += [
             f"  see the curves                    tensorboard --logdir {self.root / RUNS}",
             f"  draw samples                      condgen predict --ckpt_path {run}",
+            f"  score them                        condgen test --ckpt_path {run}",
             f"  train on                          condgen fit --ckpt_path {run} --trainer.max_epochs "
             f"{2 * (self.trainer.max_epochs or 5)}",
         ]
@@ -340,8 +356,40 @@ class CondgenCLI(LightningCLI):
         self.trainer.validate(**kwargs)
 
     def test(self, **kwargs: Any) -> None:
-        self.trainer.run_directory = self._checkpoint_run()
+        run = self.trainer.run_directory = self._checkpoint_run()
         self.trainer.test(**kwargs)
+        drawn = next(callback for callback in self.trainer.callbacks if isinstance(callback, Scores))
+        if not self.trainer.is_global_zero or drawn.samples is None:
+            return
+        assert self.checkpoint is not None
+        assert self.checkpoint_path is not None
+        scores = score_samples(drawn.samples, self.datamodule, drawn.judge)
+        minutes = self.checkpoint["condgen"].get("train_seconds", 0) / 60
+        cost = {
+            "parameters": sum(weights.numel() for weights in self.model.parameters()),
+            "evaluations_per_sample": self.model.evaluations_per_sample,
+            "milliseconds_per_sample": 1000 * drawn.seconds / len(drawn.samples),
+            "training_minutes": minutes or None,
+        }
+        loops = self.checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+        about = {
+            "generator": type(self.model).__name__,
+            "checkpoint": {
+                "path": str(self.checkpoint_path),
+                "chosen": how_chosen(self.checkpoint, self.checkpoint_path),
+                "epochs": loops["processed"],
+                "steps": self.checkpoint["global_step"],
+                "seed": self.checkpoint["condgen"]["seed"],
+            },
+            "samples": {"number": len(drawn.samples), "seed": self.datamodule.sample_seed},
+            **about_data(self.datamodule, drawn.judge),
+        }
+        _say(f"{self.checkpoint_path}: {len(drawn.samples):,} samples against the test images of {about['data']}")
+        _say(table(scores, cost))
+        if run is not None:
+            write_nearest(drawn.samples, self.datamodule, run / "nearest.png")
+            write_scores(run / "scores.json", scores, cost, about)
+            _say(f"Scores: {run / 'scores.json'}, {run / 'nearest.png'}")
 
     def predict(self, **kwargs: Any) -> None:
         self.trainer.run_directory = self._checkpoint_run()
@@ -412,7 +460,10 @@ def run(arguments: list[str]) -> int:
     _quieten()
     set_parsing_settings(add_print_completion_argument=True)
     try:
-        CondgenCLI(arguments)
+        if arguments[0] in FUNCTIONS:
+            call(arguments[0], arguments[1:], Parser())
+        else:
+            CondgenCLI(arguments)
     except MisconfigurationException as error:
         return _fail(str(error), 1)
     except (ArgumentError, argparse.ArgumentError) as error:

@@ -106,6 +106,16 @@ class LabelledImages(LightningDataModule):
         return type(self).__name__
 
     @property
+    def full_name(self) -> str:
+        """``dataset`` and, where it has several parts, which of them this is."""
+        return self.dataset
+
+    @property
+    def judges(self) -> Path:
+        """The folder for the judges of this data set that are trained here."""
+        return self.root / self.dataset / "judges"
+
+    @property
     def num_classes(self) -> int:
         """Labels are 0 … ``num_classes`` - 1."""
         return len(self.classes)
@@ -414,6 +424,10 @@ class EMNIST(LabelledImages):
         parts = ("train-images-idx3", "train-labels-idx1", "test-images-idx3", "test-labels-idx1")
         self.files = tuple(f"emnist-{split}-{part}-ubyte" for part in parts)
         super().__init__(**settings)
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.dataset}-{self.split}"
 
     def _labels(self, labels: Tensor) -> Tensor:
         return labels.long() - 1 if self.split == "letters" else labels

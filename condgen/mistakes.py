@@ -93,7 +93,7 @@ class Names:
     def check_options(self, options: Iterable[Option]) -> None:
         """Raises UsageError for an option that there is not."""
         for option in options:
-            if option.name in CLASSES:
+            if option.name in CLASSES and self.families[option.name]:
                 self._check_class(option.name, option.value)
             self._check(option.name.rstrip("+"), option.value, "--", self.chosen)
 
@@ -129,7 +129,7 @@ class Names:
         if any(name.startswith(f"{option}.") for option in known if "." in option):
             return  # a setting of a class in the Trainer, as trainer.callbacks.patience
         named = f"{dashes}{name}"
-        if group in CLASSES:
+        if group in CLASSES and self.families[group]:
             self._check_setting(group, chosen[group], setting, value, dashes)
             return
         other = next((verb for verb in self.known if name in self.known[verb]), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -82,6 +83,11 @@ def finish(process: subprocess.Popen[str]) -> str:
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
     return output
+
+
+def free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return str(server.getsockname()[1])
 
 
 def same_weights(a: Path, b: Path) -> bool:

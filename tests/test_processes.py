@@ -4,7 +4,6 @@ import csv
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,13 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DDP, condgen_process, finish
+from conftest import DDP, condgen_process, finish, free_port
 from lightning.pytorch.callbacks import Callback
-
-
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return str(server.getsockname()[1])
 
 
 def val_losses(run: Path) -> list[float]:

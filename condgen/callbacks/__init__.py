@@ -1,9 +1,19 @@
-"""What happens beside training: grids, checkpoints, the progress bar; and prediction files."""
+"""What happens beside training: grids, checkpoints, scores, the progress bar; and prediction files."""
 
 from condgen.callbacks.checkpoint import RunCheckpoint, Stopped
 from condgen.callbacks.finite import FiniteTraining
 from condgen.callbacks.prediction_files import PredictionFiles
 from condgen.callbacks.progress import RunProgressBar
 from condgen.callbacks.sample_grids import SampleGrids
+from condgen.callbacks.scores import Scores, TrainingScores
 
-__all__ = ["FiniteTraining", "PredictionFiles", "RunCheckpoint", "RunProgressBar", "SampleGrids", "Stopped"]
+__all__ = [
+    "FiniteTraining",
+    "PredictionFiles",
+    "RunCheckpoint",
+    "RunProgressBar",
+    "SampleGrids",
+    "Scores",
+    "Stopped",
+    "TrainingScores",
+]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 import signal
+import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -58,6 +59,8 @@ class RunCheckpoint(Checkpoint):
         self._is_best = False  # whether the checkpoint that is written is the best so far
         self.directory = Path()
         self._first_open_step = 0
+        self._seconds, self._began = 0.0, 0.0  # of training before this process, and when it began
+        self._checked = False
         self._received: int | None = None
         self._stopping: int | None = None
         self._gathered: dict[str, Any] | None = None
@@ -73,7 +76,11 @@ class RunCheckpoint(Checkpoint):
             self.best, self._is_best = state_dict["best"], state_dict.get("is_best", False)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint.setdefault("condgen", {})["first_open_step"] = self._first_open_step
+        seconds = self._seconds + time.monotonic() - self._began
+        checkpoint.setdefault("condgen", {}).update(first_open_step=self._first_open_step, train_seconds=seconds)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._seconds = float(checkpoint["condgen"].get("train_seconds", 0))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.directory = Path(str(trainer.log_dir)) / "checkpoints"
@@ -81,6 +88,7 @@ class RunCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for signum in (signal.SIGINT, signal.SIGTERM):
             self._handlers[signum] = signal.signal(signum, self._on_signal)
+        self._began = time.monotonic()
         self._copy_best(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -141,7 +149,7 @@ class RunCheckpoint(Checkpoint):
             self.best = float(value)  # type: ignore[arg-type]
         trainer.save_checkpoint(self.directory / "last.ckpt", weights_only=False)
         self._copy_best(trainer)
-        if self._validated:
+        if self._validated and not self._checked:
             self._check_monitor(trainer.callback_metrics.keys())
         self._validated = False
         self._agree_on_stop(trainer)
@@ -160,6 +168,7 @@ class RunCheckpoint(Checkpoint):
             raise UsageError(
                 f"checkpoint.monitor is {self.monitor}, which is not logged: give one of {', '.join(sorted(logged))}."
             )
+        self._checked = True  # not every epoch needs to have it
 
     def _agree_on_stop(self, trainer: Trainer) -> None:
         if trainer.strategy.reduce_boolean_decision(self._received is not None, all=False):

@@ -1,5 +1,21 @@
-"""Scores of generated images."""
+"""Scores of generated images, as metrics that need nothing else of condgen."""
 
+from condgen.evaluation.gan_train import GANTrainAccuracy
+from condgen.evaluation.sets import (
+    Diversity,
+    FrechetDistance,
+    LabelFrechetDistance,
+    Novelty,
+    PrecisionRecallDensityCoverage,
+)
 from condgen.evaluation.variance import VarianceRatio
 
-__all__ = ["VarianceRatio"]
+__all__ = [
+    "Diversity",
+    "FrechetDistance",
+    "GANTrainAccuracy",
+    "LabelFrechetDistance",
+    "Novelty",
+    "PrecisionRecallDensityCoverage",
+    "VarianceRatio",
+]

@@ -1,0 +1,61 @@
+"""GAN-train: how well a classifier that has seen only samples does on real images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from condgen.batches import Images
+from condgen.evaluation.classifiers import Classifier, train
+from condgen.evaluation.judge import accuracy
+from condgen.evaluation.sets import LabelledFeatures, SetMetric
+
+LAYERS = [[16, 3, 2], [32, 3, 2], [64, 3, 2]]
+STEPS, BATCH_SIZE = 500, 128
+
+
+def gan_train(samples: Images, real: Images, num_classes: int, seed: int = 0) -> float:
+    """The accuracy on real images of a small fixed classifier trained on samples, from 0 to 1.
+
+    It asks for all at once: samples have to be right, varied, and varied in the way of real images, for a network to
+    learn from them what a label's images are (Shmelkov et al. 2018, "How good is my GAN?"; Ravuri and Vinyals 2019 call
+    it the classification accuracy score).
+
+    Args:
+        samples: to train on, two or more.
+        real: to test on.
+        num_classes: labels are 0 … ``num_classes`` - 1.
+        seed: of the first weights and of the samples' order.
+    """
+    epochs = -(-STEPS // max(1, len(samples) // BATCH_SIZE))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        classifier = Classifier(samples.images.shape[1:], num_classes, LAYERS, embedding_dim=64)
+        train(classifier, samples, epochs=epochs, seed=seed, augment=False, batch_size=BATCH_SIZE)
+    return accuracy(classifier, real)
+
+
+class GANTrainAccuracy(SetMetric):
+    """:func:`gan_train` of images (N, C, H, W) uint8: a scalar.
+
+    Args:
+        num_classes: labels are 0 … ``num_classes`` - 1.
+        seed: of the classifier.
+        **kwargs: those of ``torchmetrics.Metric``.
+    """
+
+    higher_is_better = True
+
+    def __init__(self, num_classes: int, seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_classes, self.seed = num_classes, seed
+
+    def score(self, samples: LabelledFeatures, real: LabelledFeatures) -> Tensor:
+        return torch.tensor(gan_train(Images(*samples), Images(*real), self.num_classes, self.seed))
+
+    def standard_error(self, repeats: int = 20, seed: int = 0) -> Tensor:
+        """That of the part of the real images that one classifier has right; another seed's is within it."""
+        part = self.compute()
+        return (part * (1 - part) / len(self._sets()[1].labels)).sqrt()

@@ -1,0 +1,195 @@
+"""The judge: two classifiers of real images, by which samples are scored; how they are trained, kept and found."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+import condgen
+from condgen.batches import Images
+from condgen.data import LabelledImages
+from condgen.errors import UsageError, check_number
+from condgen.evaluation.classifiers import Classifier, train
+from condgen.files import replacing
+from condgen.noise import uniform
+
+BUNDLED = Path(__file__).parent / "judges"
+
+# Two architectures and seeds, so that features and verdict do not make the same mistakes.
+NETWORKS: dict[str, dict[str, Any]] = {
+    "features": {
+        "layers": [[32, 3, 1], [32, 3, 2], [64, 3, 1], [64, 3, 2], [96, 3, 1], [96, 3, 2]],
+        "embedding_dim": 128,
+        "dropout": 0.4,
+    },
+    "verdict": {"layers": [[32, 5, 2], [64, 5, 1], [64, 5, 2], [96, 3, 2]], "embedding_dim": 128, "dropout": 0.4},
+}
+
+
+class Judge(nn.Module):
+    """Two classifiers of a data set's images, in eval mode.
+
+    Args:
+        image_shape: (C, H, W).
+        num_classes: labels are 0 … ``num_classes`` - 1.
+        networks: the settings of the classifiers ``features`` and ``verdict``.
+    """
+
+    sha256: str
+    """Of the file that it was read from."""
+
+    def __init__(
+        self, image_shape: Sequence[int], num_classes: int, networks: dict[str, dict[str, Any]] = NETWORKS
+    ) -> None:
+        super().__init__()
+        self.features = Classifier(image_shape, num_classes, **networks["features"])
+        self.verdict = Classifier(image_shape, num_classes, **networks["verdict"])
+        self.requires_grad_(False).eval()
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) in [0, 1] to the first classifier's embeddings (N, 128)."""
+        return self.features.embed(images)
+
+    def classify(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) in [0, 1] to the labels that the second classifier sees: (N,) int64."""
+        return self.verdict(images).argmax(1)
+
+
+class RandomConvolutions(nn.Module):
+    """A feature space that nobody trained: two layers of random convolutions, averaged over the image's quarters.
+
+    Args:
+        image_shape: (C, H, W).
+    """
+
+    def __init__(self, image_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(image_shape[0], 32, 5, 2, 2), nn.ReLU(), nn.Conv2d(32, 32, 3, 2, 1), nn.ReLU()
+        )
+        for number, parameter in enumerate(self.parameters()):  # the same on any machine
+            fan_in = parameter[0].numel()
+            numbers = uniform(0, [number], parameter.shape)[0]
+            parameter.data = (2 * numbers - 1) * (6 / fan_in) ** 0.5 * (parameter.ndim > 1)
+        self.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) in [0, 1] to (N, 128)."""
+        return nn.functional.adaptive_avg_pool2d(self.layers(images), 2).flatten(1)
+
+
+@torch.no_grad()
+def in_parts(function: Any, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """``function`` of images (N, C, H, W) uint8 as [0, 1], computed on ``device`` a thousand at a time, on the CPU."""
+    return torch.cat([function(part.to(device).float().div(255)).cpu() for part in images.split(1000)])
+
+
+def accuracy(classifier: nn.Module, images: Images) -> float:
+    """The part of the images whose label the classifier sees."""
+    seen = in_parts(lambda part: classifier(part).argmax(1), images.images, next(classifier.parameters()).device)
+    return float((seen == images.labels).double().mean())
+
+
+def find_judge(data: LabelledImages) -> Judge:
+    """The judge of a data set: the one that lies beside its files, or the one that comes with condgen.
+
+    Raises:
+        UsageError: there is none, or it is damaged.
+    """
+    paths = [folder / f"{data.full_name}.safetensors" for folder in (data.judges, BUNDLED)]
+    found = next((path for path in paths if path.is_file()), None)
+    if found is None:
+        raise UsageError(
+            f"There is no judge for {data.full_name} under {data.judges}: train one with `{judge_command(data)}`."
+        )
+    return read_judge(found, data)
+
+
+def read_judge(path: Path, data: LabelledImages) -> Judge:
+    """The judge in a file, which must be the one that its description ``NAME.yaml`` tells of.
+
+    Raises:
+        UsageError: the file is damaged, or judges other images.
+    """
+    again = f"make it again with `{judge_command(data)} --overwrite true`"
+    try:
+        content, about = path.read_bytes(), yaml.safe_load(path.with_suffix(".yaml").read_text())
+        if hashlib.sha256(content).hexdigest() != about["sha256"]:
+            raise UsageError(f"{path} is not the file that {path.stem}.yaml tells of: {again}.")
+        if (about["num_classes"], tuple(about["image_shape"])) != (data.num_classes, data.image_shape):
+            raise UsageError(f"{path} judges other images than those of {data.full_name}: {again}.")
+        networks = {
+            name: {key: about[name][key] for key in ("layers", "embedding_dim", "dropout")}
+            for name in ("features", "verdict")
+        }
+        judge = Judge(data.image_shape, data.num_classes, networks)
+        judge.load_state_dict(load(content))
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UsageError(f"{path} cannot be used ({' '.join(str(error).split())[:200]}): {again}.") from error
+    judge.sha256 = about["sha256"]
+    return judge
+
+
+def judge_command(data: LabelledImages, **options: object) -> str:
+    """The command line that trains a data set's judge."""
+    settings = {"data": data.dataset, "data.split": data.hparams.get("split"), "data.root": data.root, **options}
+    return "condgen judge" + "".join(f" --{k} {shlex.quote(str(v))}" for k, v in settings.items() if v is not None)
+
+
+def judge(
+    data: LabelledImages, dirpath: str | None = None, epochs: int = 15, seed: int = 0, overwrite: bool = False
+) -> None:
+    """Trains the judge of a data set: the two classifiers by which samples are scored.
+
+    Args:
+        data: the data set.
+        dirpath: the folder that it is written into; ``judges`` beside the data set's files if not given.
+        epochs: passes over the training images.
+        seed: of the first weights, the images' order and their augmentation.
+        overwrite: put it in the place of an existing one, instead of refusing.
+    """
+    check_number("epochs", epochs, at_least=1, at_most=10_000)
+    check_number("seed", seed, at_least=0, at_most=2**32 - 2)
+    path = (Path(dirpath) if dirpath else data.judges) / f"{data.full_name}.safetensors"
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} exists: give another folder as --dirpath, or --overwrite true.")
+    data.prepare_data()
+    data.setup("fit")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    about: dict[str, Any] = {
+        "command": judge_command(data, dirpath=dirpath, epochs=epochs, seed=seed),
+        "versions": {"condgen": condgen.__version__, "torch": torch.__version__},
+        "num_classes": data.num_classes,
+        "image_shape": list(data.image_shape),
+        "training_images": len(data.train_images),
+        "test_images": len(data.val_images),
+    }
+    torch.manual_seed(seed)
+    trained = Judge(data.image_shape, data.num_classes).to(device)
+    for number, (name, network) in enumerate(NETWORKS.items()):
+        classifier = getattr(trained, name).requires_grad_(True)
+        train(classifier, data.train_images, epochs=epochs, seed=seed + number, augment=True, progress=name)
+        about[name] = {
+            **network,
+            "epochs": epochs,
+            "seed": seed + number,
+            "parameters": sum(weights.numel() for weights in classifier.parameters()),
+            "test_accuracy": round(accuracy(classifier, data.val_images), 6),
+        }
+        print(f"{name}: {about[name]['test_accuracy']:.2%} of {len(data.val_images):,} test images", flush=True)
+    content = save({name: tensor.cpu().contiguous() for name, tensor in trained.state_dict().items()})
+    about["sha256"] = hashlib.sha256(content).hexdigest()
+    with replacing(path) as file:
+        file.write(content)
+    with replacing(path.with_suffix(".yaml")) as file:
+        file.write(yaml.safe_dump(about, sort_keys=False, default_flow_style=None).encode())
+    print(f"Judge: {path}, {path.stem}.yaml")

@@ -1,0 +1,137 @@
+"""What is made of scores: ``condgen score`` of files, and ``condgen compare`` of runs, as a table and a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from condgen.data import LabelledImages
+from condgen.errors import UsageError
+from condgen.evaluation.judge import Judge, find_judge
+from condgen.evaluation.samples import read
+from condgen.evaluation.scores import score_samples, table, write_nearest, write_scores
+from condgen.files import replacing
+
+
+def about_data(data: LabelledImages, judge: Judge) -> dict[str, Any]:
+    """What scores depend on beside the samples, as it stands in ``scores.json``."""
+    return {
+        "data": data.full_name,
+        "source": data.hparams["source"],
+        "test_images": len(data.val_images),
+        "judge": judge.sha256,
+        "versions": {"torch": torch.__version__},
+    }
+
+
+def how_chosen(checkpoint: dict[str, Any], path: Path) -> str:
+    """How a checkpoint was chosen among those of its run: by which value, and on which images that was measured."""
+    if path.name != "best.ckpt":
+        return "the last of its training, by no score" if path.name == "last.ckpt" else "given by its path"
+    states = [state for state in checkpoint.get("callbacks", {}).values() if isinstance(state, dict)]
+    state = next((state for state in states if "monitor" in state), {})
+    monitor = str(state.get("monitor"))
+    images = "training" if monitor.startswith(("score_", "train_")) else "test"
+    return f"the epoch with the {state.get('mode')} {monitor}, which is measured on {images} images"
+
+
+def score(path: str, data: LabelledImages, output: str | None = None) -> None:
+    """Scores samples in files, made by any program: prints a table, writes scores.json and a picture, nearest.png.
+
+    Args:
+        path: a folder of ``condgen predict``, an npz file with images and labels, or a folder with a folder of pictures
+            for each label.
+        data: the data set with whose images they are compared; that of the run where the samples lie in one.
+        output: the folder for scores.json and nearest.png; where the samples are if not given.
+    """
+    source = Path(path)
+    data.prepare_data()
+    data.setup("test")
+    judge = find_judge(data)
+    samples = read(source, data)
+    folder = Path(output) if output else source if source.is_dir() else source.parent
+    before = f"{source.stem}." if source.is_file() else ""
+    scores = score_samples(samples, data, judge)
+    print(f"{source}: {len(samples):,} samples against {len(data.val_images):,} test images of {data.full_name}")
+    print(table(scores, {}))
+    write_nearest(samples, data, folder / f"{before}nearest.png")
+    write_scores(folder / f"{before}scores.json", scores, {}, {"samples": str(source), **about_data(data, judge)})
+    print(f"Scores: {folder / f'{before}scores.json'}, {folder / f'{before}nearest.png'}")
+
+
+def compare(paths: list[str], output: str = "scores.png") -> None:
+    """Puts the scores of several runs side by side: as a table, and as a picture over coverage and accuracy.
+
+    Args:
+        paths: run directories that ``condgen test`` has scored, or files scores.json.
+        output: the picture.
+    """
+    if not output.endswith(".png"):
+        raise UsageError(f"output is {output}: give a name that ends in .png.")
+    found = {str(path).rstrip("/"): _read_scores(Path(path)) for path in paths}
+    sets = {content["data"] for content in found.values()}
+    if len(sets) > 1:
+        raise UsageError(f"These scores are of {' and '.join(sorted(sets))}: compare runs of one data set.")
+    names = {path: f"{content.get('generator', '')} {Path(path).stem}".strip() for path, content in found.items()}
+    rows = list(next(iter(found.values()))["scores"])
+    width = max(16, *(len(name) + 2 for name in names.values()))
+    print(" " * 28 + "".join(f"{name:>{width}}" for name in [*names.values(), "real images"]))
+    for row in rows:
+        cells = [_cell(content["scores"].get(row, {}), "value") for content in found.values()]
+        cells.append(_cell(next(iter(found.values()))["scores"][row], "floor"))
+        print(f"{row:28}" + "".join(f"{cell:>{width}}" for cell in cells))
+    for row in dict.fromkeys(name for content in found.values() for name in content["cost"]):
+        print(f"{row:28}" + "".join(f"{_cell(content['cost'], row):>{width}}" for content in found.values()))
+    _draw({names[path]: content["scores"] for path, content in found.items()}, sets.pop(), Path(output))
+    print(f"Picture: {output}")
+
+
+def _read_scores(path: Path) -> dict[str, Any]:
+    file = path / "scores.json" if path.is_dir() else path
+    try:
+        content = json.loads(file.read_text())
+        numbers = [content["scores"][name][kind] for name in ("coverage", "accuracy") for kind in ("value", "floor")]
+        if not all(isinstance(number, int | float | None) for number in numbers):
+            raise TypeError("its scores are no numbers")
+        if not isinstance(content["data"], str) or not isinstance(content["cost"], dict):
+            raise TypeError("it does not say of which data")
+    except OSError as error:
+        raise UsageError(f"There is no {file}: make it with `condgen test --ckpt_path {path}`.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{file} is not one of condgen's ({error}): make it again with `condgen test`.") from error
+    return content
+
+
+def _cell(row: dict[str, Any], name: str) -> str:
+    value = row.get(name)
+    if not isinstance(value, int | float):
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4f}"
+
+
+def _draw(scores: dict[str, dict[str, Any]], data: str, path: Path) -> None:
+    from matplotlib.figure import Figure  # here: only those who want a picture wait for it
+
+    figure = Figure(figsize=(6, 4.5), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    axes.grid(alpha=0.3)
+    floor = next(iter(scores.values()))
+    points = {name: ("value", "standard_error", of) for name, of in scores.items()}
+    points["real images"] = ("floor", "floor_standard_error", floor)
+    for name, (value, error, of) in points.items():
+        x, y = of["coverage"], of["accuracy"]
+        axes.errorbar(
+            x[value], y[value], xerr=2 * (x.get(error) or 0), yerr=2 * (y.get(error) or 0), capsize=3, markersize=9,
+            fmt="k*" if name == "real images" else "o",
+        )  # fmt: skip
+        axes.annotate(name, (x[value], y[value]), xytext=(7, -14), textcoords="offset points", fontsize=9)
+    low = min(of["accuracy"][kind] or 0 for of in scores.values() for kind in ("value", "floor"))
+    axes.set(
+        xlabel="coverage: real images that have a sample near", ylabel="label accuracy of the samples",
+        xlim=(-0.05, 1.15), ylim=(low - 0.15 * (1.02 - low) - 0.005, 1.0 + 0.1 * (1.02 - low)), title=data,
+    )  # fmt: skip
+    with replacing(path) as file:
+        figure.savefig(file, format="png")

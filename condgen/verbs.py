@@ -1,0 +1,65 @@
+"""The commands that are functions: their options are the function's parameters."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from condgen.checkpoints import imported_classes
+from condgen.data import LabelledImages
+from condgen.errors import UsageError
+from condgen.evaluation.judge import judge
+from condgen.evaluation.report import compare, score
+from condgen.mistakes import Names, Option, read_config, read_options, short_name
+
+FUNCTIONS = {function.__name__: function for function in (score, compare, judge)}
+
+
+def call(verb: str, words: list[str], parser: LightningArgumentParser) -> None:
+    """Runs the function of a command with what was given on the command line.
+
+    Raises:
+        UsageError: there is something wrong with it.
+    """
+    function = FUNCTIONS[verb]
+    parameters = inspect.get_annotations(function, eval_str=True)
+    parser.prog, parser.description = f"condgen {verb}", (inspect.getdoc(function) or "").partition("\n\n")[0]
+    parser.add_function_arguments(function, as_group=False, as_positional=True, skip={"data"})
+    if "data" in parameters:
+        parser.add_subclass_arguments(LabelledImages, "data", as_group=False, help="The data set.")
+    if {"-h", "--help"} & set(words) or any(word.startswith("--data.help") for word in words):
+        parser.parse_args(words)  # prints it, and ends
+    first = next((n for n, word in enumerate(words) if word.startswith("-")), len(words))
+    paths, options = words[:first], read_options(words[first:])
+    wanted = {"path": "one path", "paths": "paths"}.get(next(iter(parameters)), "no path")
+    if not {"one path": len(paths) == 1, "paths": paths, "no path": not paths}[wanted]:
+        raise UsageError(f"condgen {verb} takes {wanted} before its options: see condgen {verb} --help.")
+    if "data" in parameters:
+        parser.set_defaults({"data": _data_beside(paths)})
+    _check_names(verb, parser, options, has_data="data" in parameters)
+    given = [json.dumps(paths)] if wanted == "paths" else paths
+    config = parser.parse_args([*given, *map(str, options)])
+    function(**parser.instantiate_classes(config))
+
+
+def _check_names(verb: str, parser: LightningArgumentParser, options: list[Option], has_data: bool) -> None:
+    known = [name[2:] for action in parser._actions for name in action.option_strings if name.startswith("--")]
+    families: dict[str, dict[str, type]] = {"model": {}, "data": {}}
+    if has_data:
+        families["data"] = {found.__name__: found for found in imported_classes(LabelledImages)}
+    chosen = next((str(o.value) for o in reversed(options) if o.name in ("data", "data.class_path")), "MNIST")
+    Names(verb, {verb: known}, families, {"model": "", "data": short_name(chosen)}).check_options(options)
+
+
+def _data_beside(paths: list[str]) -> Any:
+    """The data of the run in whose directory a path is, where it is in one."""
+    config = Path(paths[0]).resolve().parent / "config.yaml" if paths else None
+    if config is None or not config.is_file():
+        return "MNIST"
+    data = read_config(str(config)).get("data")
+    known = [f"{found.__module__}.{found.__qualname__}" for found in imported_classes(LabelledImages)]
+    return data if isinstance(data, dict) and data.get("class_path") in known else "MNIST"

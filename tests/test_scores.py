@@ -1,0 +1,351 @@
+"""``condgen test``, ``score``, ``compare`` and ``judge``, and the scores beside training."""
+
+import csv
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import DDP, condgen_process, finish, same_weights
+from PIL import Image
+from safetensors.torch import load_file
+from test_cli import refused
+
+from condgen.__main__ import main
+from condgen.data import MNIST
+from condgen.evaluation.judge import BUNDLED, Judge, accuracy, find_judge, in_parts
+from condgen.evaluation.sets import Diversity, FrechetDistance, Novelty, PrecisionRecallDensityCoverage
+
+SCORES = {
+    "accuracy", "gan_train_accuracy", "frechet_distance", "frechet_distance_per_label", "frechet_distance_random",
+    "kernel_distance", "precision", "recall", "density", "coverage", "diversity", "novelty",
+}  # fmt: skip
+
+
+def scores_of(path: Path) -> dict:
+    return json.loads(path.read_text())["scores"]
+
+
+@pytest.fixture(scope="module")
+def scored(trained, tmp_path_factory):
+    """A copy of the finished run, which ``condgen test`` has scored."""
+    run = tmp_path_factory.mktemp("scored") / "lightning_logs" / "version_0"
+    shutil.copytree(trained / "lightning_logs" / "version_0", run)
+    assert main(["test", "--ckpt_path", str(run)]) == 0
+    return run
+
+
+# The judges that come with condgen.
+
+
+@pytest.mark.parametrize(("name", "at_least"), [("MNIST", 0.996), ("FashionMNIST", 0.93)])
+def test_a_bundled_judge_is_the_one_that_its_description_tells_of(name, at_least):
+    about = yaml.safe_load((BUNDLED / f"{name}.yaml").read_text())
+    assert hashlib.sha256((BUNDLED / f"{name}.safetensors").read_bytes()).hexdigest() == about["sha256"]
+    assert about["command"].startswith(f"condgen judge --data {name}")
+    assert (about["training_images"], about["test_images"]) == (60_000, 10_000)
+    judge = Judge((1, 28, 28), 10)
+    judge.load_state_dict(load_file(BUNDLED / f"{name}.safetensors"))
+    for part in ("features", "verdict"):
+        assert about[part]["test_accuracy"] >= at_least
+        parameters = sum(weights.numel() for weights in getattr(judge, part).parameters())
+        assert about[part]["parameters"] == parameters <= 500_000
+    assert about["features"]["layers"] != about["verdict"]["layers"]
+    assert about["features"]["seed"] != about["verdict"]["seed"]
+
+
+def test_the_judge_knows_digits(digits):
+    judge = find_judge(MNIST(source="sample"))
+    images, labels = torch.from_numpy(digits[0])[:, None], torch.from_numpy(digits[1]).long()
+    assert (in_parts(judge.classify, images) == labels).double().mean() > 0.995
+    assert in_parts(judge.embed, images[:10]).shape == (10, 128)
+    assert not any(weights.requires_grad for weights in judge.parameters())
+
+
+def test_every_score_sees_what_it_is_for(digits):
+    """Real digits, their mean images, noisy ones, wrong labels, and half of the variety."""
+    data = MNIST(source="sample")
+    judge = find_judge(data)
+    images, labels = torch.from_numpy(digits[0])[:, None], torch.from_numpy(digits[1]).long()
+    rows = torch.randperm(5000, generator=torch.Generator().manual_seed(0))
+    training, test, real = (labels_and_images(images, labels, rows[i : i + 1600]) for i in (0, 1600, 3200))
+    means = torch.stack([training[0][training[1] == label].double().mean(0) for label in range(10)]).round().byte()
+    noise = torch.randint(-90, 91, real[0].shape, generator=torch.Generator().manual_seed(0))
+    bright = torch.stack([real[0][real[1] == label].double().mean() for label in range(10)])[real[1]]
+    thick = real[0].double().mean((1, 2, 3)) > bright
+    kinds = {
+        "real": real,
+        "mean": (means[real[1]], real[1]),
+        "noisy": ((real[0].int() + noise).clamp(0, 255).byte(), real[1]),
+        "mislabelled": (real[0], (real[1] + 1) % 10),
+        "thick": (real[0][thick], real[1][thick]),
+        "copied": training,
+    }
+    found = {}
+    for name, (samples, told) in kinds.items():
+        one = {"accuracy": (in_parts(judge.classify, samples) == told).double().mean().item()}
+        for metric, function in (
+            (FrechetDistance(), judge.embed),
+            (PrecisionRecallDensityCoverage(), judge.embed),
+            (Diversity(), None),
+            (Novelty(*training), None),
+        ):
+            a, b = (in_parts(function, x) if function else x for x in (samples, test[0]))
+            metric.update(a, told, real=False)
+            metric.update(b, test[1], real=True)
+            one[type(metric).__name__] = metric.compute().reshape(-1, 1 if metric.compute().ndim < 2 else 4).mean(0)
+        _, recall, density, coverage = one.pop("PrecisionRecallDensityCoverage").tolist()
+        found[name] = {k: float(v) for k, v in one.items()} | {
+            "recall": recall,
+            "coverage": coverage,
+            "density": density,
+        }
+    real_scores = found["real"]
+    assert real_scores["accuracy"] > 0.99
+    assert real_scores["coverage"] > 0.9
+    assert real_scores["Diversity"] == pytest.approx(1, abs=0.05)
+    assert real_scores["Novelty"] == pytest.approx(1, abs=0.05)
+    assert found["mean"]["coverage"] < 0.3
+    assert found["mean"]["Diversity"] == 0
+    assert found["mean"]["FrechetDistance"] > 5 * real_scores["FrechetDistance"]
+    assert found["noisy"]["FrechetDistance"] > 2 * real_scores["FrechetDistance"]
+    assert found["mislabelled"]["accuracy"] < 0.02
+    assert found["mislabelled"]["coverage"] < 0.1
+    assert found["thick"]["accuracy"] > 0.99
+    assert found["thick"]["coverage"] < 0.8 * real_scores["coverage"]
+    assert found["copied"]["Novelty"] == 0
+
+
+def labels_and_images(images, labels, rows):
+    return images[rows], labels[rows]
+
+
+# What condgen test leaves.
+
+
+def test_a_test_leaves_scores_beside_their_floors_and_a_picture(scored):
+    content = json.loads((scored / "scores.json").read_text())
+    assert set(content["scores"]) == SCORES
+    for score in content["scores"].values():
+        assert {"value", "standard_error", "floor", "floor_standard_error"} <= score.keys()
+    assert content["scores"]["accuracy"]["floor"] > 0.97
+    assert len(content["scores"]["coverage"]["per_label"]) == 10
+    assert content["checkpoint"]["chosen"] == "the last of its training, by no score"
+    assert (content["checkpoint"]["epochs"], content["checkpoint"]["steps"]) == (2, 10)
+    assert content["samples"] == {"number": 70, "seed": 0}
+    assert content["cost"]["parameters"] == 6_650_433
+    assert content["cost"]["evaluations_per_sample"] == 1
+    assert 0 < content["cost"]["training_minutes"] < 5
+    assert content["judge"] == yaml.safe_load((BUNDLED / "MNIST.yaml").read_text())["sha256"]
+    assert Image.open(scored / "nearest.png").size == (12 * 30 + 2, 5 * 30 + 2)
+    assert sorted(path.name for path in scored.parent.iterdir()) == ["version_0"]
+
+
+def test_how_the_best_checkpoint_was_chosen_is_said(scored, capsys):
+    shutil.copytree(scored, scored.parent / "version_1")
+    assert main(["test", "--ckpt_path", str(scored.parent / "version_1" / "checkpoints" / "best.ckpt")]) == 0
+    content = json.loads((scored.parent / "version_1" / "scores.json").read_text())
+    assert content["checkpoint"]["chosen"] == "the epoch with the min val_loss, which is measured on test images"
+    shutil.rmtree(scored.parent / "version_1")
+
+
+def test_two_processes_and_another_seed(scored, tmp_path):
+    """Two processes have the scores of one, to the last digit; another seed has others."""
+    processes = []
+    for name, options in (("one", []), ("two", DDP), ("seed", ["--data.sample_seed", "5"])):
+        shutil.copytree(scored, tmp_path / name)
+        processes.append(condgen_process(["test", "--ckpt_path", str(tmp_path / name), *options], tmp_path))
+    for process in processes:
+        finish(process)
+    one, two, seed = (scores_of(tmp_path / name / "scores.json") for name in ("one", "two", "seed"))
+    assert one == two == scores_of(scored / "scores.json")
+    assert one["frechet_distance"]["value"] != seed["frechet_distance"]["value"]
+    assert one["frechet_distance"]["floor"] == seed["frechet_distance"]["floor"]
+
+
+@pytest.mark.parametrize("form", ["png", "npz"])
+def test_scored_files_have_the_scores_of_the_generator_that_drew_them(scored, tmp_path, form):
+    folder = tmp_path / "drawn"
+    options = ["--predictions.dirpath", str(folder), "--predictions.format", form, "--data.samples_per_label", "7"]
+    assert main(["predict", "--ckpt_path", str(scored), *options]) == 0
+    root = yaml.safe_load((scored / "config.yaml").read_text())["data"]["init_args"]["root"]
+    assert main(["score", str(folder), "--data.root", root]) == 0
+    assert scores_of(folder / "scores.json") == scores_of(scored / "scores.json")
+    assert (folder / "nearest.png").read_bytes() == (scored / "nearest.png").read_bytes()
+
+
+def test_files_of_any_program_are_scored(digits, mnist_root, tmp_path):
+    """Floats and bytes in an npz, and pictures in folders called by number or by class."""
+    images, labels = (part[::50] for part in digits)
+    np.savez(tmp_path / "floats.npz", images=(images / 255).astype(np.float32), labels=labels)
+    np.savez_compressed(tmp_path / "bytes.npz", images=images[:, None], labels=labels.astype(np.int32))
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        (tmp_path / "folders" / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).convert("RGB").save(tmp_path / "folders" / str(label) / f"{number:03d}.png")
+    found = []
+    for name, left in (("floats.npz", "floats."), ("bytes.npz", "bytes."), ("folders", "folders/")):
+        assert main(["score", str(tmp_path / name), "--data.root", str(mnist_root)]) == 0
+        found.append(scores_of(tmp_path / f"{left}scores.json"))
+        assert (tmp_path / f"{left}nearest.png").is_file()
+    assert found[0] == found[1] == found[2]
+    assert found[0]["accuracy"]["value"] > 0.98
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda images, labels: {"images": images}, "has no labels"),
+        (lambda images, labels: {"images": images[:, :14], "labels": labels}, "images of (1, 14, 28)"),
+        (lambda images, labels: {"images": images, "labels": labels[:9]}, "labels for the 100 images"),
+        (lambda images, labels: {"images": images, "labels": labels + 1}, "labels from 1 to 10"),
+        (lambda images, labels: {"images": images / 127.5 - 1, "labels": labels}, "from -1 to 1"),
+        (lambda images, labels: {"images": np.full(images.shape, np.nan), "labels": labels}, "floats from 0 to 1"),
+        (lambda images, labels: {"images": images, "labels": labels * 1.0}, "whole number"),
+        (lambda images, labels: {"images": images[:50], "labels": labels[:50]}, "no samples of the labels [5, 6"),
+        (lambda images, labels: {"images": images[:0], "labels": labels[:0]}, "no samples of the labels"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(digits, mnist_root, tmp_path, capsys, damage, says):
+    images, labels = (part[::50] for part in digits)
+    np.savez(tmp_path / "samples.npz", **damage(images, labels.astype(np.int64)))
+    assert says in refused(["score", str(tmp_path / "samples.npz"), "--data.root", str(mnist_root)], capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["samples.npz"]
+
+
+def test_damaged_files_are_refused_by_name(mnist_root, tmp_path, capsys):
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and no more")
+    np.savez(tmp_path / "code.npz", images=np.array([object()]), labels=np.array([0]))
+    (tmp_path / "pictures" / "3").mkdir(parents=True)
+    (tmp_path / "pictures" / "3" / "a.png").write_bytes(b"no picture")
+    (tmp_path / "predictions").mkdir()
+    (tmp_path / "predictions" / "manifest.csv").write_text("file,label\n../../secret.png,3\n")
+    (tmp_path / "empty").mkdir()
+    for name, says in (
+        ("cut.npz", "cut.npz is not a whole npz"),
+        ("code.npz", "code.npz is not a whole npz"),
+        ("pictures", "a.png is not a whole picture"),
+        ("predictions", f"{tmp_path / 'predictions' / 'secret.png'} is not"),
+        ("empty", "neither a manifest.csv nor folders"),
+        ("nothing", "There is no"),
+    ):
+        assert says in refused(["score", str(tmp_path / name), "--data.root", str(mnist_root)], capsys)
+
+
+# Judges of other data sets.
+
+
+def test_a_judge_is_trained_kept_beside_the_data_and_used(mnist_root, trained, tmp_path, capsys):
+    root = tmp_path / "data"
+    shutil.copytree(mnist_root / "MNIST", root / "KMNIST")
+    kuzushiji = ["--data", "KMNIST", "--data.root", str(root)]
+    folder = ["--trainer.default_root_dir", str(tmp_path)]
+    assert main(["fit", *kuzushiji, *folder, "--trainer.max_epochs", "1"]) == 0
+    assert f"condgen judge --data KMNIST --data.root {root}" in refused(["test", *folder], capsys).replace("`", "")
+    assert main(["judge", *kuzushiji, "--epochs", "2"]) == 0
+    judge = root / "KMNIST" / "judges" / "KMNIST.safetensors"
+    assert yaml.safe_load(judge.with_suffix(".yaml").read_text())["features"]["epochs"] == 2
+    assert "--overwrite true" in refused(["judge", *kuzushiji], capsys)
+    assert main(["test", *folder]) == 0
+    assert set(scores_of(tmp_path / "lightning_logs" / "version_0" / "scores.json")) == SCORES
+    content = judge.read_bytes()
+    judge.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert "is not the file that KMNIST.yaml tells of" in refused(["test", *folder], capsys)
+
+
+def test_the_same_command_trains_the_same_judge(mnist_root, tmp_path):
+    made = []
+    for name in ("a", "b"):
+        arguments = ["--data.root", str(mnist_root), "--dirpath", str(tmp_path / name), "--epochs", "1"]
+        assert main(["judge", *arguments]) == 0
+        made.append((tmp_path / name / "MNIST.safetensors").read_bytes())
+    assert made[0] == made[1]
+
+
+def test_a_judge_learns(mnist_root, tmp_path):
+    assert main(["judge", "--data.root", str(mnist_root), "--dirpath", str(tmp_path), "--epochs", "12"]) == 0
+    about = yaml.safe_load((tmp_path / "MNIST.yaml").read_text())
+    assert min(about["features"]["test_accuracy"], about["verdict"]["test_accuracy"]) > 0.7
+    data = MNIST(root=str(mnist_root))
+    data.setup("fit")
+    judge = Judge((1, 28, 28), 10)
+    judge.load_state_dict(load_file(tmp_path / "MNIST.safetensors"))
+    assert accuracy(judge.features, data.val_images) == pytest.approx(about["features"]["test_accuracy"], abs=1e-5)
+
+
+# Side by side.
+
+
+def test_runs_are_compared_in_a_table_and_a_picture(scored, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(scored, other)
+    content = json.loads((other / "scores.json").read_text())
+    content["scores"]["coverage"]["value"] = 0.5
+    (other / "scores.json").write_text(json.dumps(content))
+    capsys.readouterr()
+    assert main(["compare", str(scored), str(other), "--output", str(tmp_path / "scores.png")]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].split() == ["DNN", "version_0", "DNN", "other", "real", "images"]
+    assert next(line for line in printed if line.startswith("coverage")).split()[2] == "0.5"
+    picture = np.asarray(Image.open(tmp_path / "scores.png").convert("L"))
+    assert picture.std() > 10
+    for path, says in (("nothing", "There is no"), (str(scored / "metrics.csv"), "is not one of condgen's")):
+        assert says in refused(["compare", path, "--output", str(tmp_path / "b.png")], capsys)
+    assert not (tmp_path / "b.png").exists()
+
+
+# Beside training.
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with open(run / "metrics.csv", newline="") as file:
+        return [row for row in csv.DictReader(file) if row["val_loss"]]
+
+
+def test_scores_beside_training_leave_no_trace_in_it(fit_args, trained, tmp_path):
+    folder = ["--trainer.default_root_dir", str(tmp_path)]
+    monitor = ["--checkpoint.monitor", "score_accuracy", "--checkpoint.mode", "max"]
+    assert main([*fit_args, *folder, *monitor, "--training_scores.every_n_epochs", "1"]) == 0
+    run, without = tmp_path / "lightning_logs" / "version_0", trained / "lightning_logs" / "version_0"
+    assert same_weights(run / "checkpoints" / "last.ckpt", without / "checkpoints" / "last.ckpt")
+    for row, plain in zip(rows(run), rows(without), strict=True):
+        assert {name: row[name] for name in plain} == plain
+        assert 0 <= float(row["score_accuracy"]) <= 1
+        assert float(row["score_frechet_distance"]) > 0
+        assert float(row["score_coverage"]) < 0.3
+        assert float(row["score_diversity"]) < 0.5
+    saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    best = next(state for state in saved["callbacks"].values() if "monitor" in state)["best"]
+    assert best == pytest.approx(max(float(row["score_accuracy"]) for row in rows(run)))
+    assert not any("judge" in name for name in saved["state_dict"])
+    assert len(saved["state_dict"]) == len(
+        torch.load(without / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    )
+
+
+def test_they_go_on_where_a_run_goes_on(fit_args, tmp_path):
+    """Also where they are taken every other epoch only, and the checkpoint is chosen by them."""
+    every_other = ["--training_scores.every_n_epochs", "2", "--checkpoint.monitor", "score_coverage"]
+    whole, folder = (["--trainer.default_root_dir", str(tmp_path / name)] for name in ("whole", "parts"))
+    assert main([*fit_args, *every_other, *whole, "--trainer.max_epochs", "3"]) == 0
+    assert main([*fit_args, *every_other, *folder]) == 0
+    again = ["--ckpt_path", "last", "--trainer.max_epochs", "3"]
+    assert main([*fit_args, *every_other, *folder, *again]) == 0
+    a, b = (tmp_path / name / "lightning_logs" / "version_0" / "metrics.csv" for name in ("whole", "parts"))
+    assert a.read_bytes() == b.read_bytes()
+    assert [bool(row["score_coverage"]) for row in rows(a.parent)] == [False, True, False]
+
+
+def test_without_a_judge_training_goes_on(mnist_root, tmp_path, capsys):
+    shutil.copytree(mnist_root / "MNIST", tmp_path / "QMNIST")
+    raw = tmp_path / "QMNIST" / "raw"
+    for part, name in (("train", "train"), ("t10k", "test")):
+        (raw / f"{part}-images-idx3-ubyte").rename(raw / f"qmnist-{name}-images-idx3-ubyte")
+        (raw / f"{part}-labels-idx1-ubyte").rename(raw / f"qmnist-{name}-labels-idx2-int")
+    arguments = ["fit", "--data", "QMNIST", "--data.root", str(tmp_path), "--trainer.max_epochs", "1"]
+    with pytest.warns(UserWarning, match="condgen judge --data QMNIST"):
+        options = ["--training_scores.every_n_epochs", "1", "--trainer.default_root_dir", str(tmp_path)]
+        assert main([*arguments, *options]) == 0
