@@ -18,6 +18,7 @@ from condgen.__main__ import main
 
 DDP = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # exact equality is promised on the CPU
+torch.set_num_threads(1)  # as in the processes that tests start
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:

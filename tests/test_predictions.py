@@ -146,7 +146,7 @@ def test_a_failed_prediction_leaves_no_folder(trained, tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_million_samples_need_no_more_memory_than_a_hundred_thousand(last, tmp_path):
-    """Seven minutes on 2 cores: pytest -m slow -s, which prints the peaks."""
+    """Seven minutes on 2 cores: pytest -m slow -n 0 -s, which prints the peaks."""
     peaks = []
     for per_label in ("10000", "100000"):
         request = ["predict", "--ckpt_path", last, "--data.samples_per_label", per_label, "--data.batch_size", "512"]

@@ -11,7 +11,17 @@ from condgen.__main__ import main
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
-FEW = ["--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "2", "--trainer.log_every_n_steps", "1"]
+FEW = {
+    "fit": [
+        "--trainer.limit_train_batches",
+        "3",
+        "--trainer.limit_val_batches",
+        "2",
+        "--trainer.log_every_n_steps",
+        "1",
+    ],
+    "judge": ["--epochs", "1"],
+}
 ELSEWHERE = {
     "pip": "`.ci/run` installs with them",
     "pytest": "this is it",
@@ -31,7 +41,8 @@ def test_every_command_and_snippet_works(mnist_root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     shutil.copytree(mnist_root, tmp_path / "data")
-    shutil.copytree(mnist_root / "MNIST", tmp_path / "data" / "FashionMNIST")
+    for other in ("FashionMNIST", "KMNIST"):
+        shutil.copytree(mnist_root / "MNIST", tmp_path / "data" / other)
     ran = 0
     for language, block in BLOCKS:
         if language == "python":
@@ -44,7 +55,7 @@ def test_every_command_and_snippet_works(mnist_root, tmp_path, monkeypatch):
             assert program == "condgen"
             if "ddp" in arguments:
                 continue  # tests/test_processes.py starts processes
-            assert main([*arguments, *(FEW if arguments[0] == "fit" else [])]) == 0, arguments
+            assert main([*arguments, *FEW.get(arguments[0], [])]) == 0, arguments
             ran += 1
     assert ran >= 8
     assert (tmp_path / "digits.png").is_file()

@@ -72,7 +72,7 @@ def test_every_score_sees_what_it_is_for(digits):
     judge = find_judge(data)
     images, labels = torch.from_numpy(digits[0])[:, None], torch.from_numpy(digits[1]).long()
     rows = torch.randperm(5000, generator=torch.Generator().manual_seed(0))
-    training, test, real = (labels_and_images(images, labels, rows[i : i + 1600]) for i in (0, 1600, 3200))
+    training, test, real = (labels_and_images(images, labels, rows[i : i + 1000]) for i in (0, 1000, 2000))
     means = torch.stack([training[0][training[1] == label].double().mean(0) for label in range(10)]).round().byte()
     noise = torch.randint(-90, 91, real[0].shape, generator=torch.Generator().manual_seed(0))
     bright = torch.stack([real[0][real[1] == label].double().mean() for label in range(10)])[real[1]]
@@ -116,7 +116,7 @@ def test_every_score_sees_what_it_is_for(digits):
     assert found["mislabelled"]["accuracy"] < 0.02
     assert found["mislabelled"]["coverage"] < 0.1
     assert found["thick"]["accuracy"] > 0.99
-    assert found["thick"]["coverage"] < 0.8 * real_scores["coverage"]
+    assert found["thick"]["coverage"] < real_scores["coverage"] - 0.1
     assert found["copied"]["Novelty"] == 0
 
 
@@ -200,7 +200,7 @@ def test_files_of_any_program_are_scored(digits, mnist_root, tmp_path):
     [
         (lambda images, labels: {"images": images}, "has no labels"),
         (lambda images, labels: {"images": images[:, :14], "labels": labels}, "images of (1, 14, 28)"),
-        (lambda images, labels: {"images": images, "labels": labels[:9]}, "labels for the 100 images"),
+        (lambda images, labels: {"images": images, "labels": labels[:9]}, "(9,) int64 labels for 100 images"),
         (lambda images, labels: {"images": images, "labels": labels + 1}, "labels from 1 to 10"),
         (lambda images, labels: {"images": images / 127.5 - 1, "labels": labels}, "from -1 to 1"),
         (lambda images, labels: {"images": np.full(images.shape, np.nan), "labels": labels}, "floats from 0 to 1"),
@@ -289,7 +289,7 @@ def test_runs_are_compared_in_a_table_and_a_picture(scored, tmp_path, capsys):
     assert main(["compare", str(scored), str(other), "--output", str(tmp_path / "scores.png")]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].split() == ["DNN", "version_0", "DNN", "other", "real", "images"]
-    assert next(line for line in printed if line.startswith("coverage")).split()[2] == "0.5"
+    assert next(line for line in printed if line.startswith("coverage")).split()[2] == "0.5000"
     picture = np.asarray(Image.open(tmp_path / "scores.png").convert("L"))
     assert picture.std() > 10
     for path, says in (("nothing", "There is no"), (str(scored / "metrics.csv"), "is not one of condgen's")):

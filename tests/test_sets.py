@@ -224,13 +224,13 @@ def test_novelty_is_nought_for_copies_and_one_for_new_real_images():
 def test_gan_train_learns_from_samples_what_they_teach(digits):
     images, labels = torch.from_numpy(digits[0])[:, None], torch.from_numpy(digits[1]).long()
     rows = torch.randperm(5000, generator=torch.Generator().manual_seed(0))
-    train, test = rows[:2000], rows[2000:4000]
+    train, test = rows[:1000], rows[1000:3000]
     taught = {}
     for name, told in (("right", labels[train]), ("next", (labels[train] + 1) % 10)):
-        metric = filled(GANTrainAccuracy(10), images[train], images[test], told, labels[test])
+        metric = filled(GANTrainAccuracy(10, classifiers=2), images[train], images[test], told, labels[test])
         taught[name] = metric.compute().item()
-        assert metric.standard_error().item() == pytest.approx(math.sqrt(taught[name] * (1 - taught[name]) / 2000))
-    assert taught["right"] > 0.93
+        assert math.sqrt(taught[name] * (1 - taught[name]) / 2000) < metric.standard_error().item() < 0.02
+    assert taught["right"] > 0.9
     assert taught["next"] < 0.05
 
 

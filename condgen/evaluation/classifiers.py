@@ -66,6 +66,11 @@ def moved(images: Tensor, numbers: Tensor) -> Tensor:
     return F.grid_sample(images, places, align_corners=False)
 
 
+def batch_size_for(examples: Images) -> int:
+    """The batch size with which :func:`train` goes through examples."""
+    return min(len(examples), max(16, min(128, len(examples) // 8)))
+
+
 def train(
     classifier: Classifier,
     examples: Images,
@@ -74,10 +79,11 @@ def train(
     seed: int,
     augment: bool,
     lr: float = 3e-3,
-    batch_size: int = 128,
     progress: str | None = None,
 ) -> None:
     """Trains a classifier by cross-entropy with AdamW, its rate rising for a tenth of the steps and then falling to 0.
+
+    In batches of 128, or of an eighth of the examples where there are few; what is left over in an epoch is dropped.
 
     Args:
         classifier: is changed, and left in eval mode.
@@ -86,10 +92,9 @@ def train(
         seed: of the images' order and of the augmentation; the weights to begin with are the caller's.
         augment: move every image a little each time, see :func:`moved`.
         lr: the highest learning rate.
-        batch_size: images a step; the last partial batch of an epoch is dropped where it is not the only one.
         progress: what a progress bar is to be called; None for no bar.
     """
-    batch_size = min(batch_size, len(examples))
+    batch_size = batch_size_for(examples)
     batches = len(examples) // batch_size
     device = next(classifier.parameters()).device
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=lr, weight_decay=0.02)

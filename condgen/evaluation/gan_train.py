@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from condgen.batches import Images
-from condgen.evaluation.classifiers import Classifier, train
+from condgen.evaluation.classifiers import Classifier, batch_size_for, train
 from condgen.evaluation.judge import accuracy
 from condgen.evaluation.sets import LabelledFeatures, SetMetric
 
 LAYERS = [[16, 3, 2], [32, 3, 2], [64, 3, 2]]
-STEPS, BATCH_SIZE = 500, 128
+STEPS, MAX_EPOCHS = 500, 20
 
 
 def gan_train(samples: Images, real: Images, num_classes: int, seed: int = 0) -> float:
@@ -29,33 +29,38 @@ def gan_train(samples: Images, real: Images, num_classes: int, seed: int = 0) ->
         num_classes: labels are 0 … ``num_classes`` - 1.
         seed: of the first weights and of the samples' order.
     """
-    epochs = -(-STEPS // max(1, len(samples) // BATCH_SIZE))
+    epochs = min(MAX_EPOCHS, -(-STEPS // (len(samples) // batch_size_for(samples))))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         classifier = Classifier(samples.images.shape[1:], num_classes, LAYERS, embedding_dim=64)
-        train(classifier, samples, epochs=epochs, seed=seed, augment=False, batch_size=BATCH_SIZE)
+        train(classifier, samples, epochs=epochs, seed=seed, augment=False)
     return accuracy(classifier, real)
 
 
 class GANTrainAccuracy(SetMetric):
-    """:func:`gan_train` of images (N, C, H, W) uint8: a scalar.
+    """:func:`gan_train` of images (N, C, H, W) uint8, the mean over a few classifiers: a scalar.
 
     Args:
         num_classes: labels are 0 … ``num_classes`` - 1.
-        seed: of the classifier.
+        classifiers: how many, each with another seed: what they learn from samples that are all alike differs much.
         **kwargs: those of ``torchmetrics.Metric``.
     """
 
     higher_is_better = True
 
-    def __init__(self, num_classes: int, seed: int = 0, **kwargs: Any) -> None:
+    def __init__(self, num_classes: int, classifiers: int = 3, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.num_classes, self.seed = num_classes, seed
+        self.num_classes, self.classifiers = num_classes, classifiers
+        self._accuracies = torch.zeros(0)
 
     def score(self, samples: LabelledFeatures, real: LabelledFeatures) -> Tensor:
-        return torch.tensor(gan_train(Images(*samples), Images(*real), self.num_classes, self.seed))
+        seeds = range(self.classifiers)
+        found = [gan_train(Images(*samples), Images(*real), self.num_classes, seed) for seed in seeds]
+        self._accuracies = torch.tensor(found, dtype=torch.float64)
+        return self._accuracies.mean()
 
     def standard_error(self, repeats: int = 20, seed: int = 0) -> Tensor:
-        """That of the part of the real images that one classifier has right; another seed's is within it."""
+        """Of the mean of so many classifiers, and of so many real images."""
         part = self.compute()
-        return (part * (1 - part) / len(self._sets()[1].labels)).sqrt()
+        of_classifiers = self._accuracies.var() / self.classifiers
+        return (of_classifiers + part * (1 - part) / len(self._sets()[1].labels)).sqrt()

@@ -167,7 +167,7 @@ def judge(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     about: dict[str, Any] = {
         "command": judge_command(data, dirpath=dirpath, epochs=epochs, seed=seed),
-        "versions": {"condgen": condgen.__version__, "torch": torch.__version__},
+        "versions": {"condgen": condgen.__version__, "torch": str(torch.__version__)},
         "num_classes": data.num_classes,
         "image_shape": list(data.image_shape),
         "training_images": len(data.train_images),
@@ -188,8 +188,8 @@ def judge(
         print(f"{name}: {about[name]['test_accuracy']:.2%} of {len(data.val_images):,} test images", flush=True)
     content = save({name: tensor.cpu().contiguous() for name, tensor in trained.state_dict().items()})
     about["sha256"] = hashlib.sha256(content).hexdigest()
-    with replacing(path) as file:
-        file.write(content)
-    with replacing(path.with_suffix(".yaml")) as file:
-        file.write(yaml.safe_dump(about, sort_keys=False, default_flow_style=None).encode())
+    description = yaml.safe_dump(about, sort_keys=False, default_flow_style=None).encode()
+    for place, whole in ((path, content), (path.with_suffix(".yaml"), description)):
+        with replacing(place) as file:
+            file.write(whole)
     print(f"Judge: {path}, {path.stem}.yaml")

@@ -23,7 +23,7 @@ def about_data(data: LabelledImages, judge: Judge) -> dict[str, Any]:
         "source": data.hparams["source"],
         "test_images": len(data.val_images),
         "judge": judge.sha256,
-        "versions": {"torch": torch.__version__},
+        "versions": {"torch": str(torch.__version__)},
     }
 
 
@@ -48,10 +48,10 @@ def score(path: str, data: LabelledImages, output: str | None = None) -> None:
         output: the folder for scores.json and nearest.png; where the samples are if not given.
     """
     source = Path(path)
+    samples = read(source, data)
     data.prepare_data()
     data.setup("test")
     judge = find_judge(data)
-    samples = read(source, data)
     folder = Path(output) if output else source if source.is_dir() else source.parent
     before = f"{source.stem}." if source.is_file() else ""
     scores = score_samples(samples, data, judge)
