@@ -52,7 +52,15 @@ def mnist_root(digits: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.T
 @pytest.fixture(scope="session")
 def fit_args(mnist_root: Path) -> list[str]:
     """A training of two epochs of five batches, by which nobody is kept waiting."""
-    return ["fit", "--data.root", str(mnist_root), "--trainer.max_epochs", "2", "--trainer.log_every_n_steps", "2"]
+    options = [
+        "--trainer.max_epochs",
+        "2",
+        "--trainer.log_every_n_steps",
+        "2",
+        "--training_scores.every_n_epochs",
+        "null",
+    ]
+    return ["fit", "--data.root", str(mnist_root), *options]
 
 
 @pytest.fixture(scope="session")

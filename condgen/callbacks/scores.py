@@ -29,10 +29,10 @@ class TrainingScores(Callback):
     grow where there are fewer samples, and coverage falls. Nothing of the training changes.
 
     Args:
-        every_n_epochs: take them after every so many epochs; never if not given.
+        every_n_epochs: take them after every so many epochs; null for never.
     """
 
-    def __init__(self, every_n_epochs: int | None = None) -> None:
+    def __init__(self, every_n_epochs: int | None = 1) -> None:
         if every_n_epochs is not None:
             check_number("training_scores.every_n_epochs", every_n_epochs, at_least=1)
         self.every_n_epochs = every_n_epochs

@@ -75,7 +75,9 @@ def compare(paths: list[str], output: str = "scores.png") -> None:
     sets = {content["data"] for content in found.values()}
     if len(sets) > 1:
         raise UsageError(f"These scores are of {' and '.join(sorted(sets))}: compare runs of one data set.")
-    names = {path: f"{content.get('generator', '')} {Path(path).stem}".strip() for path, content in found.items()}
+    names = {path: f"{content.get('generator', '')} {_name(Path(path))}".strip() for path, content in found.items()}
+    if len(set(names.values())) < len(names):
+        names = {path: path for path in found}
     rows = list(next(iter(found.values()))["scores"])
     width = max(16, *(len(name) + 2 for name in names.values()))
     print(" " * 28 + "".join(f"{name:>{width}}" for name in [*names.values(), "real images"]))
@@ -89,12 +91,18 @@ def compare(paths: list[str], output: str = "scores.png") -> None:
     print(f"Picture: {output}")
 
 
+def _name(path: Path) -> str:
+    return (
+        path.resolve().parent.name if path.name == "scores.json" else path.resolve().name.removesuffix(".scores.json")
+    )
+
+
 def _read_scores(path: Path) -> dict[str, Any]:
     file = path / "scores.json" if path.is_dir() else path
     try:
         content = json.loads(file.read_text())
         numbers = [content["scores"][name][kind] for name in ("coverage", "accuracy") for kind in ("value", "floor")]
-        if not all(isinstance(number, int | float | None) for number in numbers):
+        if not all(isinstance(number, int | float) for number in numbers):
             raise TypeError("its scores are no numbers")
         if not isinstance(content["data"], str) or not isinstance(content["cost"], dict):
             raise TypeError("it does not say of which data")
@@ -128,10 +136,10 @@ def _draw(scores: dict[str, dict[str, Any]], data: str, path: Path) -> None:
             fmt="k*" if name == "real images" else "o",
         )  # fmt: skip
         axes.annotate(name, (x[value], y[value]), xytext=(7, -14), textcoords="offset points", fontsize=9)
-    low = min(of["accuracy"][kind] or 0 for of in scores.values() for kind in ("value", "floor"))
+    low = min(0.9, *(of["accuracy"]["value"] - 0.03 for of in scores.values()))
     axes.set(
         xlabel="coverage: real images that have a sample near", ylabel="label accuracy of the samples",
-        xlim=(-0.05, 1.15), ylim=(low - 0.15 * (1.02 - low) - 0.005, 1.0 + 0.1 * (1.02 - low)), title=data,
+        xlim=(-0.05, 1.15), ylim=(low, 1.01), title=data,
     )  # fmt: skip
     with replacing(path) as file:
         figure.savefig(file, format="png")
