@@ -32,7 +32,7 @@ from condgen.callbacks import (
     RunCheckpoint,
     RunProgressBar,
     SampleGrids,
-    Scores,
+    ScoredSamples,
     Stopped,
     TrainingScores,
 )
@@ -46,8 +46,7 @@ from condgen.checkpoints import (
 )
 from condgen.data import LabelledImages
 from condgen.errors import UsageError, check_number
-from condgen.evaluation.report import about_data, how_chosen
-from condgen.evaluation.scores import score_samples, table, write_nearest, write_scores
+from condgen.evaluation.report import about_checkpoint, report
 from condgen.files import replacing
 from condgen.generators import ConditionalGenerator
 from condgen.generators.base import FOLLOW_THE_DATA
@@ -145,7 +144,7 @@ class CondgenCLI(LightningCLI):
         self._subcommand_parsers["fit"].add_lightning_class_args(RunCheckpoint, "checkpoint")
         self._subcommand_parsers["fit"].add_lightning_class_args(SampleGrids, "sample_grids")
         self._subcommand_parsers["fit"].add_lightning_class_args(TrainingScores, "training_scores")
-        self._subcommand_parsers["test"].add_lightning_class_args(Scores, "scores")
+        self._subcommand_parsers["test"].add_lightning_class_args(ScoredSamples, "scores")
         self._subcommand_parsers["predict"].add_lightning_class_args(PredictionFiles, "predictions")
 
     # What was said.
@@ -358,38 +357,12 @@ class CondgenCLI(LightningCLI):
     def test(self, **kwargs: Any) -> None:
         run = self.trainer.run_directory = self._checkpoint_run()
         self.trainer.test(**kwargs)
-        drawn = next(callback for callback in self.trainer.callbacks if isinstance(callback, Scores))
-        if not self.trainer.is_global_zero or drawn.samples is None:
-            return
-        assert self.checkpoint is not None
-        assert self.checkpoint_path is not None
-        scores = score_samples(drawn.samples, self.datamodule, drawn.judge)
-        minutes = self.checkpoint["condgen"].get("train_seconds", 0) / 60
-        cost = {
-            "parameters": sum(weights.numel() for weights in self.model.parameters()),
-            "evaluations_per_sample": self.model.evaluations_per_sample,
-            "milliseconds_per_sample": 1000 * drawn.seconds / len(drawn.samples),
-            "training_minutes": minutes or None,
-        }
-        loops = self.checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
-        about = {
-            "generator": type(self.model).__name__,
-            "checkpoint": {
-                "path": str(self.checkpoint_path),
-                "chosen": how_chosen(self.checkpoint, self.checkpoint_path),
-                "epochs": loops["processed"],
-                "steps": self.checkpoint["global_step"],
-                "seed": self.checkpoint["condgen"]["seed"],
-            },
-            "samples": {"number": len(drawn.samples), "seed": self.datamodule.sample_seed},
-            **about_data(self.datamodule, drawn.judge),
-        }
-        _say(f"{self.checkpoint_path}: {len(drawn.samples):,} samples against the test images of {about['data']}")
-        _say(table(scores, cost))
-        if run is not None:
-            write_nearest(drawn.samples, self.datamodule, run / "nearest.png")
-            write_scores(run / "scores.json", scores, cost, about)
-            _say(f"Scores: {run / 'scores.json'}, {run / 'nearest.png'}")
+        drawn = next(callback for callback in self.trainer.callbacks if isinstance(callback, ScoredSamples))
+        if self.trainer.is_global_zero and drawn.samples is not None:
+            assert self.checkpoint is not None
+            assert self.checkpoint_path is not None
+            origin = about_checkpoint(self.checkpoint, self.checkpoint_path)
+            report(self.model, self.datamodule, drawn.judge, drawn.samples, drawn.seconds, origin, run)
 
     def predict(self, **kwargs: Any) -> None:
         self.trainer.run_directory = self._checkpoint_run()

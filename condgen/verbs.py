@@ -39,27 +39,36 @@ def call(verb: str, words: list[str], parser: LightningArgumentParser) -> None:
     if not {"one path": len(paths) == 1, "paths": paths, "no path": not paths}[wanted]:
         raise UsageError(f"condgen {verb} takes {wanted} before its options: see condgen {verb} --help.")
     if "data" in parameters:
-        parser.set_defaults({"data": _data_beside(paths)})
-    _check_names(verb, parser, options, has_data="data" in parameters)
+        parser.set_defaults({"data": _data_beside(paths, options)})
+    _check_names(verb, parser, options)
     given = [json.dumps(paths)] if wanted == "paths" else paths
     config = parser.parse_args([*given, *map(str, options)])
     function(**parser.instantiate_classes(config))
 
 
-def _check_names(verb: str, parser: LightningArgumentParser, options: list[Option], has_data: bool) -> None:
+def _check_names(verb: str, parser: LightningArgumentParser, options: list[Option]) -> None:
     known = [name[2:] for action in parser._actions for name in action.option_strings if name.startswith("--")]
     families: dict[str, dict[str, type]] = {"model": {}, "data": {}}
-    if has_data:
+    chosen = parser.get_defaults().get("data")
+    if chosen is not None:
         families["data"] = {found.__name__: found for found in imported_classes(LabelledImages)}
-    chosen = next((str(o.value) for o in reversed(options) if o.name in ("data", "data.class_path")), "MNIST")
-    Names(verb, {verb: known}, families, {"model": "", "data": short_name(chosen)}).check_options(options)
+        chosen = next((str(o.value) for o in reversed(options) if o.name == "data"), chosen["class_path"])
+    Names(verb, {verb: known}, families, {"model": "", "data": short_name(str(chosen))}).check_options(options)
 
 
-def _data_beside(paths: list[str]) -> Any:
-    """The data of the run in whose directory a path is, where it is in one."""
-    config = Path(paths[0]).resolve().parent / "config.yaml" if paths else None
-    if config is None or not config.is_file():
-        return "MNIST"
-    data = read_config(str(config)).get("data")
-    known = [f"{found.__module__}.{found.__qualname__}" for found in imported_classes(LabelledImages)]
-    return data if isinstance(data, dict) and data.get("class_path") in known else "MNIST"
+def _data_beside(paths: list[str], options: list[Option]) -> dict[str, Any]:
+    """The data of the run in whose directory a path is, where it is in one; MNIST else.
+
+    Raises:
+        UsageError: its class is not imported, and the options name no other.
+    """
+    parents = Path(paths[0]).resolve().parents if paths else ()
+    config = next((folder / "config.yaml" for folder in parents if (folder / "config.yaml").is_file()), None)
+    data = read_config(str(config)).get("data") if config else None
+    if not isinstance(data, dict) or any(option.name == "data" for option in options):
+        return {"class_path": "condgen.data.MNIST"}
+    if data.get("class_path") not in [
+        f"{found.__module__}.{found.__qualname__}" for found in imported_classes(LabelledImages)
+    ]:
+        raise UsageError(f"{config} is of the data set {data.get('class_path')}: to use it, name it as --data.")
+    return data

@@ -229,7 +229,7 @@ def test_gan_train_learns_from_samples_what_they_teach(digits):
     for name, told in (("right", labels[train]), ("next", (labels[train] + 1) % 10)):
         metric = filled(GANTrainAccuracy(10, classifiers=2), images[train], images[test], told, labels[test])
         taught[name] = metric.compute().item()
-        assert math.sqrt(taught[name] * (1 - taught[name]) / 2000) < metric.standard_error().item() < 0.02
+        assert math.sqrt(taught[name] * (1 - taught[name]) / 2000) < metric.uncertainty().item() < 0.02
     assert taught["right"] > 0.9
     assert taught["next"] < 0.05
 
@@ -237,7 +237,7 @@ def test_gan_train_learns_from_samples_what_they_teach(digits):
 # What all of them share.
 
 
-def test_a_standard_error_tells_how_far_other_samples_would_be():
+def test_a_uncertainty_tells_how_far_other_samples_would_be():
     """The deviation of 60 independent pairs of sets, against the mean of what each tells of itself."""
     generator = torch.Generator().manual_seed(0)
     for kind in (FrechetDistance, PrecisionRecallDensityCoverage, Diversity):
@@ -246,7 +246,7 @@ def test_a_standard_error_tells_how_far_other_samples_would_be():
             a, b = (torch.randn(300, 3, generator=generator) for _ in range(2))
             metric = filled(kind(), a * 1.5, b)
             values.append(metric.compute().flatten())
-            told.append(metric.standard_error().flatten())
+            told.append(metric.uncertainty().flatten())
         ratio = torch.stack(told).mean(0) / torch.stack(values).std(0)
         assert ratio.min() > 0.6, kind
         assert ratio.max() < 1.7, kind

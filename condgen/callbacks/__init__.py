@@ -5,7 +5,7 @@ from condgen.callbacks.finite import FiniteTraining
 from condgen.callbacks.prediction_files import PredictionFiles
 from condgen.callbacks.progress import RunProgressBar
 from condgen.callbacks.sample_grids import SampleGrids
-from condgen.callbacks.scores import Scores, TrainingScores
+from condgen.callbacks.scores import ScoredSamples, TrainingScores
 
 __all__ = [
     "FiniteTraining",
@@ -13,7 +13,7 @@ __all__ = [
     "RunCheckpoint",
     "RunProgressBar",
     "SampleGrids",
-    "Scores",
+    "ScoredSamples",
     "Stopped",
     "TrainingScores",
 ]

@@ -16,6 +16,7 @@ from typing import Any, Literal, NoReturn
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_warn
 
 from condgen.errors import UsageError, check_number
 from condgen.files import replacing
@@ -54,6 +55,9 @@ class RunCheckpoint(Checkpoint):
     ) -> None:
         if every_n_train_steps is not None:
             check_number("checkpoint.every_n_train_steps", every_n_train_steps, at_least=1)
+        best = "min" if monitor == "score_frechet_distance" else "max"
+        if monitor.startswith("score_") and mode != best:
+            raise UsageError(f"checkpoint.mode is {mode}, but the best {monitor} is the {best}: give {best}.")
         self.monitor, self.mode, self.every_n_train_steps = monitor, mode, every_n_train_steps
         self.best: float | None = None
         self._is_best = False  # whether the checkpoint that is written is the best so far
@@ -68,10 +72,17 @@ class RunCheckpoint(Checkpoint):
         self._handlers: dict[int, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"monitor": self.monitor, "mode": self.mode, "best": self.best, "is_best": self._is_best}
+        return {
+            "monitor": self.monitor,
+            "mode": self.mode,
+            "best": self.best,
+            "is_best": self._is_best,
+            "checked": self._checked,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         same = (state_dict["monitor"], state_dict["mode"]) == (self.monitor, self.mode)
+        self._checked = same and state_dict.get("checked", False)
         if same and (self.directory / "last.ckpt").is_file():  # else another run's best, which this one has not got
             self.best, self._is_best = state_dict["best"], state_dict.get("is_best", False)
 
@@ -93,6 +104,8 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore_handlers()
+        if self._checked and self.best is None:
+            rank_zero_warn(f"There is no best.ckpt: no epoch had a {self.monitor}.")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._restore_handlers()

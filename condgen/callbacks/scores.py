@@ -29,7 +29,7 @@ class TrainingScores(Callback):
     grow where there are fewer samples, and coverage falls. Nothing of the training changes.
 
     Args:
-        every_n_epochs: take them after every so many epochs; null for never.
+        every_n_epochs: take them in the validation of every so many epochs; null for never.
     """
 
     def __init__(self, every_n_epochs: int | None = 1) -> None:
@@ -47,7 +47,8 @@ class TrainingScores(Callback):
         except UsageError as error:
             rank_zero_warn(f"No scores while training. {error}")
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """At the start, where averaged weights are swapped in and not yet out again."""
         if self.judge is None or self.every_n_epochs is None or trainer.state.fn != "fit":
             return
         names = ("accuracy", "frechet_distance", "coverage", "diversity")
@@ -95,7 +96,7 @@ class TrainingScores(Callback):
         return [*scores, float(distance.compute()), coverage, float(diversity.compute().mean())]
 
 
-class Scores(Callback):
+class ScoredSamples(Callback):
     """Draws what ``condgen test`` scores, by all processes, after the losses are measured.
 
     Args:

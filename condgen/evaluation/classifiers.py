@@ -98,7 +98,9 @@ def train(
     batches = len(examples) // batch_size
     device = next(classifier.parameters()).device
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=lr, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * batches, pct_start=0.1)
+    steps = max(2, epochs * batches)
+    rise = max(0.1, 2 / steps)  # two steps at least, by which OneCycleLR divides
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=rise)
     classifier.train()
     with tqdm(total=epochs * batches, desc=progress, disable=progress is None, mininterval=1) as bar:
         for epoch in range(epochs):

@@ -42,7 +42,8 @@ class GANTrainAccuracy(SetMetric):
 
     Args:
         num_classes: labels are 0 … ``num_classes`` - 1.
-        classifiers: how many, each with another seed: what they learn from samples that are all alike differs much.
+        classifiers: how many, two or more, each with another seed: what they learn from samples that are all alike
+            differs much.
         **kwargs: those of ``torchmetrics.Metric``.
     """
 
@@ -59,8 +60,9 @@ class GANTrainAccuracy(SetMetric):
         self._accuracies = torch.tensor(found, dtype=torch.float64)
         return self._accuracies.mean()
 
-    def standard_error(self, repeats: int = 20, seed: int = 0) -> Tensor:
-        """Of the mean of so many classifiers, and of so many real images."""
+    def uncertainty(self, repeats: int = 20, seed: int = 0) -> Tensor:
+        """The standard error of the mean of so many classifiers on so many real images; that of other samples is not
+        in it."""
         part = self.compute()
         of_classifiers = self._accuracies.var() / self.classifiers
         return (of_classifiers + part * (1 - part) / len(self._sets()[1].labels)).sqrt()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -141,7 +142,14 @@ def read_judge(path: Path, data: LabelledImages) -> Judge:
 
 def judge_command(data: LabelledImages, **options: object) -> str:
     """The command line that trains a data set's judge."""
-    settings = {"data": data.dataset, "data.split": data.hparams.get("split"), "data.root": data.root, **options}
+    kind, source = type(data), data.hparams["source"]
+    settings = {
+        "data": data.dataset if kind.__module__ == "condgen.data" else f"{kind.__module__}.{kind.__qualname__}",
+        "data.split": data.hparams.get("split"),
+        "data.root": data.root,
+        "data.source": source if source == "sample" else None,
+        **options,
+    }
     return "condgen judge" + "".join(f" --{k} {shlex.quote(str(v))}" for k, v in settings.items() if v is not None)
 
 
@@ -162,12 +170,16 @@ def judge(
     path = (Path(dirpath) if dirpath else data.judges) / f"{data.full_name}.safetensors"
     if path.exists() and not overwrite:
         raise UsageError(f"{path} exists: give another folder as --dirpath, or --overwrite true.")
+    existing = next(folder for folder in path.absolute().parents if folder.is_dir())
+    if not os.access(existing, os.W_OK):
+        raise UsageError(f"{path} cannot be written into {existing}: give another folder as --dirpath.")
     data.prepare_data()
     data.setup("fit")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     about: dict[str, Any] = {
         "command": judge_command(data, dirpath=dirpath, epochs=epochs, seed=seed),
         "versions": {"condgen": condgen.__version__, "torch": str(torch.__version__)},
+        "device": f"{device.type}, {torch.get_num_threads()} threads",
         "num_classes": data.num_classes,
         "image_shape": list(data.image_shape),
         "training_images": len(data.train_images),

@@ -1,4 +1,4 @@
-"""What is made of scores: ``condgen score`` of files, and ``condgen compare`` of runs, as a table and a picture."""
+"""What is made of scores: the report of ``condgen test`` and of ``condgen score``, and ``condgen compare``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from typing import Any
 
 import torch
 
+import condgen
+from condgen.batches import Images
 from condgen.data import LabelledImages
 from condgen.errors import UsageError
 from condgen.evaluation.judge import Judge, find_judge
 from condgen.evaluation.samples import read
 from condgen.evaluation.scores import score_samples, table, write_nearest, write_scores
 from condgen.files import replacing
+from condgen.generators import ConditionalGenerator
+from condgen.trainer import restoring
 
 
 def about_data(data: LabelledImages, judge: Judge) -> dict[str, Any]:
@@ -23,19 +27,71 @@ def about_data(data: LabelledImages, judge: Judge) -> dict[str, Any]:
         "source": data.hparams["source"],
         "test_images": len(data.val_images),
         "judge": judge.sha256,
-        "versions": {"torch": str(torch.__version__)},
+        "versions": {"condgen": condgen.__version__, "torch": str(torch.__version__)},
     }
 
 
-def how_chosen(checkpoint: dict[str, Any], path: Path) -> str:
-    """How a checkpoint was chosen among those of its run: by which value, and on which images that was measured."""
-    if path.name != "best.ckpt":
-        return "the last of its training, by no score" if path.name == "last.ckpt" else "given by its path"
-    states = [state for state in checkpoint.get("callbacks", {}).values() if isinstance(state, dict)]
-    state = next((state for state in states if "monitor" in state), {})
+def about_checkpoint(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Where a generator comes from, as it stands in ``scores.json``."""
+    state = checkpoint.get("callbacks", {}).get("RunCheckpoint", {})
     monitor = str(state.get("monitor"))
     images = "training" if monitor.startswith(("score_", "train_")) else "test"
-    return f"the epoch with the {state.get('mode')} {monitor}, which is measured on {images} images"
+    chosen = {
+        "last.ckpt": "the last of its training, by no score",
+        "best.ckpt": f"the epoch with the {state.get('mode')} {monitor}, which is measured on {images} images",
+    }
+    with restoring(path):
+        return {
+            "path": str(path),
+            "chosen": chosen.get(path.name, "given by its path"),
+            "epochs": checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"],
+            "steps": checkpoint["global_step"],
+            "seed": checkpoint["condgen"]["seed"],
+            "training_minutes": checkpoint["condgen"].get("train_seconds", 0) / 60 or None,
+        }
+
+
+def report(
+    generator: ConditionalGenerator,
+    data: LabelledImages,
+    judge: Judge,
+    samples: Images,
+    seconds: float,
+    origin: dict[str, Any],
+    run: Path | None,
+) -> None:
+    """Scores a generator by its samples, prints the table, and writes ``scores.json`` and ``nearest.png``.
+
+    Args:
+        generator: drew the samples.
+        data: whose test images they are compared with.
+        judge: of that data set.
+        samples: as many of each label.
+        seconds: that drawing them took.
+        origin: see :func:`about_checkpoint`.
+        run: the directory for the files; None for none.
+    """
+    scores, number = score_samples(samples, data, judge)
+    cost = {
+        "parameters": sum(weights.numel() for weights in generator.parameters()),
+        "evaluations_per_sample": generator.evaluations_per_sample,
+        "milliseconds_per_sample": 1000 * seconds / len(samples),
+        "training_minutes": origin["training_minutes"],
+    }
+    print(f"{origin['path']}: {number:,} samples against {len(data.val_images):,} test images of {data.full_name}")
+    print(table(scores, cost))
+    if run is None:
+        print(f"Nothing is written, as {origin['path']} lies in no run directory.")
+        return
+    about = {
+        "generator": type(generator).__name__,
+        "checkpoint": origin,
+        "samples": {"number": number, "seed": data.sample_seed},
+        **about_data(data, judge),
+    }
+    write_nearest(samples, data, run / "nearest.png")
+    write_scores(run / "scores.json", scores, cost, about)
+    print(f"Scores: {run / 'scores.json'}, {run / 'nearest.png'}")
 
 
 def score(path: str, data: LabelledImages, output: str | None = None) -> None:
@@ -47,18 +103,18 @@ def score(path: str, data: LabelledImages, output: str | None = None) -> None:
         data: the data set with whose images they are compared; that of the run where the samples lie in one.
         output: the folder for scores.json and nearest.png; where the samples are if not given.
     """
-    source = Path(path)
+    source, judge = Path(path), find_judge(data)
     samples = read(source, data)
     data.prepare_data()
     data.setup("test")
-    judge = find_judge(data)
     folder = Path(output) if output else source if source.is_dir() else source.parent
     before = f"{source.stem}." if source.is_file() else ""
-    scores = score_samples(samples, data, judge)
-    print(f"{source}: {len(samples):,} samples against {len(data.val_images):,} test images of {data.full_name}")
+    scores, number = score_samples(samples, data, judge)
+    print(f"{source}: {number:,} samples against {len(data.val_images):,} test images of {data.full_name}")
     print(table(scores, {}))
+    about = {"samples": {"number": number, "path": str(source)}, **about_data(data, judge)}
     write_nearest(samples, data, folder / f"{before}nearest.png")
-    write_scores(folder / f"{before}scores.json", scores, {}, {"samples": str(source), **about_data(data, judge)})
+    write_scores(folder / f"{before}scores.json", scores, {}, about)
     print(f"Scores: {folder / f'{before}scores.json'}, {folder / f'{before}nearest.png'}")
 
 
@@ -72,9 +128,12 @@ def compare(paths: list[str], output: str = "scores.png") -> None:
     if not output.endswith(".png"):
         raise UsageError(f"output is {output}: give a name that ends in .png.")
     found = {str(path).rstrip("/"): _read_scores(Path(path)) for path in paths}
-    sets = {content["data"] for content in found.values()}
-    if len(sets) > 1:
-        raise UsageError(f"These scores are of {' and '.join(sorted(sets))}: compare runs of one data set.")
+    for what in ("data", "source", "judge"):
+        values = sorted({str(content.get(what)) for content in found.values()})
+        if len(values) > 1:
+            raise UsageError(
+                f"These scores have another {what} each ({', '.join(values)}): compare what is comparable."
+            )
     names = {path: f"{content.get('generator', '')} {_name(Path(path))}".strip() for path, content in found.items()}
     if len(set(names.values())) < len(names):
         names = {path: path for path in found}
@@ -87,7 +146,11 @@ def compare(paths: list[str], output: str = "scores.png") -> None:
         print(f"{row:28}" + "".join(f"{cell:>{width}}" for cell in cells))
     for row in dict.fromkeys(name for content in found.values() for name in content["cost"]):
         print(f"{row:28}" + "".join(f"{_cell(content['cost'], row):>{width}}" for content in found.values()))
-    _draw({names[path]: content["scores"] for path, content in found.items()}, sets.pop(), Path(output))
+    _draw(
+        {names[path]: content["scores"] for path, content in found.items()},
+        next(iter(found.values()))["data"],
+        Path(output),
+    )
     print(f"Picture: {output}")
 
 
@@ -127,8 +190,8 @@ def _draw(scores: dict[str, dict[str, Any]], data: str, path: Path) -> None:
     axes = figure.subplots()
     axes.grid(alpha=0.3)
     floor = next(iter(scores.values()))
-    points = {name: ("value", "standard_error", of) for name, of in scores.items()}
-    points["real images"] = ("floor", "floor_standard_error", floor)
+    points = {name: ("value", "uncertainty", of) for name, of in scores.items()}
+    points["real images"] = ("floor", "floor_uncertainty", floor)
     for name, (value, error, of) in points.items():
         x, y = of["coverage"], of["accuracy"]
         axes.errorbar(
@@ -136,7 +199,7 @@ def _draw(scores: dict[str, dict[str, Any]], data: str, path: Path) -> None:
             fmt="k*" if name == "real images" else "o",
         )  # fmt: skip
         axes.annotate(name, (x[value], y[value]), xytext=(7, -14), textcoords="offset points", fontsize=9)
-    low = min(0.9, *(of["accuracy"]["value"] - 0.03 for of in scores.values()))
+    low = min(0.9, *(of["accuracy"][kind] - 0.03 for of in scores.values() for kind in ("value", "floor")))
     axes.set(
         xlabel="coverage: real images that have a sample near", ylabel="label accuracy of the samples",
         xlim=(-0.05, 1.15), ylim=(low, 1.01), title=data,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -74,7 +75,10 @@ def _read_npz(path: Path, data: LabelledImages) -> Images:
             images, labels = np.asarray(arrays["images"]), np.asarray(arrays["labels"])
     except KeyError as error:
         raise UsageError(f"{path} has no {error.args[0].split()[0]}: it needs the arrays images and labels.") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError, AttributeError, MemoryError) as error:
+    except (
+        OSError, ValueError, EOFError, TypeError, AttributeError, MemoryError,
+        NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error,
+    ) as error:  # fmt: skip
         raise UsageError(f"{path} is not a whole npz file ({' '.join(str(error).split())[:200]}).") from error
     if images.ndim == 3:
         images = images[:, None]
@@ -92,14 +96,14 @@ def _read_npz(path: Path, data: LabelledImages) -> Images:
             f"{data.num_classes - 1}."
         )
     if images.dtype != np.uint8:
-        if images.dtype.kind != "f" or (images.size and not 0 <= images.min() <= images.max() <= 1):
-            raise UsageError(f"{path} holds {_range(images)}: give bytes, or floats from 0 to 1.")
-        return Images(to_bytes(torch.from_numpy(images.astype(np.float32))), torch.from_numpy(labels.astype(np.int64)))
+        if images.dtype.kind != "f":
+            raise UsageError(f"{path} holds images of {images.dtype}: give bytes, or floats from 0 to 1.")
+        if images.size and not 0 <= images.min() <= images.max() <= 1:
+            raise UsageError(
+                f"{path} holds images from {images.min():.4g} to {images.max():.4g}: give bytes, or floats from 0 to 1."
+            )
+        images = to_bytes(torch.from_numpy(images.astype(np.float32))).numpy()
     return Images(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))
-
-
-def _range(images: np.ndarray) -> str:
-    return f"images of {images.dtype} from {images.min():.4g} to {images.max():.4g}"
 
 
 def _read_predictions(folder: Path, data: LabelledImages) -> Images:
@@ -119,9 +123,7 @@ def _read_predictions(folder: Path, data: LabelledImages) -> Images:
 
 
 def _read_folders(folder: Path, data: LabelledImages) -> Images:
-    names = {str(label): label for label in range(data.num_classes)} | {
-        n: label for label, n in enumerate(data.classes)
-    }
+    names = {name: label for label, name in enumerate(data.classes)} | {str(n): n for n in range(data.num_classes)}
     files = [
         (path, label)
         for name, label in names.items()
@@ -133,6 +135,9 @@ def _read_folders(folder: Path, data: LabelledImages) -> Images:
         raise UsageError(
             f"{folder} has neither a manifest.csv nor folders with pictures of each label, as {folder / str(0)}."
         )
+    strange = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name not in names and p.name[0] != ".")
+    if strange:
+        raise UsageError(f"{folder} has folders that are no label of {data.full_name}: {', '.join(strange)[:200]}.")
     return _read_pictures(files, data)
 
 
@@ -150,10 +155,10 @@ def _read_pictures(files: Sequence[tuple[Path, int]], data: LabelledImages) -> I
                 )
             yield picture
 
-    labels = torch.tensor([label for _, label in files])
-    if not 0 <= int(labels.min()) <= int(labels.max()) < data.num_classes:
+    labels = [label for _, label in files]
+    if not 0 <= min(labels) <= max(labels) < data.num_classes:
         raise UsageError(
-            f"The samples have labels from {labels.min()} to {labels.max()}, but {data.full_name} has 0 to "
-            f"{data.num_classes - 1}: give its own --data."
+            f"The samples have labels from {min(labels)} to {max(labels)}, but {data.full_name} has 0 to "
+            f"{data.num_classes - 1}: give their own --data."
         )
-    return Images(torch.stack(list(pictures())), labels)
+    return Images(torch.stack(list(pictures())), torch.tensor(labels))

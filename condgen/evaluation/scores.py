@@ -5,25 +5,24 @@ from __future__ import annotations
 import json
 import math
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torchmetrics.image.kid import KernelInceptionDistance  # not from torchmetrics.image, which wants torch-fidelity
+from torch import Tensor
 from tqdm import tqdm
 
-import condgen
 from condgen.batches import Images
 from condgen.data import LabelledImages
+from condgen.errors import UsageError
 from condgen.evaluation.gan_train import GANTrainAccuracy
 from condgen.evaluation.judge import Judge, RandomConvolutions, in_parts
 from condgen.evaluation.sets import (
     Diversity,
     FrechetDistance,
+    KernelDistance,
     LabelFrechetDistance,
     LabelledFeatures,
     Novelty,
@@ -39,10 +38,10 @@ PAIRS = 20  # in the picture of the nearest training images
 
 
 class Score(NamedTuple):
-    """A score, a mean over labels where it is one, and its standard error."""
+    """A score, a mean over labels where it is one, and its standard error (of a kernel distance, its deviation)."""
 
     value: float
-    standard_error: float
+    uncertainty: float
     per_label: list[float] | None = None
 
 
@@ -72,41 +71,51 @@ def all_cores() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def score_samples(samples: Images, data: LabelledImages, judge: Judge, seed: int = 0) -> dict[str, dict[str, Any]]:
-    """The scores of samples, and of as many training images in their place, the floor: by name, as in scores.json.
+class Scored(NamedTuple):
+    """Scores by name, as in scores.json, and of how many samples they are."""
+
+    scores: dict[str, dict[str, Any]]
+    samples: int
+
+
+def score_samples(samples: Images, data: LabelledImages, judge: Judge, seed: int = 0) -> Scored:
+    """The scores of samples, and of as many training images in their place, the floor.
 
     Args:
-        samples: of every label some; at most a thousand of each are taken, the first ones.
+        samples: of every label some; of each the first :func:`samples_per_label` are taken, or less where there are not
+            twice as many training images.
         data: whose test images they are compared with.
         judge: of that data set.
         seed: of what is random in the scores.
+
+    Raises:
+        UsageError: the data set has no label with enough images.
     """
     training, test = data.train_images, data.val_images
-    labels = [label for label in range(data.num_classes) if (test.labels == label).any()]
-    samples = rows_of(samples, first_of_each_label(samples, dict.fromkeys(labels, PER_LABEL)))
-    # The floor's images are taken out of the training images that they are compared with.
-    counts = torch.stack([images.labels.bincount(minlength=data.num_classes) for images in (samples, training)])
-    as_many = {label: min(int(counts[0, label]), int(counts[1, label]) // 2) for label in labels}
-    floor_rows = first_of_each_label(training, as_many)
-    others = torch.ones(len(training), dtype=torch.bool)
+    number = torch.stack([s.labels.bincount(minlength=data.num_classes) for s in (samples, training, test)])
+    number[1] //= 2  # the floor's images are taken out of the training images that they are compared with
+    as_many = number[:2].amin(0).clamp(max=samples_per_label(data))
+    labels = [label for label in range(data.num_classes) if as_many[label] and number[2, label]]
+    if not labels:
+        raise UsageError(f"{data.full_name} has too few images for scores: two to train and one to test of a label.")
+    first = {label: int(as_many[label]) for label in labels}
+    samples = rows_of(samples, first_of_each_label(samples, first))
+    floor_rows, others = first_of_each_label(training, first), torch.ones(len(training), dtype=torch.bool)
     others[floor_rows] = False
-    with all_cores(), tqdm(total=2 * len(_metrics(data, training)) + 3, desc="Scoring", leave=False) as bar:
+    floor, rest = rows_of(training, floor_rows), rows_of(training, others)
+    with all_cores(), tqdm(total=2 * len(_metrics(data, rest)) + 3, desc="Scoring", leave=False, mininterval=1) as bar:
         spaces = _Spaces(judge, data, bar)
-        real = spaces.of(test)
+        real = spaces.of(rows_of(test, torch.isin(test.labels, torch.tensor(labels))))
         of_samples = _scores(samples, real, spaces, _metrics(data, training), seed, bar)
-        floor = _scores(
-            rows_of(training, floor_rows), real, spaces, _metrics(data, rows_of(training, others)), seed, bar
-        )
-    return {
-        name: {
-            "value": _number(of_samples[name].value),
-            "standard_error": _number(of_samples[name].standard_error),
-            "floor": _number(floor[name].value),
-            "floor_standard_error": _number(floor[name].standard_error),
-        }
-        | ({"per_label": [_number(v) for v in per_label]} if (per_label := of_samples[name].per_label) else {})
-        for name in of_samples
-    }
+        of_floor = _scores(floor, real, spaces, _metrics(data, rest), seed, bar)
+    found: dict[str, dict[str, Any]] = {}
+    for name, score in of_samples.items():
+        found[name] = {"value": _number(score.value), "uncertainty": _number(score.uncertainty)}
+        found[name]["floor"] = _number(of_floor[name].value)
+        found[name]["floor_uncertainty"] = _number(of_floor[name].uncertainty)
+        if score.per_label is not None:
+            found[name]["per_label"] = dict(zip(map(str, labels), map(_number, score.per_label), strict=True))
+    return Scored(found, len(samples))
 
 
 def _number(value: float) -> float | None:
@@ -137,6 +146,7 @@ def _metrics(data: LabelledImages, training: Images) -> dict[str, tuple[str, Set
         "frechet_distance": ("embedding", FrechetDistance(**alone)),
         "frechet_distance_per_label": ("embedding", LabelFrechetDistance(**alone)),
         "frechet_distance_random": ("random", FrechetDistance(**alone)),
+        "kernel_distance": ("embedding", KernelDistance(**alone)),
         "precision recall density coverage": ("embedding", PrecisionRecallDensityCoverage(**alone)),
         "diversity": ("pixels", Diversity(**alone)),
         "novelty": ("pixels", Novelty(training.images, training.labels, **alone)),
@@ -157,32 +167,13 @@ def _scores(
     for names, (space, metric) in metrics.items():
         metric.update(*mine[space], real=False)
         metric.update(*real[space], real=True)
-        values, errors = metric.compute(), metric.standard_error(seed=seed)
+        values, errors = metric.compute(), metric.uncertainty(seed=seed)
         each = values.reshape(len(values) if values.ndim else 1, -1)  # (labels, scores)
         for name, column, error in zip(names.split(), each.T, errors.reshape(-1), strict=True):
             per_label = column.tolist() if values.ndim else None
             scores[name] = Score(float(column.mean()), float(error), per_label)
-        if "frechet_distance_random" in names:
-            scores["kernel_distance"] = kernel_distance(mine["embedding"].features, real["embedding"].features, seed)
         bar.update()
     return scores
-
-
-def kernel_distance(samples: Tensor, real: Tensor, seed: int = 0) -> Score:
-    """KID of features (N, D) and (M, D): its mean over 100 pairs of subsets of up to 1,000, and their deviation.
-
-    The squared maximum mean discrepancy under the kernel (x·y / D + 1)³; unlike the Fréchet distance it is unbiased, so
-    that real images have 0 on average, at any number (Bińkowski et al. 2018, "Demystifying MMD GANs").
-    """
-    size = min(1000, len(samples), len(real))
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.filterwarnings("ignore", ".*will save all extracted features.*")
-        torch.manual_seed(seed)
-        metric = KernelInceptionDistance(nn.Identity(), subset_size=size, sync_on_compute=False)
-        metric.update(samples.double(), real=False)
-        metric.update(real.double(), real=True)
-        mean, deviation = metric.compute()
-        return Score(float(mean), float(deviation))
 
 
 def write_nearest(samples: Images, data: LabelledImages, path: Path) -> None:
@@ -206,13 +197,17 @@ def write_nearest(samples: Images, data: LabelledImages, path: Path) -> None:
     write_png(grid(torch.stack([image for _, *pair in closest for image in (*pair, between)]), 12), path)
 
 
+def _digits(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
 def table(scores: dict[str, dict[str, Any]], cost: dict[str, float | None]) -> str:
     """Scores and cost as they are printed."""
     lines = [f"{'':28}{'samples':>20}{'real images':>20}"]
     for name, found in scores.items():
         cells = [
-            "–" if found[value] is None else f"{found[value]:.4f} ± {found[error] or 0:.4f}"
-            for value, error in (("value", "standard_error"), ("floor", "floor_standard_error"))
+            "–" if found[value] is None else f"{found[value]:.4f} ± {_digits(found[error])}"
+            for value, error in (("value", "uncertainty"), ("floor", "floor_uncertainty"))
         ]
         lines.append(f"{name:28}{cells[0]:>20}{cells[1]:>20}")
     for name, number in cost.items():
@@ -225,6 +220,6 @@ def write_scores(
     path: Path, scores: dict[str, dict[str, Any]], cost: dict[str, float | None], about: dict[str, Any]
 ) -> None:
     """Writes ``scores.json``: what was scored and how it was chosen, the scores, the cost."""
-    content = {"condgen": condgen.__version__, **about, "scores": scores, "cost": cost}
+    content = {**about, "scores": scores, "cost": cost}
     with replacing(path) as file:
         file.write(json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")

@@ -7,13 +7,15 @@ Distances are computed in float64 and in stretches of rows: memory grows with th
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
+from torchmetrics.image.kid import KernelInceptionDistance  # not from torchmetrics.image, which wants torch-fidelity
 from torchmetrics.utilities import dim_zero_cat
 
 from condgen.noise import permutation
@@ -22,10 +24,14 @@ ROWS = 1000  # of distances that are in memory at once
 
 
 def distances(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances (N, M) float64 between the rows of (N, D) and of (M, D); exact for whole numbers."""
+    """Euclidean distances (N, M) float64 between the rows of (N, D) and of (M, D).
+
+    They are exact for whole numbers, and 0 between equal rows.
+    """
     a, b = a.double(), b.double()
-    squares = torch.addmm(b.square().sum(1), a, b.T, alpha=-2).add_(a.square().sum(1)[:, None])
-    return squares.clamp_(min=0).sqrt_()
+    sizes = a.square().sum(1)[:, None] + b.square().sum(1)
+    squares = torch.addmm(sizes, a, b.T, alpha=-2)
+    return squares.masked_fill_(squares < 1e-13 * sizes, 0).sqrt_()  # smaller is rounding
 
 
 def frechet_distance(samples: Tensor, real: Tensor) -> Tensor:
@@ -66,18 +72,20 @@ def prdc(samples: Tensor, real: Tensor, k_manifold: int = 3, k_density: int = 5)
       outlier among the samples, with its large ball, can raise it (both: Kynkäänniemi et al. 2019, k = 3).
     - density: the number of real balls that a sample lies in, over k. 1 for real images, and more where samples crowd
       where real images do.
-    - coverage: the part of the real images whose ball has a sample. Near 1 - 2**-k for real images, 0 where samples
-      are all alike (both: Naeem et al. 2020, k = 5).
+    - coverage: the part of the real images whose ball has a sample. Near 1 - 2**-k for as many new real images, 0
+      where samples are all alike (both: Naeem et al. 2020, k = 5).
 
     Args:
-        samples: features of the samples.
+        samples: features of the samples. All four are NaN where there are none.
         real: features of the real images.
         k_manifold: k of precision and recall.
         k_density: k of density and coverage. Where a set has no k + 1 images, all its others are a ball's neighbours.
     """
+    if not len(samples) or not len(real):
+        return torch.full((4,), math.nan, dtype=torch.float64)
     manifold, dense = neighbour_radii(real, k_manifold)[:, None], neighbour_radii(real, k_density)[:, None]
     of_samples = neighbour_radii(samples, k_manifold)
-    precise = torch.zeros(len(samples), dtype=torch.bool)
+    precise = torch.zeros(len(samples), dtype=torch.bool, device=samples.device)
     balls = recalled = covered = 0
     for start in range(0, len(real), ROWS):
         rows = slice(start, start + ROWS)
@@ -99,7 +107,12 @@ def mean_pairwise_distance(features: Tensor) -> Tensor:
 
 
 def nearest(images: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each of (N, D) the distance to the nearest of (M, D), and which one that is: (N,) and (N,)."""
+    """Of each of (N, D) the distance to the nearest of (M, D), and which one that is: (N,) and (N,).
+
+    NaN, and the first, where there is none.
+    """
+    if not len(references):
+        return torch.full((len(images),), math.nan, dtype=torch.float64), torch.zeros(len(images), dtype=torch.long)
     found = [distances(rows, references).min(dim=1) for rows in images.split(ROWS)]
     return torch.cat([values for values, _ in found]), torch.cat([rows for _, rows in found])
 
@@ -167,20 +180,26 @@ class SetMetric(Metric, ABC):
     def compute(self) -> Tensor:
         return self.score(*self._sets())
 
-    def standard_error(self, repeats: int = 20, seed: int = 0) -> Tensor:
+    def uncertainty(self, repeats: int = 20, seed: int = 0) -> Tensor:
         """The standard error of the score (of its mean over labels), by what it is for random halves of both sets.
 
-        A half is drawn without replacement: its score varies around that of all images as much as that of all images
-        does around the truth, and no image is its own double, which would deceive what counts neighbours. It is that of
-        this process's images.
+        A half is drawn without replacement: a mean over it varies around that over all images as much as that does
+        around the truth, and no image is its own double, which would deceive what counts neighbours. Where the two sets
+        hardly differ, halves overstate the error of a Fréchet distance and of precision up to twofold. It is that of
+        this process's images; NaN where a label has fewer than four.
         """
         samples, real = self._sets()
         scores = [self.score(samples.half(seed, 2 * r), real.half(seed, 2 * r + 1)) for r in range(repeats)]
-        return torch.stack([score.mean(0) if score.ndim else score for score in scores]).std(0)
+        error = torch.stack([score.mean(0) if score.ndim else score for score in scores]).std(0)
+        fewest = min(int(images.labels.unique(return_counts=True)[1].min()) for images in (samples, real))
+        return error if fewest >= 4 else torch.full_like(error, math.nan)
 
 
 class FrechetDistance(SetMetric):
-    """:func:`frechet_distance`, of all labels together."""
+    """:func:`frechet_distance`, of all labels together.
+
+    Not torchmetrics' FrechetInceptionDistance, which keeps sums instead of features and so cannot tell its uncertainty.
+    """
 
     higher_is_better = False
 
@@ -197,6 +216,43 @@ class LabelFrechetDistance(SetMetric):
         return per_label(frechet_distance, samples, real)
 
 
+class KernelDistance(SetMetric):
+    """Kernel distance (KID) of features (N, D): torchmetrics' mean over 100 pairs of subsets.
+
+    The squared maximum mean discrepancy under the kernel (x·y / D + 1)³; unlike the Fréchet distance it is unbiased, so
+    that real images have 0 on average, at any number (Bińkowski et al. 2018, "Demystifying MMD GANs").
+
+    Args:
+        subset_size: at most; half of the smaller set, where that is less.
+        **kwargs: those of ``torchmetrics.Metric``.
+    """
+
+    higher_is_better = False
+
+    def __init__(self, subset_size: int = 1000, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.subset_size = subset_size
+
+    def score(self, samples: LabelledFeatures, real: LabelledFeatures) -> Tensor:
+        return self._distance_and_deviation(samples, real, seed=0)[0]
+
+    def uncertainty(self, repeats: int = 20, seed: int = 0) -> Tensor:
+        """The distance's deviation over the subsets, which is what is reported beside it."""
+        return self._distance_and_deviation(*self._sets(), seed)[1]
+
+    def _distance_and_deviation(
+        self, samples: LabelledFeatures, real: LabelledFeatures, seed: int
+    ) -> tuple[Tensor, Tensor]:
+        size = max(2, min(self.subset_size, len(samples.features) // 2, len(real.features) // 2))
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.filterwarnings("ignore", ".*will save all extracted features.*")
+            torch.manual_seed(seed)
+            metric = KernelInceptionDistance(nn.Identity(), subset_size=size, sync_on_compute=False)
+            metric.update(samples.features.flatten(1).double(), real=False)
+            metric.update(real.features.flatten(1).double(), real=True)
+            return metric.compute()
+
+
 class PrecisionRecallDensityCoverage(SetMetric):
     """:func:`prdc` of each label: (labels, 4)."""
 
@@ -207,7 +263,7 @@ class PrecisionRecallDensityCoverage(SetMetric):
 
 
 class Diversity(SetMetric):
-    """Mean distance of two samples of a label over that of two real images of it: (labels,).
+    """Mean distance of two samples of a label over that of two real images: (labels,), a scalar for one label.
 
     0 where all samples of a label are alike, 1 where they differ as much as real images do, more where they are noisy.
     It says nothing of whether they differ in the right way: coverage does.
@@ -217,7 +273,7 @@ class Diversity(SetMetric):
         >>> diversity.update(torch.tensor([[0.0], [1.0]]), torch.tensor([0, 0]), real=False)
         >>> diversity.update(torch.tensor([[2.0], [4.0]]), torch.tensor([0, 0]), real=True)
         >>> diversity.compute()
-        tensor([0.5000], dtype=torch.float64)
+        tensor(0.5000, dtype=torch.float64)
     """
 
     higher_is_better = True
@@ -242,14 +298,14 @@ class Novelty(SetMetric):
 
     def __init__(self, features: Tensor, labels: Tensor, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.training_images = LabelledFeatures(features, labels)
+        self.training_images = LabelledFeatures(features.cpu(), labels.cpu())
 
     def update(self, features: Tensor, labels: Tensor, real: bool) -> None:
         """Adds images; kept are their distances to the nearest training image of their label."""
-        found = torch.zeros(len(features), 1, dtype=torch.float64)
-        for label in labels.unique().tolist():
-            found[labels == label, 0] = nearest(features.flatten(1)[labels == label], self.training_images.of(label))[0]
-        super().update(found, labels, real)
+        mine, found = LabelledFeatures(features.cpu(), labels.cpu()), torch.zeros(len(features), 1)
+        for label in mine.labels.unique().tolist():
+            found[mine.labels == label, 0] = nearest(mine.of(label), self.training_images.of(label))[0].float()
+        super().update(found.to(features.device), labels, real)
 
     def score(self, samples: LabelledFeatures, real: LabelledFeatures) -> Tensor:
         return per_label(lambda a, b: a.mean() / b.mean(), samples, real)
