@@ -19,6 +19,10 @@ from condgen.__main__ import main
 DDP = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # exact equality is promised on the CPU
 torch.set_num_threads(1)  # as in the processes that tests start
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    # A core for each of pytest's processes: threads of two that wait for each other on the same cores wait long.
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(os.environ["PYTEST_XDIST_WORKER"][2:]) % len(cores)]})
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:

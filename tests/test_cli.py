@@ -233,8 +233,8 @@ def test_a_schedule_is_gone_on_with_to_its_end(fit_args, tmp_path, killed_at_ste
     assert torch.load(whole, weights_only=True)["optimizer_states"][0]["param_groups"][0]["lr"] < 1e-10
 
 
-def test_ctrl_c_finishes_the_batch_saves_and_stops(mnist_root, tmp_path):
-    arguments = ["fit", "--data.root", str(mnist_root), "--trainer.max_epochs", "60"]
+def test_ctrl_c_finishes_the_batch_saves_and_stops(fit_args, tmp_path):
+    arguments = [*fit_args, "--trainer.max_epochs", "60"]
     process = condgen_process(arguments, tmp_path)
     checkpoint = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 120

@@ -96,6 +96,7 @@ def training(mnist_root):
 
     def arguments(*more: str) -> list[str]:
         few = ["--trainer.max_epochs", "4", "--trainer.log_every_n_steps", "1", "--checkpoint.every_n_train_steps", "2"]
+        few += ["--training_scores.every_n_epochs", "null"]
         return ["fit", "--data.root", str(mnist_root), *few, *more]
 
     return arguments

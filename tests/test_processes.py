@@ -126,8 +126,8 @@ def test_two_machines_started_by_torchrun_train_the_same_run(ddp_run, fit_args, 
     assert (run / "metrics.csv").read_bytes() == (ddp_run / "metrics.csv").read_bytes()
 
 
-def test_ctrl_c_stops_all_processes_after_saving(mnist_root, tmp_path):
-    arguments = ["fit", "--data.root", str(mnist_root), "--trainer.max_epochs", "500", *DDP]
+def test_ctrl_c_stops_all_processes_after_saving(fit_args, tmp_path):
+    arguments = [*fit_args, "--trainer.max_epochs", "500", *DDP]
     process = condgen_process(arguments, tmp_path)
     checkpoint = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 120
