@@ -12,14 +12,10 @@ from condgen.__main__ import main
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
 FEW = {
-    "fit": [
-        "--trainer.limit_train_batches",
-        "3",
-        "--trainer.limit_val_batches",
-        "2",
-        "--trainer.log_every_n_steps",
-        "1",
-    ],
+    "fit": shlex.split(
+        "--trainer.limit_train_batches 3 --trainer.limit_val_batches 2 --trainer.log_every_n_steps 1"
+        " --training_scores.every_n_epochs null"
+    ),
     "judge": ["--epochs", "1"],
 }
 ELSEWHERE = {
