@@ -203,13 +203,14 @@ def killed_at_step_8(monkeypatch, tmp_path):
     "recipe",
     [
         ["--data.num_workers", "2"],
+        ["--training_scores.every_n_epochs", "3", "--checkpoint.monitor", "score_coverage", "--checkpoint.mode", "max"],
         *(["--model", family] for family in FAMILIES),
         *(["--config", str(c)] for c in CONFIGS),
     ],
     ids=lambda recipe: Path(recipe[1]).stem,
 )
 def test_from_the_middle_of_an_epoch_too(recipe, fit_args, tmp_path, killed_at_step_8):
-    """With loader workers, and for every family and every config that there is."""
+    """With loader workers, with a monitor that is yet to come, and for every family and config that there is."""
     whole_folder = ["--trainer.default_root_dir", str(tmp_path / "whole")]
     assert main([*fit_args, *recipe, *whole_folder]) == 0
     whole = tmp_path / "whole" / "lightning_logs" / "version_0"

@@ -1,5 +1,6 @@
 """``condgen test``, ``score``, ``compare`` and ``judge``, and the scores beside training."""
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -10,14 +11,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import DDP, condgen_process, finish, same_weights
+from conftest import DDP, condgen_process, finish, same_weights, write_idx
 from PIL import Image
 from safetensors.torch import load_file
 from test_cli import refused
 
 from condgen.__main__ import main
 from condgen.data import MNIST
+from condgen.errors import UsageError
 from condgen.evaluation.judge import BUNDLED, Judge, accuracy, find_judge, in_parts
+from condgen.evaluation.samples import read
 from condgen.evaluation.sets import Diversity, FrechetDistance, Novelty, PrecisionRecallDensityCoverage
 
 SCORES = {
@@ -248,6 +251,31 @@ def test_damaged_files_are_refused_by_name(mnist_root, tmp_path, capsys):
         assert says in refused(["score", str(tmp_path / name), "--data.root", str(mnist_root)], capsys)
 
 
+def test_a_flipped_byte_is_refused_or_harmless(digits, tmp_path):
+    images, labels = (part[::250] for part in digits)
+    np.savez_compressed(tmp_path / "whole.npz", images=images, labels=labels.astype(np.int64))
+    content, path = (tmp_path / "whole.npz").read_bytes(), tmp_path / "flipped.npz"
+    for place in range(0, len(content), max(1, len(content) // 400)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x41]) + content[place + 1 :])
+        with contextlib.suppress(UsageError):
+            read(path, MNIST(source="sample"))
+
+
+def test_a_data_set_with_few_images_of_a_label_is_scored(digits, mnist_root, tmp_path):
+    """Of label 7 there is one training image, of label 8 none."""
+    shutil.copytree(mnist_root, tmp_path / "data")
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    of_label = [digits[0][digits[1] == label] for label in range(10)]
+    kept = [images[: {7: 1, 8: 0}.get(label, 20)] for label, images in enumerate(of_label)]
+    write_idx(raw / "train-images-idx3-ubyte", np.concatenate(kept))
+    write_idx(raw / "train-labels-idx1-ubyte", np.repeat(np.arange(10, dtype=np.uint8), [len(k) for k in kept]))
+    np.savez(tmp_path / "drawn.npz", images=digits[0][::50], labels=digits[1][::50])
+    assert main(["score", str(tmp_path / "drawn.npz"), "--data.root", str(tmp_path / "data")]) == 0
+    scores = scores_of(tmp_path / "drawn.scores.json")
+    assert set(scores["coverage"]["per_label"]) == set("01234569")
+    assert scores["coverage"]["value"] is not None
+
+
 # Judges of other data sets.
 
 
@@ -351,6 +379,23 @@ def test_they_go_on_where_a_run_goes_on(fit_args, tmp_path):
     a, b = (tmp_path / name / "lightning_logs" / "version_0" / "metrics.csv" for name in ("whole", "parts"))
     assert a.read_bytes() == b.read_bytes()
     assert [bool(row["score_coverage"]) for row in rows(a.parent)] == [False, True, False]
+
+
+def test_averaged_weights_are_scored_where_weights_are_averaged(fit_args, tmp_path):
+    """An average that never moves has the same scores in every epoch."""
+    average = ["--trainer.callbacks", "EMAWeightAveraging", "--trainer.callbacks.decay", "1.0"]
+    options = ["--training_scores.every_n_epochs", "1", "--trainer.default_root_dir", str(tmp_path)]
+    assert main([*fit_args, *average, *options]) == 0
+    first, second = rows(tmp_path / "lightning_logs" / "version_0")
+    assert first["score_frechet_distance"] == second["score_frechet_distance"]
+    assert first["train_loss_epoch"] != second["train_loss_epoch"]
+
+
+def test_a_monitor_that_never_comes_is_said(fit_args, tmp_path):
+    monitor = ["--checkpoint.monitor", "score_coverage", "--checkpoint.mode", "max"]
+    options = ["--training_scores.every_n_epochs", "9", "--trainer.default_root_dir", str(tmp_path)]
+    with pytest.warns(UserWarning, match=r"no best\.ckpt: no epoch had a score_coverage"):
+        assert main([*fit_args, *monitor, *options]) == 0
 
 
 def test_without_a_judge_training_goes_on(mnist_root, tmp_path, capsys):

@@ -14,14 +14,17 @@ from hypothesis import strategies as st
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 import condgen.evaluation.sets as sets
+from condgen.batches import Images
 from condgen.evaluation import (
     Diversity,
     FrechetDistance,
     GANTrainAccuracy,
+    KernelDistance,
     LabelFrechetDistance,
     Novelty,
     PrecisionRecallDensityCoverage,
 )
+from condgen.evaluation.classifiers import Classifier, train
 from condgen.evaluation.sets import distances, frechet_distance, mean_pairwise_distance, nearest, prdc
 
 
@@ -138,6 +141,9 @@ def test_prdc_of_equals_and_of_strangers():
 
 
 def test_prdc_of_constant_images_and_of_few():
+    one = torch.rand(1, 128, generator=torch.Generator().manual_seed(0)).expand(1500, -1)
+    assert prdc(one, one).tolist() == [1, 1, 1500 / 5, 1]
+    assert all(math.isnan(value) for value in prdc(one[:0], one).tolist())
     assert prdc(torch.zeros(5, 2), torch.zeros(7, 2)).tolist() == [1, 1, 7 / 5, 1]
     assert prdc(column(1), column(1)).tolist() == [1, 1, 1, 1]
     assert prdc(column(2), column(1)).tolist() == [0, 0, 0, 0]
@@ -219,6 +225,25 @@ def test_novelty_is_nought_for_copies_and_one_for_new_real_images():
     )
     # a copy of another label's image is no copy of this label's
     assert filled(Novelty(training, labels), training, test, 1 - labels, labels).compute().min() > 0.8
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4])
+def test_a_classifier_is_trained_in_any_number_of_steps(epochs):
+    images = torch.randint(0, 256, (80, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    classifier = Classifier((1, 8, 8), 2, [[4, 3, 2]], 8)
+    before = classifier.head.weight.clone()
+    train(classifier, Images(images, torch.arange(80) % 2), epochs=epochs, seed=0, augment=True)  # five steps each
+    assert not torch.equal(classifier.head.weight, before)
+    assert not classifier.training
+
+
+def test_kernel_distance_tells_equal_from_other_sets():
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(600, 4, generator=generator) for _ in range(2))
+    same, other = filled(KernelDistance(), a, b), filled(KernelDistance(), a + 1, b)
+    assert abs(same.compute()) < 3 * same.uncertainty()
+    assert other.compute() > 10 * other.uncertainty() > 0
+    assert torch.equal(other.compute(), filled(KernelDistance(), a + 1, b).compute())  # its subsets are always the same
 
 
 def test_gan_train_learns_from_samples_what_they_teach(digits):

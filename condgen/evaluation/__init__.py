@@ -4,6 +4,7 @@ from condgen.evaluation.gan_train import GANTrainAccuracy
 from condgen.evaluation.sets import (
     Diversity,
     FrechetDistance,
+    KernelDistance,
     LabelFrechetDistance,
     Novelty,
     PrecisionRecallDensityCoverage,
@@ -14,6 +15,7 @@ __all__ = [
     "Diversity",
     "FrechetDistance",
     "GANTrainAccuracy",
+    "KernelDistance",
     "LabelFrechetDistance",
     "Novelty",
     "PrecisionRecallDensityCoverage",
