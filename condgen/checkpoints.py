@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -98,6 +99,11 @@ def imported_classes(base: type[T]) -> list[type[T]]:
         found += new
         waiting += new
     return found
+
+
+def imported_families(base: type[T]) -> dict[str, type[T]]:
+    """The classes among :func:`imported_classes` of which there can be instances, by their short names."""
+    return {found.__name__: found for found in imported_classes(base) if not inspect.isabstract(found)}
 
 
 def imported_class(class_path: str, base: type[T], path: Path) -> type[T]:

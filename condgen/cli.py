@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import errno
 import importlib
-import inspect
 import logging
 import os
 import re
@@ -40,7 +39,7 @@ from condgen.checkpoints import (
     WholeCheckpointIO,
     check_fits,
     check_same_images,
-    imported_classes,
+    imported_families,
     read_checkpoint,
     settings,
 )
@@ -51,7 +50,17 @@ from condgen.files import replacing
 from condgen.generators import ConditionalGenerator
 from condgen.generators.base import FOLLOW_THE_DATA
 from condgen.loggers import run_loggers
-from condgen.mistakes import Names, Option, did_you_mean, explain, read_config, read_options, short_name
+from condgen.mistakes import (
+    Names,
+    Option,
+    did_you_mean,
+    explain,
+    is_question,
+    option_names,
+    read_config,
+    read_options,
+    short_name,
+)
 from condgen.runs import RUNS, claim_run, find_checkpoint, run_of
 from condgen.trainer import (
     CheckpointConnector,
@@ -151,7 +160,7 @@ class CondgenCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         verb, *rest = args
-        if any(re.fullmatch(r"-h|--help|--print_completion.*|--[\w.]+\.help.*", word) for word in args):
+        if is_question(args):
             self.config = parser.parse_args(args)  # a question: answered here
         if verb not in VERBS:
             verbs = (*VERBS, *FUNCTIONS)
@@ -189,13 +198,10 @@ class CondgenCLI(LightningCLI):
 
     def _check_names(self, verb: str, layers: list[Layer], options: list[Option]) -> None:
         """Refuses settings and classes that there are not, before jsonargparse does."""
-        known = {
-            name: [option[2:] for action in parser._actions for option in action.option_strings if option[:2] == "--"]
-            for name, parser in self._subcommand_parsers.items()
-        }
-        families = {
-            group: {family.__name__: family for family in imported_classes(base) if not inspect.isabstract(family)}
-            for group, base in (("model", ConditionalGenerator), ("data", LabelledImages))
+        known = {name: option_names(parser) for name, parser in self._subcommand_parsers.items()}
+        families: dict[str, dict[str, type]] = {
+            "model": {**imported_families(ConditionalGenerator)},  # type: ignore[type-abstract]
+            "data": {**imported_families(LabelledImages)},
         }
         chosen = {
             group: short_name(_last_given(layers, options, group, f"{group}.class_path") or default)

@@ -14,11 +14,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from jsonargparse import ArgumentParser
 
 from condgen.errors import UsageError
 from condgen.generators.base import FOLLOW_THE_DATA
 
-CLASSES = ("model", "data")  # settings whose value is a class, with settings of its own
+
+def is_question(words: Iterable[str]) -> bool:
+    """Whether a command line asks for help or for a completion script, which jsonargparse answers."""
+    return any(re.fullmatch(r"-h|--help|--print_completion.*|--[\w.]+\.help.*", word) for word in words)
+
+
+def option_names(parser: ArgumentParser) -> list[str]:
+    """The options of a parser, without their dashes, in the order of its help."""
+    return [name[2:] for action in parser._actions for name in action.option_strings if name.startswith("--")]
 
 
 class Option(NamedTuple):
@@ -77,8 +86,8 @@ class Names:
     Args:
         verb: the verb that was given.
         known: the options of every verb, in the order of its help.
-        families: of ``model`` and ``data``, the classes that can be given.
-        chosen: of ``model`` and ``data``, the class that is.
+        families: of the settings whose value is a class, ``model`` and ``data``, the classes that can be given.
+        chosen: of the same, the class that is.
     """
 
     def __init__(
@@ -93,19 +102,19 @@ class Names:
     def check_options(self, options: Iterable[Option]) -> None:
         """Raises UsageError for an option that there is not."""
         for option in options:
-            if option.name in CLASSES and self.families[option.name]:
+            if option.name in self.families:
                 self._check_class(option.name, option.value)
             self._check(option.name.rstrip("+"), option.value, "--", self.chosen)
 
     def check_config(self, path: str, settings: Mapping[str, Any]) -> None:
         """Raises UsageError for a setting in a config file that there is not."""
         own = dict(self.chosen)
-        for group in CLASSES:
+        for group in self.families:
             if isinstance(settings.get(group), dict) and isinstance(settings[group].get("class_path"), str):
                 own[group] = short_name(settings[group]["class_path"])
         try:
             for name, value in _dotted(settings):
-                if name.removesuffix(".class_path") in CLASSES:
+                if name.removesuffix(".class_path") in self.families:
                     self._check_class(name.removesuffix(".class_path"), value)
                 self._check(name, value, "", own)
         except UsageError as error:
@@ -129,7 +138,7 @@ class Names:
         if any(name.startswith(f"{option}.") for option in known if "." in option):
             return  # a setting of a class in the Trainer, as trainer.callbacks.patience
         named = f"{dashes}{name}"
-        if group in CLASSES and self.families[group]:
+        if group in self.families:
             self._check_setting(group, chosen[group], setting, value, dashes)
             return
         other = next((verb for verb in self.known if name in self.known[verb]), None)
@@ -139,8 +148,8 @@ class Names:
         if setting and group in groups:
             possible = [option for option in possible if option.startswith(f"{group}.")]
         else:
-            possible += [f"{g}.{s}" for g in CLASSES for f in self.families[g].values() for s in settings_of(f)]
-        meant = did_you_mean(name, possible, dashes) or did_you_mean(group, [*groups, *CLASSES], dashes)
+            possible += [f"{g}.{s}" for g in self.families for f in self.families[g].values() for s in settings_of(f)]
+        meant = did_you_mean(name, possible, dashes) or did_you_mean(group, [*groups, *self.families], dashes)
         meant = meant or f": condgen {self.verb} --help lists what there is."
         raise UsageError(f"There is no {named}{meant}")
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from condgen.checkpoints import imported_classes
+from condgen.checkpoints import imported_class, imported_families
 from condgen.data import LabelledImages
 from condgen.errors import UsageError
 from condgen.evaluation.judge import judge
 from condgen.evaluation.report import compare, score
-from condgen.mistakes import Names, Option, read_config, read_options, short_name
+from condgen.mistakes import Names, Option, is_question, option_names, read_config, read_options, short_name
 
 FUNCTIONS = {function.__name__: function for function in (score, compare, judge)}
 
@@ -31,7 +31,7 @@ def call(verb: str, words: list[str], parser: LightningArgumentParser) -> None:
     parser.add_function_arguments(function, as_group=False, as_positional=True, skip={"data"})
     if "data" in parameters:
         parser.add_subclass_arguments(LabelledImages, "data", as_group=False, help="The data set.")
-    if {"-h", "--help"} & set(words) or any(word.startswith("--data.help") for word in words):
+    if is_question(words):
         parser.parse_args(words)  # prints it, and ends
     first = next((n for n, word in enumerate(words) if word.startswith("-")), len(words))
     paths, options = words[:first], read_options(words[first:])
@@ -47,13 +47,12 @@ def call(verb: str, words: list[str], parser: LightningArgumentParser) -> None:
 
 
 def _check_names(verb: str, parser: LightningArgumentParser, options: list[Option]) -> None:
-    known = [name[2:] for action in parser._actions for name in action.option_strings if name.startswith("--")]
-    families: dict[str, dict[str, type]] = {"model": {}, "data": {}}
-    chosen = parser.get_defaults().get("data")
-    if chosen is not None:
-        families["data"] = {found.__name__: found for found in imported_classes(LabelledImages)}
-        chosen = next((str(o.value) for o in reversed(options) if o.name == "data"), chosen["class_path"])
-    Names(verb, {verb: known}, families, {"model": "", "data": short_name(str(chosen))}).check_options(options)
+    families, chosen = dict[str, dict[str, type]](), dict[str, str]()
+    if default := parser.get_defaults().get("data"):
+        given = next((str(option.value) for option in reversed(options) if option.name == "data"), None)
+        families["data"] = {**imported_families(LabelledImages)}
+        chosen["data"] = short_name(given or default["class_path"])
+    Names(verb, {verb: option_names(parser)}, families, chosen).check_options(options)
 
 
 def _data_beside(paths: list[str], options: list[Option]) -> dict[str, Any]:
@@ -65,10 +64,7 @@ def _data_beside(paths: list[str], options: list[Option]) -> dict[str, Any]:
     parents = Path(paths[0]).resolve().parents if paths else ()
     config = next((folder / "config.yaml" for folder in parents if (folder / "config.yaml").is_file()), None)
     data = read_config(str(config)).get("data") if config else None
-    if not isinstance(data, dict) or any(option.name == "data" for option in options):
+    if config is None or not isinstance(data, dict) or any(option.name == "data" for option in options):
         return {"class_path": "condgen.data.MNIST"}
-    if data.get("class_path") not in [
-        f"{found.__module__}.{found.__qualname__}" for found in imported_classes(LabelledImages)
-    ]:
-        raise UsageError(f"{config} is of the data set {data.get('class_path')}: to use it, name it as --data.")
+    imported_class(str(data.get("class_path")), LabelledImages, config)
     return data

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from test_cli import refused
 
 from condgen.__main__ import main
+from condgen.batches import Images
 from condgen.data import MNIST
 from condgen.errors import UsageError
 from condgen.evaluation.judge import BUNDLED, Judge, accuracy, find_judge, in_parts
@@ -77,7 +78,7 @@ def test_a_bundled_judge_is_right_about_most_test_images(name, part, at_least):
 def test_the_judge_knows_digits(digits):
     judge = find_judge(MNIST(source="sample"))
     images, labels = torch.from_numpy(digits[0])[:, None], torch.from_numpy(digits[1]).long()
-    assert (in_parts(judge.classify, images) == labels).double().mean() > 0.995
+    assert accuracy(judge.verdict, Images(images, labels)) > 0.995
     assert in_parts(judge.embed, images[:10]).shape == (10, 128)
     assert not any(weights.requires_grad for weights in judge.parameters())
 
@@ -103,7 +104,7 @@ def test_every_score_sees_what_it_is_for(digits):
     }
     found = {}
     for name, (samples, told) in kinds.items():
-        one = {"accuracy": (in_parts(judge.classify, samples) == told).double().mean().item()}
+        one = {"accuracy": accuracy(judge.verdict, Images(samples, told))}
         for metric, function in (
             (FrechetDistance(), judge.embed),
             (PrecisionRecallDensityCoverage(), judge.embed),

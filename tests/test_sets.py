@@ -262,7 +262,7 @@ def test_gan_train_learns_from_samples_what_they_teach(digits):
 # What all of them share.
 
 
-def test_a_uncertainty_tells_how_far_other_samples_would_be():
+def test_an_uncertainty_tells_how_far_other_samples_would_be():
     """The deviation of 60 independent pairs of sets, against the mean of what each tells of itself."""
     generator = torch.Generator().manual_seed(0)
     for kind in (FrechetDistance, PrecisionRecallDensityCoverage, Diversity):

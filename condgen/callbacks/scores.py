@@ -9,12 +9,12 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 
-from condgen.batches import Images, SampleRequest
+from condgen.batches import Images
 from condgen.data import LabelledImages
 from condgen.errors import UsageError, check_number
-from condgen.evaluation.judge import Judge, find_judge, in_parts
+from condgen.evaluation.judge import Judge, accuracy, find_judge, in_parts
 from condgen.evaluation.samples import draw
-from condgen.evaluation.scores import first_of_each_label, samples_per_label
+from condgen.evaluation.scores import first_of_each_label, rows_of, samples_per_label
 from condgen.evaluation.sets import Diversity, FrechetDistance, LabelledFeatures, PrecisionRecallDensityCoverage
 from condgen.generators import ConditionalGenerator
 
@@ -59,12 +59,7 @@ class TrainingScores(Callback):
         else:
             assert isinstance(pl_module, ConditionalGenerator)
             data: LabelledImages = trainer.datamodule  # type: ignore[attr-defined]
-            labels = list(range(data.num_classes))
-            samples, _ = draw(
-                trainer,
-                pl_module,
-                SampleRequest(labels, -(-SAMPLES // len(labels)), 0, data.sample_seed, data.batch_size),
-            )
+            samples, _ = draw(trainer, pl_module, -(-SAMPLES // data.num_classes))
             scores = self._scores(samples, data, pl_module.device) if trainer.is_global_zero else []
             scores = trainer.strategy.broadcast(scores)
         for name, value in zip(names, scores, strict=True):
@@ -76,24 +71,27 @@ class TrainingScores(Callback):
         if self._real is None:
             training, each = data.train_images, REAL // data.num_classes
             rows = first_of_each_label(training, dict.fromkeys(training.labels.unique().tolist(), each))
-            images, labels = training.images[rows], training.labels[rows]
-            embeddings = in_parts(judge.embed, images, device)
-            self._real = LabelledFeatures(embeddings, labels), LabelledFeatures(images, labels)
-        right = in_parts(judge.classify, samples.images, device) == samples.labels
+            real = rows_of(training, rows)
+            embeddings = in_parts(judge.embed, real.images, device)
+            self._real = LabelledFeatures(embeddings, real.labels), LabelledFeatures(real.images, real.labels)
         embeddings = in_parts(judge.embed, samples.images, device)
-        scores = [float(right.double().mean())]
         distance, neighbours, diversity = (
             kind(sync_on_compute=False) for kind in (FrechetDistance, PrecisionRecallDensityCoverage, Diversity)
         )
-        for metric, features, real in (
+        for metric, features, of_real in (
             (distance, embeddings, self._real[0]),
             (neighbours, embeddings, self._real[0]),
             (diversity, samples.images, self._real[1]),
         ):
             metric.update(features, samples.labels, real=False)
-            metric.update(*real, real=True)
+            metric.update(*of_real, real=True)
         _, _, _, coverage = neighbours.compute().mean(0).tolist()
-        return [*scores, float(distance.compute()), coverage, float(diversity.compute().mean())]
+        return [
+            accuracy(judge.verdict, samples),
+            float(distance.compute()),
+            coverage,
+            float(diversity.compute().mean()),
+        ]
 
 
 class ScoredSamples(Callback):
@@ -114,7 +112,5 @@ class ScoredSamples(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ConditionalGenerator)
-        data: LabelledImages = trainer.datamodule  # type: ignore[attr-defined]
-        each = self.samples_per_label or samples_per_label(data)
-        request = SampleRequest(list(range(data.num_classes)), each, 0, data.sample_seed, data.batch_size)
-        self.samples, self.seconds = draw(trainer, pl_module, request)
+        each = self.samples_per_label or samples_per_label(trainer.datamodule)  # type: ignore[attr-defined]
+        self.samples, self.seconds = draw(trainer, pl_module, each)

@@ -60,7 +60,7 @@ class GANTrainAccuracy(SetMetric):
         self._accuracies = torch.tensor(found, dtype=torch.float64)
         return self._accuracies.mean()
 
-    def uncertainty(self, repeats: int = 20, seed: int = 0) -> Tensor:
+    def uncertainty(self) -> Tensor:
         """The standard error of the mean of so many classifiers on so many real images; that of other samples is not
         in it."""
         part = self.compute()

@@ -60,10 +60,6 @@ class Judge(nn.Module):
         """(N, C, H, W) in [0, 1] to the first classifier's embeddings (N, 128)."""
         return self.features.embed(images)
 
-    def classify(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) in [0, 1] to the labels that the second classifier sees: (N,) int64."""
-        return self.verdict(images).argmax(1)
-
 
 class RandomConvolutions(nn.Module):
     """A feature space that nobody trained: two layers of random convolutions, averaged over the image's quarters.
@@ -128,10 +124,7 @@ def read_judge(path: Path, data: LabelledImages) -> Judge:
             raise UsageError(f"{path} is not the file that {path.stem}.yaml tells of: {again}.")
         if (about["num_classes"], tuple(about["image_shape"])) != (data.num_classes, data.image_shape):
             raise UsageError(f"{path} judges other images than those of {data.full_name}: {again}.")
-        networks = {
-            name: {key: about[name][key] for key in ("layers", "embedding_dim", "dropout")}
-            for name in ("features", "verdict")
-        }
+        networks = {name: {key: about[name][key] for key in settings} for name, settings in NETWORKS.items()}
         judge = Judge(data.image_shape, data.num_classes, networks)
         judge.load_state_dict(load(content))
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:

@@ -14,7 +14,7 @@ from condgen.data import LabelledImages
 from condgen.errors import UsageError
 from condgen.evaluation.judge import Judge, find_judge
 from condgen.evaluation.samples import read
-from condgen.evaluation.scores import score_samples, table, write_nearest, write_scores
+from condgen.evaluation.scores import cell, score_samples, table, write_nearest, write_scores
 from condgen.files import replacing
 from condgen.generators import ConditionalGenerator
 from condgen.trainer import restoring
@@ -71,27 +71,14 @@ def report(
         origin: see :func:`about_checkpoint`.
         run: the directory for the files; None for none.
     """
-    scores, number = score_samples(samples, data, judge)
     cost = {
         "parameters": sum(weights.numel() for weights in generator.parameters()),
         "evaluations_per_sample": generator.evaluations_per_sample,
         "milliseconds_per_sample": 1000 * seconds / len(samples),
         "training_minutes": origin["training_minutes"],
     }
-    print(f"{origin['path']}: {number:,} samples against {len(data.val_images):,} test images of {data.full_name}")
-    print(table(scores, cost))
-    if run is None:
-        print(f"Nothing is written, as {origin['path']} lies in no run directory.")
-        return
-    about = {
-        "generator": type(generator).__name__,
-        "checkpoint": origin,
-        "samples": {"number": number, "seed": data.sample_seed},
-        **about_data(data, judge),
-    }
-    write_nearest(samples, data, run / "nearest.png")
-    write_scores(run / "scores.json", scores, cost, about)
-    print(f"Scores: {run / 'scores.json'}, {run / 'nearest.png'}")
+    about = {"generator": type(generator).__name__, "checkpoint": origin, "samples": {"seed": data.sample_seed}}
+    _report(origin["path"], samples, data, judge, cost, about, run)
 
 
 def score(path: str, data: LabelledImages, output: str | None = None) -> None:
@@ -109,13 +96,31 @@ def score(path: str, data: LabelledImages, output: str | None = None) -> None:
     data.setup("test")
     folder = Path(output) if output else source if source.is_dir() else source.parent
     before = f"{source.stem}." if source.is_file() else ""
+    _report(str(source), samples, data, judge, {}, {"samples": {"path": str(source)}}, folder, before)
+
+
+def _report(
+    source: str,
+    samples: Images,
+    data: LabelledImages,
+    judge: Judge,
+    cost: dict[str, float | None],
+    about: dict[str, Any],
+    folder: Path | None,
+    before: str = "",
+) -> None:
+    """Scores samples, prints the table, and writes the files into a folder, ``before`` before their names."""
     scores, number = score_samples(samples, data, judge)
     print(f"{source}: {number:,} samples against {len(data.val_images):,} test images of {data.full_name}")
-    print(table(scores, {}))
-    about = {"samples": {"number": number, "path": str(source)}, **about_data(data, judge)}
-    write_nearest(samples, data, folder / f"{before}nearest.png")
-    write_scores(folder / f"{before}scores.json", scores, {}, about)
-    print(f"Scores: {folder / f'{before}scores.json'}, {folder / f'{before}nearest.png'}")
+    print(table(scores, cost))
+    if folder is None:
+        print(f"Nothing is written, as {source} lies in no run directory.")
+        return
+    about = {**about, "samples": {"number": number, **about["samples"]}, **about_data(data, judge)}
+    picture, file = (folder / f"{before}{name}" for name in ("nearest.png", "scores.json"))
+    write_nearest(samples, data, picture)
+    write_scores(file, scores, cost, about)
+    print(f"Scores: {file}, {picture}")
 
 
 def compare(paths: list[str], output: str = "scores.png") -> None:
@@ -141,11 +146,11 @@ def compare(paths: list[str], output: str = "scores.png") -> None:
     width = max(16, *(len(name) + 2 for name in names.values()))
     print(" " * 28 + "".join(f"{name:>{width}}" for name in [*names.values(), "real images"]))
     for row in rows:
-        cells = [_cell(content["scores"].get(row, {}), "value") for content in found.values()]
-        cells.append(_cell(next(iter(found.values()))["scores"][row], "floor"))
+        cells = [cell(content["scores"].get(row, {}).get("value")) for content in found.values()]
+        cells.append(cell(next(iter(found.values()))["scores"][row].get("floor")))
         print(f"{row:28}" + "".join(f"{cell:>{width}}" for cell in cells))
     for row in dict.fromkeys(name for content in found.values() for name in content["cost"]):
-        print(f"{row:28}" + "".join(f"{_cell(content['cost'], row):>{width}}" for content in found.values()))
+        print(f"{row:28}" + "".join(f"{cell(content['cost'].get(row)):>{width}}" for content in found.values()))
     _draw(
         {names[path]: content["scores"] for path, content in found.items()},
         next(iter(found.values()))["data"],
@@ -174,13 +179,6 @@ def _read_scores(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{file} is not one of condgen's ({error}): make it again with `condgen test`.") from error
     return content
-
-
-def _cell(row: dict[str, Any], name: str) -> str:
-    value = row.get(name)
-    if not isinstance(value, int | float):
-        return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4f}"
 
 
 def _draw(scores: dict[str, dict[str, Any]], data: str, path: Path) -> None:

@@ -22,13 +22,15 @@ from condgen.generators import ConditionalGenerator
 from condgen.pictures import to_bytes
 
 
-def draw(trainer: Trainer, generator: ConditionalGenerator, request: SampleRequest) -> tuple[Images, float]:
-    """The samples of a request, drawn by all processes as ``condgen predict`` draws them, and rounded to bytes.
+def draw(trainer: Trainer, generator: ConditionalGenerator, samples_per_label: int) -> tuple[Images, float]:
+    """So many samples of each label, drawn by all processes as ``condgen predict`` draws them, and rounded to bytes.
 
     Returns:
         The samples in their order, the same in every process, and the seconds that it took. A collective.
     """
     began = time.monotonic()
+    data: LabelledImages = trainer.datamodule  # type: ignore[attr-defined]
+    request = SampleRequest(list(range(data.num_classes)), samples_per_label, 0, data.sample_seed, data.batch_size)
     labels = torch.tensor([request.label_of(index) for index in range(request.end)])
     images = torch.zeros(request.end, *generator.image_shape, dtype=torch.uint8, device=generator.device)
     blocks = request_loader(request, trainer.world_size, trainer.global_rank)
@@ -85,11 +87,7 @@ def _read_npz(path: Path, data: LabelledImages) -> Images:
         raise UsageError(
             f"{path} holds {labels.shape} {labels.dtype} labels for {len(images):,} images: give a whole number each."
         )
-    if len(labels) and not 0 <= labels.min() <= labels.max() < data.num_classes:
-        raise UsageError(
-            f"{path} has labels from {labels.min()} to {labels.max()}, but those of {data.full_name} are 0 to "
-            f"{data.num_classes - 1}."
-        )
+    _check_labels(path, labels.tolist(), data)
     if images.dtype != np.uint8:
         if images.dtype.kind != "f":
             raise UsageError(f"{path} holds images of {images.dtype}: give bytes, or floats from 0 to 1.")
@@ -99,6 +97,14 @@ def _read_npz(path: Path, data: LabelledImages) -> Images:
             )
         images = to_bytes(torch.from_numpy(images.astype(np.float32))).numpy()
     return Images(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))
+
+
+def _check_labels(path: Path, labels: list[int], data: LabelledImages) -> None:
+    if labels and not 0 <= min(labels) <= max(labels) < data.num_classes:
+        raise UsageError(
+            f"{path} has labels from {min(labels)} to {max(labels)}, but those of {data.full_name} are 0 to "
+            f"{data.num_classes - 1}: give its own --data."
+        )
 
 
 def _read_predictions(folder: Path, data: LabelledImages) -> Images:
@@ -111,6 +117,7 @@ def _read_predictions(folder: Path, data: LabelledImages) -> Images:
         ) from error
     if not files:
         raise UsageError(f"{folder} has no samples: draw some with `condgen predict`.")
+    _check_labels(folder, [label for _, label in files], data)
     if files[0][0].suffix == ".npz":
         shards = [_read_npz(path, data) for path in dict.fromkeys(path for path, _ in files)]
         return Images(torch.cat([s.images for s in shards]), torch.cat([s.labels for s in shards]))
@@ -150,10 +157,4 @@ def _read_pictures(files: Sequence[tuple[Path, int]], data: LabelledImages) -> I
                 )
             yield picture
 
-    labels = [label for _, label in files]
-    if not 0 <= min(labels) <= max(labels) < data.num_classes:
-        raise UsageError(
-            f"The samples have labels from {min(labels)} to {max(labels)}, but {data.full_name} has 0 to "
-            f"{data.num_classes - 1}: give their own --data."
-        )
-    return Images(torch.stack(list(pictures())), torch.tensor(labels))
+    return Images(torch.stack(list(pictures())), torch.tensor([label for _, label in files]))

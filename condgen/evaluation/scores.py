@@ -18,7 +18,7 @@ from condgen.batches import Images
 from condgen.data import LabelledImages
 from condgen.errors import UsageError
 from condgen.evaluation.gan_train import GANTrainAccuracy
-from condgen.evaluation.judge import Judge, RandomConvolutions, in_parts
+from condgen.evaluation.judge import Judge, RandomConvolutions, accuracy, in_parts
 from condgen.evaluation.sets import (
     Diversity,
     FrechetDistance,
@@ -78,7 +78,7 @@ class Scored(NamedTuple):
     samples: int
 
 
-def score_samples(samples: Images, data: LabelledImages, judge: Judge, seed: int = 0) -> Scored:
+def score_samples(samples: Images, data: LabelledImages, judge: Judge) -> Scored:
     """The scores of samples, and of as many training images in their place, the floor.
 
     Args:
@@ -86,7 +86,6 @@ def score_samples(samples: Images, data: LabelledImages, judge: Judge, seed: int
             twice as many training images.
         data: whose test images they are compared with.
         judge: of that data set.
-        seed: of what is random in the scores.
 
     Raises:
         UsageError: the data set has no label with enough images.
@@ -103,11 +102,12 @@ def score_samples(samples: Images, data: LabelledImages, judge: Judge, seed: int
     floor_rows, others = first_of_each_label(training, first), torch.ones(len(training), dtype=torch.bool)
     others[floor_rows] = False
     floor, rest = rows_of(training, floor_rows), rows_of(training, others)
-    with all_cores(), tqdm(total=2 * len(_metrics(data, rest)) + 3, desc="Scoring", leave=False, mininterval=1) as bar:
+    metrics, floor_metrics = _metrics(data, training), _metrics(data, rest)
+    with all_cores(), tqdm(total=2 * len(metrics) + 3, desc="Scoring", leave=False, mininterval=1) as bar:
         spaces = _Spaces(judge, data, bar)
         real = spaces.of(rows_of(test, torch.isin(test.labels, torch.tensor(labels))))
-        of_samples = _scores(samples, real, spaces, _metrics(data, training), seed, bar)
-        of_floor = _scores(floor, real, spaces, _metrics(data, rest), seed, bar)
+        of_samples = _scores(samples, real, spaces, metrics)
+        of_floor = _scores(floor, real, spaces, floor_metrics)
     found: dict[str, dict[str, Any]] = {}
     for name, score in of_samples.items():
         found[name] = {"value": _number(score.value), "uncertainty": _number(score.uncertainty)}
@@ -158,21 +158,18 @@ def _scores(
     real: dict[str, LabelledFeatures],
     spaces: _Spaces,
     metrics: dict[str, tuple[str, SetMetric]],
-    seed: int,
-    bar: Any,
 ) -> dict[str, Score]:
-    right = (in_parts(spaces.judge.classify, images.images) == images.labels).double()
-    mine = spaces.of(images)
-    scores = {"accuracy": Score(float(right.mean()), float((right.var(correction=0) / len(right)).sqrt()))}
+    right, mine = accuracy(spaces.judge.verdict, images), spaces.of(images)
+    scores = {"accuracy": Score(right, math.sqrt(right * (1 - right) / len(images)))}
     for names, (space, metric) in metrics.items():
         metric.update(*mine[space], real=False)
         metric.update(*real[space], real=True)
-        values, errors = metric.compute(), metric.uncertainty(seed=seed)
+        values, errors = metric.compute(), metric.uncertainty()
         each = values.reshape(len(values) if values.ndim else 1, -1)  # (labels, scores)
         for name, column, error in zip(names.split(), each.T, errors.reshape(-1), strict=True):
             per_label = column.tolist() if values.ndim else None
             scores[name] = Score(float(column.mean()), float(error), per_label)
-        bar.update()
+        spaces.bar.update()
     return scores
 
 
@@ -197,8 +194,11 @@ def write_nearest(samples: Images, data: LabelledImages, path: Path) -> None:
     write_png(grid(torch.stack([image for _, *pair in closest for image in (*pair, between)]), 12), path)
 
 
-def _digits(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+def cell(value: Any) -> str:
+    """A number of ``scores.json`` as it is printed: – where there is none."""
+    if not isinstance(value, int | float):
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4f}"
 
 
 def table(scores: dict[str, dict[str, Any]], cost: dict[str, float | None]) -> str:
@@ -206,7 +206,7 @@ def table(scores: dict[str, dict[str, Any]], cost: dict[str, float | None]) -> s
     lines = [f"{'':28}{'samples':>20}{'real images':>20}"]
     for name, found in scores.items():
         cells = [
-            "–" if found[value] is None else f"{found[value]:.4f} ± {_digits(found[error])}"
+            "–" if found[value] is None else f"{cell(found[value])} ± {cell(found[error])}"
             for value, error in (("value", "uncertainty"), ("floor", "floor_uncertainty"))
         ]
         lines.append(f"{name:28}{cells[0]:>20}{cells[1]:>20}")

@@ -21,6 +21,7 @@ from torchmetrics.utilities import dim_zero_cat
 from condgen.noise import permutation
 
 ROWS = 1000  # of distances that are in memory at once
+HALVES = 20  # by which a score's uncertainty is told
 
 
 def distances(a: Tensor, b: Tensor) -> Tensor:
@@ -126,9 +127,9 @@ class LabelledFeatures(NamedTuple):
     def of(self, label: int) -> Tensor:
         return self.features[self.labels == label].flatten(1)
 
-    def half(self, seed: int, repeat: int) -> LabelledFeatures:
-        """A random half of every label's, at least one."""
-        order = permutation(seed, len(self.labels), repeat)
+    def half(self, number: int) -> LabelledFeatures:
+        """A random half of every label's, at least one; another ``number``, another half."""
+        order = permutation(0, len(self.labels), number)
         of_label = [order[self.labels[order] == label] for label in self.labels.unique()]
         rows = torch.cat([rows[: max(1, len(rows) // 2)] for rows in of_label])
         return LabelledFeatures(self.features[rows], self.labels[rows])
@@ -180,7 +181,7 @@ class SetMetric(Metric, ABC):
     def compute(self) -> Tensor:
         return self.score(*self._sets())
 
-    def uncertainty(self, repeats: int = 20, seed: int = 0) -> Tensor:
+    def uncertainty(self) -> Tensor:
         """The standard error of the score (of its mean over labels), by what it is for random halves of both sets.
 
         A half is drawn without replacement: a mean over it varies around that over all images as much as that does
@@ -189,7 +190,7 @@ class SetMetric(Metric, ABC):
         this process's images; NaN where a label has fewer than four.
         """
         samples, real = self._sets()
-        scores = [self.score(samples.half(seed, 2 * r), real.half(seed, 2 * r + 1)) for r in range(repeats)]
+        scores = [self.score(samples.half(2 * n), real.half(2 * n + 1)) for n in range(HALVES)]
         error = torch.stack([score.mean(0) if score.ndim else score for score in scores]).std(0)
         fewest = min(int(images.labels.unique(return_counts=True)[1].min()) for images in (samples, real))
         return error if fewest >= 4 else torch.full_like(error, math.nan)
@@ -232,25 +233,23 @@ class KernelDistance(SetMetric):
     def __init__(self, subset_size: int = 1000, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.subset_size = subset_size
+        self._deviation = torch.tensor(math.nan)
 
     def score(self, samples: LabelledFeatures, real: LabelledFeatures) -> Tensor:
-        return self._distance_and_deviation(samples, real, seed=0)[0]
-
-    def uncertainty(self, repeats: int = 20, seed: int = 0) -> Tensor:
-        """The distance's deviation over the subsets, which is what is reported beside it."""
-        return self._distance_and_deviation(*self._sets(), seed)[1]
-
-    def _distance_and_deviation(
-        self, samples: LabelledFeatures, real: LabelledFeatures, seed: int
-    ) -> tuple[Tensor, Tensor]:
         size = max(2, min(self.subset_size, len(samples.features) // 2, len(real.features) // 2))
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.filterwarnings("ignore", ".*will save all extracted features.*")
-            torch.manual_seed(seed)
+            torch.manual_seed(0)
             metric = KernelInceptionDistance(nn.Identity(), subset_size=size, sync_on_compute=False)
             metric.update(samples.features.flatten(1).double(), real=False)
             metric.update(real.features.flatten(1).double(), real=True)
-            return metric.compute()
+            mean, self._deviation = metric.compute()
+            return mean
+
+    def uncertainty(self) -> Tensor:
+        """The distance's deviation over the subsets, which is what is reported beside it."""
+        self.compute()
+        return self._deviation
 
 
 class PrecisionRecallDensityCoverage(SetMetric):
