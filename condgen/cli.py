@@ -328,9 +328,8 @@ class CondgenCLI(LightningCLI):
         self.trainer.run_directory = run
         if self.logs_into_run:
             self.trainer.loggers = [*run_loggers(run or self.root, first_step if resumed else 0)]
-        size = (
-            f"{type(self.model).__name__}, {sum(weights.numel() for weights in self.model.parameters()):,} parameters"
-        )
+        trained = sum(weights.numel() for weights in self.model.parameters() if weights.requires_grad)
+        size = f"{type(self.model).__name__}, {trained:,} parameters"
         _say(f"Run: {run} ({size})" + (f", going on from {self.checkpoint_path}" if self.checkpoint_path else ""))
         try:
             self.trainer.fit(**kwargs)

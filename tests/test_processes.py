@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import DDP, condgen_process, finish, free_port
 from lightning.pytorch.callbacks import Callback
+from test_cli import FAMILIES
 
 
 def val_losses(run: Path) -> list[float]:
@@ -21,21 +22,20 @@ def val_losses(run: Path) -> list[float]:
 
 
 class Recording(Callback):
-    """Writes down which images and latents a process sees, step by step, into ``seen-RANK.pt``."""
+    """Writes down which images and random numbers a process sees, step by step, into ``seen-RANK.pt``."""
 
     def on_train_start(self, trainer, pl_module):
         self.seen: list[tuple[torch.Tensor, ...]] = []
-        self.latents: list[tuple[torch.Tensor, torch.Tensor]] = []
-        generate = pl_module.generate
+        numbers = pl_module._batch_numbers
 
-        def recorded(labels, noise):
-            self.latents.append((labels, noise))
-            return generate(labels, noise)
+        def recorded(*arguments):
+            self.numbers = numbers(*arguments)
+            return self.numbers
 
-        pl_module.generate = recorded
+        pl_module._batch_numbers = recorded
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.seen.append((*batch, *self.latents[-1]))
+        self.seen.append((*batch, self.numbers))
 
     def on_train_end(self, trainer, pl_module):
         torch.save(self.seen, f"seen-{trainer.global_rank}.pt")
@@ -56,11 +56,12 @@ def test_two_processes_train_one_run(ddp_run, trained):
     assert len(list((ddp_run / "samples").iterdir())) == 2
 
 
-def test_two_processes_see_in_every_step_what_one_sees(fit_args, tmp_path):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_processes_see_in_every_step_what_one_sees(family, fit_args, tmp_path):
     both = []
     for processes, name in (([], "one"), (DDP, "two")):
         (tmp_path / name).mkdir()
-        recording = [*fit_args, *processes, "--trainer.callbacks", "test_processes.Recording"]
+        recording = [*fit_args, "--model", family, *processes, "--trainer.callbacks", "test_processes.Recording"]
         both.append(condgen_process(recording, tmp_path / name, PYTHONPATH=str(Path(__file__).parent)))
     for process in both:
         finish(process)
@@ -68,7 +69,7 @@ def test_two_processes_see_in_every_step_what_one_sees(fit_args, tmp_path):
     shares = [torch.load(tmp_path / "two" / f"seen-{rank}.pt", weights_only=True) for rank in range(2)]
     assert len(one) == len(shares[0]) == len(shares[1]) == 10
     for whole, *parts in zip(one, *shares, strict=True):
-        for everyone, even, odd in zip(whole, *parts, strict=True):  # images, labels, labels drawn, latents
+        for everyone, even, odd in zip(whole, *parts, strict=True):  # images, labels, numbers
             assert torch.equal(everyone, torch.stack([even, odd], dim=1).flatten(0, 1))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -9,16 +11,34 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from condgen.batches import Images
+from condgen.data import LabelledImages
 from condgen.errors import check_number
+from condgen.evaluation.scores import first_of_each_label, rows_of
 from condgen.files import replacing
 from condgen.generators import ConditionalGenerator
 from condgen.pictures import grid, to_bytes, write_png
 
 
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Puts a module into eval mode, and its parts back into the mode that each was in."""
+    was_training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in was_training:
+            part.training = True
+
+
 class SampleGrids(Callback):
     """Writes ``samples/epoch=000.png`` …, a row a label, also into TensorBoard; at the end, all as ``samples.gif``.
+
+    Where a family reconstructs images, there is a second grid, ``reconstructions/epoch=000.png``: a row of validation
+    images of each label, and below it what the family makes of them.
 
     It changes nothing in the training: the network is set to eval mode and back, and no generator's state is touched.
 
@@ -41,23 +61,42 @@ class SampleGrids(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ConditionalGenerator)
         if trainer.is_global_zero and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            picture = self.draw(pl_module)
-            write_png(picture, self.run / "samples" / f"epoch={trainer.current_epoch:03d}.png")
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_image("samples", picture, trainer.global_step - 1)  # the step of val_loss
+            data: LabelledImages = trainer.datamodule  # type: ignore[attr-defined]
+            pictures = {
+                "samples": self.draw(pl_module),
+                "reconstructions": self.reconstruct(pl_module, data.val_images),
+            }
+            for name, picture in pictures.items():
+                if picture is None:
+                    continue
+                write_png(picture, self.run / name / f"epoch={trainer.current_epoch:03d}.png")
+                for logger in trainer.loggers:
+                    if isinstance(logger, TensorBoardLogger):
+                        logger.experiment.add_image(name, picture, trainer.global_step - 1)  # the step of val_loss
 
     @torch.no_grad()
     def draw(self, generator: ConditionalGenerator) -> Tensor:
-        """The grid as an image (3, H, W) uint8."""
-        was_training = [module for module in generator.modules() if module.training]
-        generator.eval()
+        """The grid of samples as an image (3, H, W) uint8."""
         labels = torch.arange(generator.num_classes, device=generator.device).repeat_interleave(self.samples_per_label)
         noise = generator.draw_noise(self.sample_seed, range(len(labels))).to(generator.device)
-        images = to_bytes(generator.generate(labels, noise).float())
-        for module in was_training:
-            module.training = True
+        with evaluating(generator):
+            images = to_bytes(generator.generate(labels, noise).float())
         return grid(images, self.samples_per_label)
+
+    @torch.no_grad()
+    def reconstruct(self, generator: ConditionalGenerator, real: Images) -> Tensor | None:
+        """The grid of real images and their reconstructions (3, H, W) uint8; None where the family makes none."""
+        there = real.labels.bincount()
+        columns = min(self.samples_per_label, int(there[there > 0].min()))
+        shown = rows_of(real, first_of_each_label(real, dict.fromkeys(real.labels.unique().tolist(), columns)))
+        with evaluating(generator):
+            images = shown.images.to(generator.device).float().div(255)
+            drawn = generator.reconstruct(images, shown.labels.to(generator.device))
+        if drawn is None:
+            return None
+        pairs = torch.stack((shown.images, to_bytes(drawn.float())))
+        pairs = pairs.unflatten(1, (-1, columns)).transpose(0, 1)  # (labels, 2, columns, C, H, W)
+        return grid(pairs.flatten(0, 2), columns)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:

@@ -32,7 +32,11 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "embedding_dim": 128,
         "dropout": 0.4,
     },
-    "verdict": {"layers": [[32, 5, 2], [64, 5, 1], [64, 5, 2], [96, 3, 2]], "embedding_dim": 128, "dropout": 0.4},
+    "verdict": {
+        "layers": [[24, 3, 1], [32, 3, 1], [48, 3, 2], [48, 3, 1], [64, 3, 2], [64, 3, 1], [96, 3, 2]],
+        "embedding_dim": 128,
+        "dropout": 0.4,
+    },
 }
 
 
@@ -178,20 +182,21 @@ def judge(
         "training_images": len(data.train_images),
         "test_images": len(data.val_images),
     }
-    torch.manual_seed(seed)
-    trained = Judge(data.image_shape, data.num_classes).to(device)
+    weights: dict[str, Tensor] = {}
     for number, (name, network) in enumerate(NETWORKS.items()):
-        classifier = getattr(trained, name).requires_grad_(True)
+        torch.manual_seed(seed + number)  # for each, so that neither's weights hang on the other's architecture
+        classifier = Classifier(data.image_shape, data.num_classes, **network).to(device)
         train(classifier, data.train_images, epochs=epochs, seed=seed + number, augment=True, progress=name)
         about[name] = {
             **network,
             "epochs": epochs,
             "seed": seed + number,
-            "parameters": sum(weights.numel() for weights in classifier.parameters()),
+            "parameters": sum(parameter.numel() for parameter in classifier.parameters()),
             "test_accuracy": round(accuracy(classifier, data.val_images), 6),
         }
         print(f"{name}: {about[name]['test_accuracy']:.2%} of {len(data.val_images):,} test images", flush=True)
-    content = save({name: tensor.cpu().contiguous() for name, tensor in trained.state_dict().items()})
+        weights |= {f"{name}.{key}": tensor.cpu().contiguous() for key, tensor in classifier.state_dict().items()}
+    content = save(weights)
     about["sha256"] = hashlib.sha256(content).hexdigest()
     description = yaml.safe_dump(about, sort_keys=False, default_flow_style=None).encode()
     for place, whole in ((path, content), (path.with_suffix(".yaml"), description)):

@@ -72,7 +72,7 @@ def report(
         run: the directory for the files; None for none.
     """
     cost = {
-        "parameters": sum(weights.numel() for weights in generator.parameters()),
+        "parameters": sum(weights.numel() for weights in generator.sampler.parameters()),
         "evaluations_per_sample": generator.evaluations_per_sample,
         "milliseconds_per_sample": 1000 * seconds / len(samples),
         "training_minutes": origin["training_minutes"],

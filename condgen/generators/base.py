@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,13 +11,14 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
 
 import condgen
 from condgen.evaluation.variance import VarianceRatio
-from condgen.noise import EVALUATION, TRAINING, uniform
+from condgen.noise import EVALUATION, TRAINING, normal, uniform
 
 FOLLOW_THE_DATA = ("num_classes", "image_shape")  # a family's arguments that the data set gives
 
@@ -32,9 +34,6 @@ class ConditionalGenerator(LightningModule, ABC):
         image_shape: (C, H, W) of the images.
     """
 
-    evaluations_per_sample: int = 1
-    """How often the network is evaluated for one sample."""
-
     def __init__(self, num_classes: int, image_shape: Sequence[int]) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -44,6 +43,11 @@ class ConditionalGenerator(LightningModule, ABC):
         # in a list: a metric that is an attribute would become a submodule, and enter checkpoints and optimisers
         self._variance_ratio: list[VarianceRatio] = []
         self._train_loss = torch.zeros(2)  # sum over the epoch's batches so far, their number
+
+    @property
+    def evaluations_per_sample(self) -> int:
+        """How often the network is evaluated for one sample."""
+        return 1
 
     @property
     @abstractmethod
@@ -58,6 +62,15 @@ class ConditionalGenerator(LightningModule, ABC):
     def draw_noise(self, seed: int, indices: Sequence[int] | Tensor) -> Tensor:
         """The noise of the samples number ``indices`` of a seed: (N, *noise_shape), on the CPU."""
 
+    def reconstruct(self, images: Tensor, labels: Tensor) -> Tensor | None:
+        """Real images (N, C, H, W) in [0, 1], as the family draws them again; None for a family that does not."""
+        return None
+
+    @property
+    def sampler(self) -> nn.Module:
+        """The part of the family that ``generate`` uses."""
+        return self
+
     # Randomness: a function of the run's seed and of the place in the run, the same for any number of processes.
 
     def setup(self, stage: str) -> None:
@@ -65,15 +78,27 @@ class ConditionalGenerator(LightningModule, ABC):
         if stage in ("fit", "validate", "test"):
             self._label_means = self.trainer.datamodule.label_means  # type: ignore[attr-defined]
 
-    def batch_uniform(self, rows: int, batch_idx: int, shape: Sequence[int]) -> Tensor:
-        """This process's rows of the uniform numbers of a global batch: (rows, *shape) in [0, 1), on the device.
+    def _batch_numbers(self, rows: int, batch_idx: int, shape: Sequence[int]) -> Tensor:
+        """This process's rows of the uniform numbers of a global batch: (rows, *shape) in [0, 1), on the CPU.
 
         In training they differ from epoch to epoch; in evaluation they do not, so that its curves show the network.
         """
         processes, rank = self.trainer.world_size, self.trainer.global_rank
         stream, epoch = (TRAINING, self.current_epoch) if self.trainer.training else (EVALUATION, 0)
         everyone = uniform(self.run_seed, range(rows * processes), shape, stream=stream, step=(batch_idx, epoch))
-        return everyone[rank::processes].to(self.device)
+        return everyone[rank::processes]
+
+    def batch_uniform(self, rows: int, batch_idx: int, shape: Sequence[int]) -> Tensor:
+        """Uniform noise for this process's rows of a batch: (rows, *shape) in [0, 1), on the device."""
+        return self._batch_numbers(rows, batch_idx, shape).to(self.device)
+
+    def batch_normal(self, rows: int, batch_idx: int, shape: Sequence[int], further: int = 0) -> tuple[Tensor, Tensor]:
+        """Normal noise for this process's rows of a batch (rows, *shape), and ``further`` uniform numbers for each
+        (rows, further) in [0, 1), on the device."""
+        size = math.prod(shape)
+        numbers = self._batch_numbers(rows, batch_idx, (size + further,))
+        noise = normal(numbers[:, :size]).view(-1, *shape)
+        return noise.to(self.device), numbers[:, size:].to(self.device)
 
     # What is logged for every family.
 
@@ -103,6 +128,26 @@ class ConditionalGenerator(LightningModule, ABC):
 
     def _end_evaluation(self) -> None:
         self.log("variance_ratio", self._variance_ratio.pop().compute(), sync_dist=True)
+
+    def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """What is measured of a batch of validation or test images, by its name without ``val_`` or ``test_``.
+
+        There must be a ``loss``; and :meth:`measure_variance` is to be told what was generated.
+        """
+        raise NotImplementedError
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._log_evaluation("val", batch, batch_idx)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._log_evaluation("test", batch, batch_idx)
+
+    def _log_evaluation(self, prefix: str, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        for name, value in self.evaluate(batch, batch_idx).items():
+            on_bar = name == "loss"
+            self.log(
+                f"{prefix}_{name}", value, prog_bar=on_bar, on_epoch=True, sync_dist=True, batch_size=len(batch[1])
+            )
 
     def on_validation_epoch_start(self) -> None:
         self._start_evaluation()
@@ -176,6 +221,28 @@ class ConditionalGenerator(LightningModule, ABC):
 def class_path(instance: object) -> str:
     """The full name of an object's class, as ``class_path`` in a config has it."""
     return f"{type(instance).__module__}.{type(instance).__qualname__}"
+
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+def averaged(network: nn.Module, decay: float) -> AveragedModel:
+    """A copy of a network for the moving average of its weights and buffers: ``update_parameters(network)`` moves it.
+
+    After n steps the average forgets 1 - min(``decay``, (1 + n) / (10 + n)) of itself: it is not held back by the first
+    weights, which were random.
+    """
+
+    @torch.no_grad()
+    def average(averages: Tensors, values: Tensors, number: Tensor | int) -> None:
+        steps = int(number)
+        keep = min(decay, (1 + steps) / (10 + steps))
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, values, 1 - keep)
+        else:
+            torch._foreach_copy_(averages, values)
+
+    return AveragedModel(network, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
 
 
 OptimizerName = Literal["Adam", "AdamW", "SGD"]

@@ -8,7 +8,6 @@ label: every 3 is the same blurred 3. ``val_loss`` comes to rest on ``val_loss_f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +30,8 @@ class DNNNetwork(nn.Module):
     def __init__(self, input_dim: int, image_shape: Sequence[int]) -> None:
         super().__init__()
         channels, height, width = image_shape
+        if height % 4 or width % 4:
+            raise UsageError(f"The network doubles twice: it cannot draw images of shape {tuple(image_shape)}.")
         self.coarse_shape = (128, height // 4, width // 4)
         coarse_dim = 128 * (height // 4) * (width // 4)
         self.fc = nn.Sequential(
@@ -54,6 +55,11 @@ class DNNNetwork(nn.Module):
         x = self.fc(latent_and_label)  # (N, 128·H/4·W/4)
         x = x.view(-1, *self.coarse_shape)  # (N, 128, H/4, W/4)
         return self.deconv(x)  # (N, 64, H/2, W/2), then (N, C, H, W)
+
+
+def with_label(latent: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Latents (N, latent_dim) and labels (N,) to the network's input (N, latent_dim + num_classes)."""
+    return torch.cat((latent, F.one_hot(labels, num_classes).to(latent)), dim=1)
 
 
 class DNN(ConditionalGenerator):
@@ -94,8 +100,6 @@ class DNN(ConditionalGenerator):
         check_number("model.lr", lr, above=0)
         check_number("model.weight_decay", weight_decay, at_least=0)
         check_number("model.warmup_steps", warmup_steps, at_least=0)
-        if any(side % 4 for side in self.image_shape[1:]):
-            raise UsageError(f"The network doubles twice: it cannot draw images of shape {self.image_shape}.")
         self.save_hyperparameters()
         self.latent_dim = latent_dim
         self.target_mean, self.target_std = target_mean, target_std
@@ -111,8 +115,7 @@ class DNN(ConditionalGenerator):
         return uniform(seed, indices, self.noise_shape)
 
     def generate(self, labels: Tensor, noise: Tensor) -> Tensor:
-        one_hot = F.one_hot(labels, self.num_classes).to(noise)
-        return self.network(torch.cat((noise, one_hot), dim=1))  # (N, latent_dim + num_classes) to (N, C, H, W)
+        return self.network(with_label(noise, labels, self.num_classes))
 
     def target(self, images: Tensor) -> Tensor:
         """Images in [0, 1], normalised: what the network is to draw."""
@@ -128,23 +131,14 @@ class DNN(ConditionalGenerator):
         self.log_train_loss(loss)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx, "val")
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx, "test")
-
-    def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, prefix: str) -> None:
+    def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         images, labels = batch
         generated = self.generate(labels, self.batch_uniform(len(labels), batch_idx, self.noise_shape)).float()
-        loss = F.mse_loss(generated, self.target(images))
+        self.measure_variance(generated, images, labels)
         # the best image without a latent: the mean target of the label, as far as a Sigmoid reaches
         best = self.target(self.label_means).clamp(0, 1)[labels]
-        floor = F.mse_loss(best, self.target(images))
-        on_epoch: dict[str, Any] = {"on_epoch": True, "sync_dist": True, "batch_size": len(labels)}
-        self.log(f"{prefix}_loss", loss, prog_bar=True, **on_epoch)
-        self.log(f"{prefix}_loss_floor", floor, **on_epoch)
-        self.measure_variance(generated, images, labels)
+        target = self.target(images)
+        return {"loss": F.mse_loss(generated, target), "loss_floor": F.mse_loss(best, target)}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = getattr(torch.optim, self.optimizer_name)(

@@ -1,0 +1,290 @@
+"""Diffusion: a network that learns to undo noise, and draws by undoing it step by step, from nothing but noise.
+
+Asked for a digit in one step, the DNN answers with the mean of all digits, as that is the best single answer. Here the
+question is easier: what was this digit before it was mixed with a little, or with much, noise? The answer is again a
+mean, but of those digits only that could have become this noised one. Follow it a small step, ask again, and the digits
+that are left become fewer: where the noise is gone there is one, and it depends on the noise that one began with.
+
+There are two ways to put it, for one network. ``flow`` (rectified flow; Liu et al. 2022, Lipman et al. 2022) goes from
+noise to image on straight lines and learns the velocity; ``noise`` (DDPM; Ho et al. 2020) learns the noise, and is
+sampled by DDIM (Song et al. 2020). Both samplers are deterministic: the noise determines the image.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from condgen.errors import UsageError, check_number
+from condgen.generators.base import ConditionalGenerator, ScheduleName, averaged, optimizer_and_schedule
+from condgen.noise import normal, uniform
+
+
+class Block(nn.Module):
+    """A residual block: two convolutions, with a scale and a shift of each channel by time and label between them."""
+
+    def __init__(self, channels: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(8, channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.scale_and_shift = nn.Linear(embedding_dim, 2 * channels)
+        self.norm2 = nn.GroupNorm(8, channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        for parameter in self.conv2.parameters():  # each block begins as the identity
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.scale_and_shift(embedding)[:, :, None, None].chunk(2, dim=1)  # (N, channels, 1, 1) each
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.norm2(h) * (1 + scale) + shift
+        return x + self.conv2(F.silu(h))
+
+
+class UNet(nn.Module):
+    """A small U-Net: to a quarter of the image's side, where it is wide, and back.
+
+    Args:
+        image_shape: (C, H, W) of the images; H and W are multiples of 4.
+        num_classes: labels are 0 … ``num_classes`` - 1; ``num_classes`` itself stands for any of them.
+        channels: at half and at a quarter of the image's side, multiples of 8.
+        embedding_dim: of time and label.
+    """
+
+    def __init__(
+        self, image_shape: Sequence[int], num_classes: int, channels: Sequence[int], embedding_dim: int = 256
+    ) -> None:
+        super().__init__()
+        colours, height, width = image_shape
+        if height % 4 or width % 4:
+            raise UsageError(f"The network halves twice: it cannot draw images of shape {tuple(image_shape)}.")
+        fine, coarse = channels
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(1000), 32)), persistent=False)
+        self.of_time = nn.Sequential(nn.Linear(64, embedding_dim), nn.SiLU(), nn.Linear(embedding_dim, embedding_dim))
+        self.of_label = nn.Embedding(num_classes + 1, embedding_dim)
+        self.stem = nn.Conv2d(4 * colours, fine, 3, padding=1)
+        self.before = Block(fine, embedding_dim)
+        self.down = nn.Conv2d(fine, coarse, 3, stride=2, padding=1)
+        self.middle = Block(coarse, embedding_dim)
+        self.up = nn.Conv2d(coarse, 4 * fine, 1)
+        self.after = Block(fine, embedding_dim)
+        self.head = nn.Sequential(nn.GroupNorm(8, fine), nn.SiLU(), nn.Conv2d(fine, 4 * colours, 3, padding=1))
+
+    def forward(self, images: Tensor, times: Tensor, labels: Tensor) -> Tensor:
+        """Images with noise (N, C, H, W), times (N,) in [0, 1] and labels (N,) to (N, C, H, W)."""
+        angles = times[:, None] * self.frequencies  # (N, 32)
+        embedding = F.silu(self.of_time(torch.cat((angles.cos(), angles.sin()), dim=1)) + self.of_label(labels))
+        x = self.stem(F.pixel_unshuffle(images, 2))  # (N, 4C, H/2, W/2) to (N, fine, H/2, W/2)
+        x = self.before(x, embedding)
+        h = self.middle(self.down(x), embedding)  # (N, coarse, H/4, W/4)
+        x = x + F.pixel_shuffle(self.up(h), 2)  # (N, fine, H/2, W/2)
+        x = self.after(x, embedding)
+        return F.pixel_shuffle(self.head(x), 2)  # (N, C, H, W)
+
+
+Field = Callable[[Tensor, float], Tensor]  # what the network says of images (N, C, H, W) with noise at a time
+Solver = Literal["heun", "euler"]
+
+
+class RectifiedFlow:
+    """From noise at time 0 to the image at time 1 on a straight line, at constant velocity, which is what is learnt.
+
+    Liu et al. 2022, "Flow straight and fast". Times are logit-normal, so that most of the training goes where the
+    answer is least clear (Esser et al. 2024).
+    """
+
+    def times(self, numbers: Tensor) -> Tensor:
+        """Standard normal numbers (N,) to times of training in (0, 1)."""
+        return torch.sigmoid(numbers)
+
+    def mix(self, images: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        """Images and noise (N, C, H, W), mixed as they are at ``times`` (N,)."""
+        t = times[:, None, None, None]
+        return (1 - t) * noise + t * images
+
+    def target(self, images: Tensor, noise: Tensor) -> Tensor:
+        """What the network learns to say of the mixture: its velocity."""
+        return images - noise
+
+    def sample(self, velocity: Field, noise: Tensor, steps: int, solver: Solver) -> Tensor:
+        """Follows the velocity from noise (N, C, H, W) to images, in equal steps."""
+        x = noise
+        for step in range(steps):
+            t, t_next = step / steps, (step + 1) / steps
+            v = velocity(x, t)
+            ahead = x + (t_next - t) * v  # Euler
+            if solver == "heun" and t_next < 1:  # its mean with the velocity at the step's end
+                ahead = x + (t_next - t) * (v + velocity(ahead, t_next)) / 2
+            x = ahead
+        return x
+
+
+class DDPM:
+    """A little noise is added again and again, and the noise is what is learnt (Ho et al. 2020), at any of all times.
+
+    What is left of the image after a time is that of their thousand steps in the limit of many (Song et al. 2021, the
+    variance preserving process).
+    """
+
+    def times(self, numbers: Tensor) -> Tensor:
+        return torch.special.ndtr(numbers)  # uniform
+
+    def parts(self, times: Tensor) -> tuple[Tensor, Tensor]:
+        """The parts of image and noise in the mixture at times of any shape: their squares add up to 1."""
+        s = 1 - times  # since the image was whole
+        left = torch.exp(-0.1 * s - 9.95 * s.square())  # of the image's variance: beta rises from 0.1 to 20
+        return left.sqrt(), (1 - left).sqrt()
+
+    def mix(self, images: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        of_image, of_noise = self.parts(times[:, None, None, None])
+        return of_image * images + of_noise * noise
+
+    def target(self, images: Tensor, noise: Tensor) -> Tensor:
+        return noise
+
+    def sample(self, predict: Field, noise: Tensor, steps: int, solver: Solver) -> Tensor:
+        """DDIM (Song et al. 2020): to the image that the noise in x leads to, and from there back to the next time."""
+        x = noise
+        times = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+        for t, t_next in itertools.pairwise(times):
+            eps = predict(x, float(t))
+            of_image, of_noise = (float(part) for part in self.parts(t))
+            image = ((x - of_noise * eps) / of_image).clamp(-1, 1)
+            of_image, of_noise = (float(part) for part in self.parts(t_next))
+            x = of_image * image + of_noise * eps
+        return x
+
+
+OBJECTIVES: dict[str, RectifiedFlow | DDPM] = {"flow": RectifiedFlow(), "noise": DDPM()}
+
+
+class Diffusion(ConditionalGenerator):
+    """A U-Net that is asked again and again what an image with noise was; see the module.
+
+    In training a tenth of the labels is hidden, so that it learns to draw with and without. Guidance (Ho and Salimans
+    2022) goes from the second answer through the first one and beyond: samples are clearer, and less various.
+
+    ``sampling_steps``, ``solver`` and ``guidance`` can be changed when samples are drawn.
+
+    Args:
+        num_classes: follows the data set.
+        image_shape: (C, H, W), follows the data set.
+        channels: of the U-Net at half and at a quarter of the image's side.
+        objective: ``flow`` learns the velocity of rectified flow, ``noise`` the noise of DDPM, sampled by DDIM.
+        sampling_steps: from noise to image.
+        solver: of ``flow``: ``euler`` asks the network once a step, ``heun`` twice, but once in the last.
+        guidance: 1 for none; above, it asks the network twice as often.
+        lr: learning rate of AdamW.
+        weight_decay: of AdamW.
+        averaging: what the network that draws keeps of its weights in a step, where it takes the rest from the one that
+            is trained.
+        schedule: what the learning rate does after the warm-up: stay, or fall to 0 over the run like half a cosine.
+        warmup_steps: steps over which the learning rate rises.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        image_shape: Sequence[int] = (1, 28, 28),
+        channels: Sequence[int] = (64, 128),
+        objective: Literal["flow", "noise"] = "flow",
+        sampling_steps: int = 5,
+        solver: Solver = "heun",
+        guidance: float = 1.0,
+        lr: float = 2e-3,
+        weight_decay: float = 0.01,
+        averaging: float = 0.999,
+        schedule: ScheduleName = "cosine",
+        warmup_steps: int = 100,
+    ) -> None:
+        super().__init__(num_classes, image_shape)
+        if len(channels) != 2 or any(number < 8 or number % 8 for number in channels):
+            raise UsageError(f"model.channels is {list(channels)}: give two multiples of 8.")
+        check_number("model.sampling_steps", sampling_steps, at_least=1, at_most=10_000)
+        check_number("model.guidance", guidance, at_least=0)
+        check_number("model.lr", lr, above=0)
+        check_number("model.weight_decay", weight_decay, at_least=0)
+        check_number("model.averaging", averaging, at_least=0, at_most=1)
+        check_number("model.warmup_steps", warmup_steps, at_least=0)
+        self.save_hyperparameters()
+        self.objective = OBJECTIVES[objective]
+        self.sampling_steps, self.solver, self.guidance = sampling_steps, solver, guidance
+        self.lr, self.weight_decay = lr, weight_decay
+        self.schedule, self.warmup_steps = schedule, warmup_steps
+        self.network = UNet(self.image_shape, num_classes, channels)
+        self.averaged = averaged(self.network, averaging)
+
+    @property
+    def evaluations_per_sample(self) -> int:
+        twice = self.solver == "heun" and isinstance(self.objective, RectifiedFlow)
+        evaluations = 2 * self.sampling_steps - 1 if twice else self.sampling_steps
+        return evaluations if self.guidance == 1 else 2 * evaluations
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        return self.image_shape
+
+    @property
+    def sampler(self) -> nn.Module:
+        return self.averaged
+
+    def draw_noise(self, seed: int, indices: Sequence[int] | Tensor) -> Tensor:
+        return normal(uniform(seed, indices, self.noise_shape))
+
+    def generate(self, labels: Tensor, noise: Tensor) -> Tensor:
+        no_label = torch.full_like(labels, self.num_classes)
+
+        def field(x: Tensor, time: float) -> Tensor:
+            if self.guidance == 1:
+                return self.averaged(x, x.new_full((len(x),), time), labels).float()
+            times = x.new_full((2 * len(x),), time)
+            both = self.averaged(x.repeat(2, 1, 1, 1), times, torch.cat((labels, no_label))).float()
+            with_label, without = both.chunk(2)
+            return without + self.guidance * (with_label - without)
+
+        images = self.objective.sample(field, noise, self.sampling_steps, self.solver)
+        return (images / 2 + 0.5).clamp(0, 1)
+
+    def loss(self, network: nn.Module, images: Tensor, labels: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        """Mean squared error of what a network says of images (N, C, H, W) in [0, 1], mixed with noise."""
+        images = 2 * images - 1
+        answer = network(self.objective.mix(images, noise, times), times, labels)
+        return F.mse_loss(answer.float(), self.objective.target(images, noise))
+
+    def noise_and_times(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Noise (N, C, H, W) for a batch, times (N,), and a uniform number (N,)."""
+        images, labels = batch
+        numbers, further = self.batch_normal(len(labels), batch_idx, (images[0].numel() + 1,), 1)
+        return numbers[:, 1:].view_as(images), self.objective.times(numbers[:, 0]), further[:, 0]
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        noise, times, chance = self.noise_and_times(batch, batch_idx)
+        labels = torch.where(chance < 0.1, self.num_classes, labels)
+        loss = self.loss(self.network, images, labels, noise, times)
+        self.log_train_loss(loss)
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.averaged.update_parameters(self.network)
+
+    def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        images, labels = batch
+        noise, times, _ = self.noise_and_times(batch, batch_idx)
+        if batch_idx * len(labels) < 1000:  # drawing costs ten times what the loss does
+            self.measure_variance(self.generate(labels, noise), images, labels)
+        return {"loss": self.loss(self.averaged, images, labels, noise, times)}
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=self.lr, betas=(0.9, 0.99), weight_decay=self.weight_decay, fused=True
+        )
+        return optimizer_and_schedule(self, optimizer, self.schedule, self.warmup_steps)

@@ -1,0 +1,168 @@
+"""GAN: two networks that play against each other. One draws, the other tells drawn images from real ones.
+
+The DNN's loss compares a drawn image with one real image, and so asks for the mean of them all. Here the loss is itself
+a network: a discriminator that sees an image and its label, and learns what gives drawn images away. A mean image is
+blurred as no real image is, so it is found out at once. The generator escapes only by drawing images that could be real
+ones, and different ones: a single image that it drew too often would be found out too.
+
+The generator is the article's network. The discriminator's verdict is relative (Jolicoeur-Martineau 2018): how much
+more real than a drawn image of the same label is a real one? Both networks' losses are logistic in that difference.
+Left to itself such a game goes in circles. It converges where the discriminator's slope is punished on real images (R1)
+and on drawn ones (R2) alike (Mescheder et al. 2018; Huang et al. 2024, "The GAN is dead; long live the GAN!").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from condgen.errors import check_number
+from condgen.generators.base import ConditionalGenerator, ScheduleName, averaged, optimizer_and_schedule
+from condgen.generators.dnn import DNNNetwork, with_label
+from condgen.noise import uniform
+
+
+class Discriminator(nn.Module):
+    """Convolutions without batch norm, which would let one image of a batch tell of another.
+
+    The label enters by projection (Miyato and Koyama 2018): the logit is the inner product of the image's features with
+    a vector that is the label's own, plus one that all labels share.
+
+    Args:
+        image_shape: (C, H, W) of the images; H and W are multiples of 4.
+        num_classes: labels are 0 … ``num_classes`` - 1.
+    """
+
+    def __init__(self, image_shape: Sequence[int], num_classes: int) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 64, kernel_size=4, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(64, 128, kernel_size=4, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Flatten(),
+            nn.Linear(128 * (height // 4) * (width // 4), 512),
+            nn.LeakyReLU(0.2),
+        )
+        self.shared = nn.Linear(512, 1)
+        self.of_label = nn.Embedding(num_classes, 512)
+        nn.init.normal_(self.of_label.weight, std=512**-0.5)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Images (N, C, H, W) in [0, 1] and their labels (N,) to logits (N,): the higher, the more real."""
+        features = self.features(2 * images - 1)  # (N, 512)
+        return self.shared(features).squeeze(1) + (features * self.of_label(labels)).sum(1)
+
+
+class GAN(ConditionalGenerator):
+    """A conditional GAN with the article's network as its generator.
+
+    Both networks take a step on each batch, with the same drawn images: one pass backwards gives the generator's
+    gradient through a discriminator that stands still, and the discriminator's on images that stand still.
+
+    Args:
+        latent_dim: size of the latent, uniform in [0, 1).
+        num_classes: follows the data set.
+        image_shape: (C, H, W), follows the data set.
+        lr: learning rate of the generator.
+        discriminator_lr: learning rate of the discriminator.
+        penalty: weight of the two gradient penalties, R1 and R2.
+        averaging: what the generator that draws keeps of its weights in a step, where it takes the rest from the one
+            that is trained: samples of the average are better than those of any one step.
+        schedule: what the learning rates do after the warm-up: stay, or fall to 0 over the run like half a cosine.
+        warmup_steps: steps over which the learning rates rise.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 62,
+        num_classes: int = 10,
+        image_shape: Sequence[int] = (1, 28, 28),
+        lr: float = 5e-4,
+        discriminator_lr: float = 5e-4,
+        penalty: float = 0.1,
+        averaging: float = 0.999,
+        schedule: ScheduleName = "cosine",
+        warmup_steps: int = 0,
+    ) -> None:
+        super().__init__(num_classes, image_shape)
+        check_number("model.latent_dim", latent_dim, at_least=1, at_most=1_000_000)
+        check_number("model.lr", lr, above=0)
+        check_number("model.discriminator_lr", discriminator_lr, above=0)
+        check_number("model.penalty", penalty, at_least=0)
+        check_number("model.averaging", averaging, at_least=0, at_most=1)
+        check_number("model.warmup_steps", warmup_steps, at_least=0)
+        self.save_hyperparameters()
+        self.latent_dim = latent_dim
+        self.lr, self.discriminator_lr = lr, discriminator_lr
+        self.penalty = penalty
+        self.schedule, self.warmup_steps = schedule, warmup_steps
+        self.network = DNNNetwork(latent_dim + num_classes, self.image_shape)
+        self.averaged = averaged(self.network, averaging)
+        self.discriminator = Discriminator(self.image_shape, num_classes)
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        return (self.latent_dim,)
+
+    @property
+    def sampler(self) -> nn.Module:
+        return self.averaged
+
+    def draw_noise(self, seed: int, indices: Sequence[int] | Tensor) -> Tensor:
+        return uniform(seed, indices, self.noise_shape)
+
+    def generate(self, labels: Tensor, noise: Tensor) -> Tensor:
+        return self.averaged(with_label(noise, labels, self.num_classes))
+
+    def discriminator_loss(self, real: Tensor, drawn: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The discriminator's loss on real and drawn images (N, C, H, W) of the same labels, the penalty of its slopes,
+        and its logits of the real images (N,)."""
+        images = torch.cat((real, drawn)).requires_grad_()
+        logits = self.discriminator(images, labels.repeat(2))
+        (slopes,) = torch.autograd.grad(logits.sum(), images, create_graph=True)  # (2N, C, H, W)
+        penalty = self.penalty / 2 * slopes.square().sum() / len(real)  # R1 of the first half, R2 of the second
+        real_logits, drawn_logits = logits.chunk(2)
+        return F.softplus(drawn_logits - real_logits).mean(), penalty, real_logits
+
+    def generator_loss(self, real_logits: Tensor, drawn: Tensor, labels: Tensor) -> Tensor:
+        """How much more real than the generator's images the real ones seem, to a discriminator that stands still."""
+        frozen = {name: weights.detach() for name, weights in self.discriminator.named_parameters()}
+        return F.softplus(real_logits - functional_call(self.discriminator, frozen, (drawn, labels))).mean()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        noise = self.batch_uniform(len(labels), batch_idx, self.noise_shape)
+        drawn = self.network(with_label(noise, labels, self.num_classes)).float()
+        with torch.autocast(self.device.type, enabled=False):  # slopes of slopes want float32
+            discriminator_loss, penalty, real_logits = self.discriminator_loss(images, drawn.detach(), labels)
+            generator_loss = self.generator_loss(real_logits.detach(), drawn, labels)
+        self.log_train_loss(generator_loss)
+        self.log("train_discriminator_loss", discriminator_loss)
+        self.log("train_penalty", penalty)
+        return generator_loss + discriminator_loss + penalty
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.averaged.update_parameters(self.network)
+
+    def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        images, labels = batch
+        drawn = self.generate(labels, self.batch_uniform(len(labels), batch_idx, self.noise_shape)).float()
+        self.measure_variance(drawn, images, labels)
+        return {"loss": self.generator_loss(self.discriminator(images, labels), drawn, labels)}
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        groups = [
+            {"params": self.network.parameters(), "lr": self.lr},
+            {"params": self.discriminator.parameters(), "lr": self.discriminator_lr},
+        ]
+        optimizer = torch.optim.Adam(groups, betas=(0.0, 0.99), fused=True)
+        return optimizer_and_schedule(self, optimizer, self.schedule, self.warmup_steps)

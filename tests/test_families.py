@@ -1,0 +1,96 @@
+"""What the contract promises of every family, whatever it learns."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+import torch
+from conftest import DDP, condgen_process, finish
+from test_cli import FAMILIES
+
+import condgen
+from condgen import generators
+from condgen.__main__ import main
+from condgen.errors import UsageError
+
+
+def family(name: str, **settings):
+    torch.manual_seed(0)
+    return getattr(generators, name)(**settings).eval()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_noise_determines_the_image(name):
+    generator = family(name)
+    labels = torch.tensor([3, 3, 7])
+    noise = generator.draw_noise(5, [0, 1, 2])
+    assert noise.shape == (3, *generator.noise_shape)
+    with torch.no_grad():
+        images = generator.generate(labels, noise)
+        assert images.shape == (3, 1, 28, 28)
+        assert 0 <= images.min() <= images.max() <= 1
+        assert torch.equal(generator.generate(labels, noise), images)
+        assert not torch.equal(images[0], images[1])  # the same label, other noise
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_samples_noise_hangs_on_its_number_and_seed_alone(name):
+    generator = family(name)
+    whole = generator.draw_noise(5, range(10))
+    assert torch.equal(generator.draw_noise(5, [7, 2]), whole[[7, 2]])
+    assert not torch.equal(generator.draw_noise(6, [7, 2]), whole[[7, 2]])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_another_shape_and_number_of_classes(name):
+    generator = family(name, num_classes=26, image_shape=(3, 32, 24))
+    noise = generator.draw_noise(0, range(2))
+    with torch.no_grad():
+        assert generator.generate(torch.tensor([0, 25]), noise).shape == (2, 3, 32, 24)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_sides_that_the_network_cannot_halve_twice_are_refused(name):
+    with pytest.raises(UsageError, match=r"\(1, 30, 28\)"):
+        family(name, image_shape=(1, 30, 28))
+
+
+def rows(run) -> list[dict[str, str]]:
+    with open(run / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_mixed_precision_trains_what_float32_trains(name, fit_args, tmp_path):
+    losses = []
+    for precision in ("32-true", "bf16-mixed"):
+        folder = tmp_path / precision
+        common = ["--model", name, "--trainer.precision", precision, "--trainer.default_root_dir", str(folder)]
+        assert main([*fit_args, *common]) == 0
+        losses.append([float(row["val_loss"]) for row in rows(folder / "lightning_logs/version_0") if row["val_loss"]])
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+    assert losses[1] != losses[0]  # it was another precision
+    assert main(["predict", *common[2:]]) == 0
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "DNN"])
+def test_two_processes_resume_exactly(name, fit_args, tmp_path):
+    arguments = [*fit_args, "--model", name, *DDP]
+    for folder in ("whole", "cut"):
+        (tmp_path / folder).mkdir()
+    finish(condgen_process(arguments, tmp_path / "whole"))
+    finish(condgen_process([*arguments, "--trainer.max_epochs", "1"], tmp_path / "cut"))
+    finish(condgen_process([*arguments, "--ckpt_path", "last"], tmp_path / "cut"))
+    whole, cut = (tmp_path / folder / "lightning_logs/version_0" for folder in ("whole", "cut"))
+    a, b = (condgen.load(run).state_dict() for run in (whole, cut))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_gradients_are_gathered_and_clipped_for_every_family(name, fit_args, tmp_path):
+    options = ["--trainer.accumulate_grad_batches", "2", "--trainer.gradient_clip_val", "0.5"]
+    arguments = [*fit_args, "--model", name, *options, "--trainer.default_root_dir", str(tmp_path)]
+    assert main(arguments) == 0
+    checkpoint = torch.load(tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 6  # of 2 epochs of 5 batches
