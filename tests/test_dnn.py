@@ -112,22 +112,6 @@ def test_the_articles_state_dict_loads_into_the_network():
     assert sum(parameter.numel() for parameter in model.parameters()) == 6_650_433
 
 
-def test_the_noise_determines_the_image():
-    model = DNN().eval()
-    labels = torch.arange(10)
-    with torch.no_grad():
-        image = model.generate(labels, model.draw_noise(5, range(10)))
-        assert torch.equal(image, model.generate(labels, model.draw_noise(5, range(10))))
-        assert not torch.equal(image, model.generate(labels, model.draw_noise(6, range(10))))
-    assert image.shape == (10, 1, 28, 28)
-    assert 0 <= image.min() <= image.max() <= 1
-
-
-def test_another_shape_and_number_of_classes():
-    model = DNN(latent_dim=3, num_classes=47, image_shape=(3, 32, 20)).eval()
-    assert model.generate(torch.tensor([46]), model.draw_noise(0, [0])).shape == (1, 3, 32, 20)
-
-
 def test_plain_targets_are_the_images():
     images = torch.rand(2, 1, 28, 28)
     assert torch.equal(DNN(target_mean=0, target_std=1).target(images), images)
@@ -135,8 +119,8 @@ def test_plain_targets_are_the_images():
 
 @pytest.mark.parametrize(
     "setting",
-    [{"latent_dim": 0}, {"target_std": 0.0}, {"lr": -1.0}, {"image_shape": (1, 30, 30)}, {"weight_decay": -1}],
+    [{"latent_dim": 0}, {"target_std": 0.0}, {"lr": -1.0}, {"weight_decay": -1}],
 )
 def test_impossible_settings_are_refused(setting):
-    with pytest.raises(UsageError, match=str(next(iter(setting.values()))).replace("(", r"\(").replace(")", r"\)")):
+    with pytest.raises(UsageError, match=str(next(iter(setting.values())))):
         DNN(**setting)

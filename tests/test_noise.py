@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from condgen.noise import EVALUATION, TRAINING, permutation, uniform
+from condgen.noise import EVALUATION, TRAINING, normal, permutation, uniform
 
 
 def test_a_sample_has_the_same_noise_alone_and_among_others():
@@ -49,3 +49,15 @@ def test_an_epochs_order_is_a_permutation_of_its_own():
     orders = [permutation(seed, 1000, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))]
     assert all(torch.equal(order.sort().values, torch.arange(1000)) for order in orders)
     assert all((a == b).float().mean() < 0.05 for i, a in enumerate(orders) for b in orders[:i])
+
+
+def test_normal_numbers_are_normal_as_far_as_they_go():
+    numbers = normal(uniform(0, range(1000), (1000,)))
+    assert numbers.isfinite().all()
+    assert numbers.mean().abs() < 0.005
+    assert numbers.std() == pytest.approx(1, abs=0.005)
+    for bound, part in ((1.0, 0.8413), (-2.0, 0.02275), (3.0, 0.99865)):
+        assert (numbers < bound).float().mean() == pytest.approx(part, abs=0.002)
+    lowest, highest = normal(torch.tensor([0.0, 1 - 2**-24]))
+    assert lowest == -highest
+    assert 5 < highest < 5.5

@@ -1,0 +1,134 @@
+"""The two ways to train a diffusion, and their samplers, where the right answer is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from condgen.__main__ import main
+from condgen.generators import Diffusion
+from condgen.generators.diffusion import DDPM, RectifiedFlow
+
+IMAGE = torch.linspace(-1, 1, 16).view(1, 1, 4, 4)  # in the range of the U-Net
+NOISE = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_where_there_is_one_image_the_flow_ends_in_it(steps, solver):
+    def velocity(x, time):
+        return (IMAGE - x) / (1 - time)
+
+    assert torch.allclose(RectifiedFlow().sample(velocity, NOISE, steps, solver), IMAGE, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_where_there_is_one_image_ddim_ends_in_it(steps):
+    ddpm = DDPM()
+
+    def noise_in(x, time):
+        of_image, of_noise = ddpm.parts(torch.tensor(time, dtype=torch.float64))
+        return (x - of_image * IMAGE) / of_noise
+
+    assert torch.allclose(ddpm.sample(noise_in, NOISE, steps, "euler").float(), IMAGE, atol=1e-4)
+
+
+def error(solver: str, steps: int) -> float:
+    """Of the flow to images that are normally distributed, for which the velocity and the way are known."""
+    mean, std = 0.3, 0.2
+
+    def velocity(x, time):
+        variance = (1 - time) ** 2 + (time * std) ** 2
+        return mean + (time * std**2 - (1 - time)) / variance * (x - time * mean)
+
+    return float((RectifiedFlow().sample(velocity, NOISE, steps, solver) - (mean + std * NOISE)).abs().max())
+
+
+def test_a_heun_step_is_worth_its_two_evaluations():
+    assert error("heun", 5) < error("euler", 9) / 2
+    assert error("heun", 40) < error("heun", 20) / 3  # of second order but for its last step
+    assert error("euler", 40) == pytest.approx(error("euler", 20) / 2, rel=0.2)  # of first order
+
+
+@pytest.mark.parametrize("objective", [RectifiedFlow(), DDPM()])
+def test_the_mixture_begins_as_noise_and_ends_as_the_image(objective):
+    begin, end = (objective.mix(IMAGE, NOISE, torch.tensor([time])) for time in (0.0, 1.0))
+    assert torch.allclose(begin, NOISE, atol=0.01)
+    assert torch.allclose(end, IMAGE, atol=1e-6)
+
+
+def test_what_is_left_of_the_image_is_what_a_thousand_steps_of_ddpm_leave():
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)  # Ho et al. 2020
+    left = (1 - betas).cumprod(0).sqrt()
+    of_image, of_noise = DDPM().parts(1 - torch.arange(1, 1001, dtype=torch.float64) / 1000)
+    assert torch.allclose(of_image, left, atol=2e-3)
+    assert torch.allclose(of_image**2 + of_noise**2, torch.ones(1000, dtype=torch.float64))
+
+
+def diffusion(**settings) -> Diffusion:
+    torch.manual_seed(0)
+    generator = Diffusion(channels=[8, 16], **settings).eval()
+    for weights in generator.parameters():  # some begin at zero, so that nothing would hang on label and time
+        torch.nn.init.normal_(weights, std=0.1)
+    return generator
+
+
+@pytest.mark.parametrize(
+    ("settings", "evaluations"),
+    [
+        ({}, 9),
+        ({"sampling_steps": 3, "solver": "euler"}, 3),
+        ({"guidance": 2.0}, 18),
+        ({"objective": "noise", "sampling_steps": 10}, 10),
+    ],
+)
+def test_its_evaluations_are_those_that_it_says(settings, evaluations):
+    generator = diffusion(**settings)
+    asked = []
+    generator.averaged.module.register_forward_hook(lambda module, inputs, output: asked.append(len(output)))
+    with torch.no_grad():
+        generator.generate(torch.tensor([1, 2]), generator.draw_noise(0, range(2)))
+    assert sum(asked) / 2 == generator.evaluations_per_sample == evaluations
+
+
+def test_guidance_goes_from_the_answer_without_label_through_that_with_it_and_beyond():
+    def images(guidance):
+        generator = diffusion(guidance=guidance, sampling_steps=1, solver="euler")
+        with torch.no_grad():
+            return generator.generate(torch.tensor([1, 2]), 0.1 * generator.draw_noise(0, range(2)))
+
+    without, with_label, beyond = (images(guidance) for guidance in (0.0, 1.0, 1.5))
+    inside = (beyond > 0) & (beyond < 1) & (without > 0) & (without < 1) & (with_label > 0) & (with_label < 1)
+    assert inside.float().mean() > 0.5
+    assert not torch.allclose(without, with_label, atol=1e-3)
+    assert torch.allclose(beyond[inside], (without + 1.5 * (with_label - without))[inside], atol=1e-4)
+
+
+def test_a_part_of_the_labels_is_hidden_in_training_and_none_in_validation(monkeypatch):
+    generator = diffusion()
+    seen = []
+    generator.network.register_forward_hook(lambda module, inputs, output: seen.append(inputs[2]))
+    generator.averaged.module.register_forward_hook(lambda module, inputs, output: seen.append(inputs[2]))
+    numbers, chance = torch.randn(100, 785), torch.linspace(0.005, 0.995, 100)[:, None]
+    monkeypatch.setattr(generator, "batch_normal", lambda *_: (numbers, chance))
+    monkeypatch.setattr(Diffusion, "log", lambda *_, **__: None)
+    monkeypatch.setattr(generator, "measure_variance", lambda *_: None)
+    batch = torch.rand(100, 1, 28, 28), torch.full((100,), 7)
+    with torch.no_grad():
+        generator.training_step(batch, 0)
+        generator.evaluate(batch, 99)
+    trained, validated = seen
+    assert (trained == 10).sum() == 10  # 10 stands for any label
+    assert (validated == 7).all()
+
+
+def test_sampling_is_changed_without_training_again(fit_args, tmp_path):
+    common = ["--trainer.default_root_dir", str(tmp_path)]
+    few = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1"]
+    assert main([*fit_args, "--model", "Diffusion", "--model.channels", "[8,16]", *few, *common]) == 0
+    grids = []
+    for name, options in (("a", []), ("b", ["--model.sampling_steps", "1"]), ("c", ["--model.guidance", "3"])):
+        folder = tmp_path / name
+        assert main(["predict", *common, *options, "--predictions.dirpath", str(folder)]) == 0
+        grids.append((folder / "grid.png").read_bytes())
+    assert len(set(grids)) == 3
