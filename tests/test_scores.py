@@ -339,6 +339,23 @@ def test_runs_are_compared_in_a_table_and_a_picture(scored, tmp_path, capsys):
     assert not (tmp_path / "b.png").exists()
 
 
+def test_runs_are_shown_side_by_side(scored, tmp_path, capsys):
+    """What each draws for the same labels stands in the picture as it is drawn."""
+    picture, beside = (tmp_path / name for name in ("scores.png", "samples.png"))
+    common = ["compare", str(scored), "--output", str(picture), "--samples", str(beside)]
+    assert main([*common, "--labels", "[1,7]"]) == 0
+    two = Image.open(beside).convert("L")
+    assert main([*common, "--labels", "[1,7,7,7]"]) == 0
+    four = Image.open(beside).convert("L")
+    assert four.height > two.height
+    assert np.asarray(two).std() > 10
+    picture.unlink()
+    assert "labels is [10]: give some of 0 to 9" in refused([*common, "--labels", "[10]"], capsys)
+    shutil.copy(scored / "scores.json", tmp_path / "scores.json")
+    assert "has no checkpoints/last.ckpt" in refused(["compare", str(tmp_path), *common[2:]], capsys)
+    assert not picture.exists()
+
+
 # Beside training.
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from condgen.errors import UsageError
 from condgen.evaluation.judge import Judge, find_judge
 from condgen.evaluation.samples import read
 from condgen.evaluation.scores import cell, score_samples, table, write_nearest, write_scores
+from condgen.evaluation.side_by_side import draw_side_by_side
 from condgen.files import replacing
 from condgen.generators import ConditionalGenerator
 from condgen.trainer import restoring
@@ -123,15 +125,20 @@ def _report(
     print(f"Scores: {file}, {picture}")
 
 
-def compare(paths: list[str], output: str = "scores.png") -> None:
+def compare(
+    paths: list[str], output: str = "scores.png", samples: str | None = None, labels: Sequence[int] = (2, 6, 8)
+) -> None:
     """Puts the scores of several runs side by side: as a table, and as a picture over coverage and accuracy.
 
     Args:
         paths: run directories that ``condgen test`` has scored, or files scores.json.
         output: the picture.
+        samples: a second picture: ten samples of the same labels by each run, with its scores beside them.
+        labels: of the second picture.
     """
-    if not output.endswith(".png"):
-        raise UsageError(f"output is {output}: give a name that ends in .png.")
+    for option, name in (("output", output), ("samples", samples)):
+        if name is not None and not name.endswith(".png"):
+            raise UsageError(f"{option} is {name}: give a name that ends in .png.")
     found = {str(path).rstrip("/"): _read_scores(Path(path)) for path in paths}
     for what in ("data", "source", "judge"):
         values = sorted({str(content.get(what)) for content in found.values()})
@@ -142,6 +149,9 @@ def compare(paths: list[str], output: str = "scores.png") -> None:
     names = {path: f"{content.get('generator', '')} {_name(Path(path))}".strip() for path, content in found.items()}
     if len(set(names.values())) < len(names):
         names = {path: path for path in found}
+    if samples is not None:
+        runs = {names[path]: (Path(path), content) for path, content in found.items()}
+        draw_side_by_side(runs, labels, Path(samples))
     rows = list(next(iter(found.values()))["scores"])
     width = max(16, *(len(name) + 2 for name in names.values()))
     print(" " * 28 + "".join(f"{name:>{width}}" for name in [*names.values(), "real images"]))
@@ -156,7 +166,7 @@ def compare(paths: list[str], output: str = "scores.png") -> None:
         next(iter(found.values()))["data"],
         Path(output),
     )
-    print(f"Picture: {output}")
+    print("Picture:", ", ".join(name for name in (output, samples) if name))
 
 
 def _name(path: Path) -> str:

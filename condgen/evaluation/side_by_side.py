@@ -1,0 +1,82 @@
+"""A picture of what several generators draw for the same labels, with their scores beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from condgen.checkpoints import load_generator
+from condgen.errors import UsageError
+from condgen.files import replacing
+from condgen.generators import ConditionalGenerator
+from condgen.pictures import grid, to_bytes
+
+COLUMNS = {
+    "accuracy": "scores",
+    "coverage": "scores",
+    "diversity": "scores",
+    "frechet_distance": "scores",
+    "evaluations_per_sample": "cost",
+    "training_minutes": "cost",
+}
+
+
+def scored_generator(path: Path, scores: Mapping[str, Any]) -> ConditionalGenerator:
+    """The generator of a run directory whose samples got ``scores``, the content of its ``scores.json``.
+
+    Raises:
+        UsageError: the run has not got that checkpoint any more, or ``path`` is no run.
+    """
+    name = Path(str((scores.get("checkpoint") or {}).get("path"))).name
+    checkpoint = path / "checkpoints" / name
+    if not checkpoint.is_file():
+        raise UsageError(f"{path} has no checkpoints/{name} to draw samples from: give run directories.")
+    return load_generator(checkpoint)
+
+
+@torch.no_grad()
+def samples_of(generator: ConditionalGenerator, labels: Sequence[int], each: int) -> Tensor:
+    """The samples number 0, 1, … of seed 0 of each label, a row a label: an image (3, H, W) uint8."""
+    if not labels or not all(0 <= label < generator.num_classes for label in labels):
+        raise UsageError(f"labels is {list(labels)}: give some of 0 to {generator.num_classes - 1}.")
+    rows = torch.tensor(labels).repeat_interleave(each)
+    return grid(to_bytes(generator.generate(rows, generator.draw_noise(0, range(len(rows)))).float()), each)
+
+
+def draw_side_by_side(
+    found: Mapping[str, tuple[Path, Mapping[str, Any]]], labels: Sequence[int], path: Path, each: int = 10
+) -> None:
+    """Writes a picture: for every run its samples of the labels, and beside them its scores.
+
+    Args:
+        found: of each name the run directory and the content of its ``scores.json``.
+        labels: a row of samples for each.
+        path: of the PNG file.
+        each: samples of a label.
+    """
+    from matplotlib.figure import Figure  # here: only those who want a picture wait for it
+
+    pictures = {name: samples_of(scored_generator(*of), labels, each) for name, of in found.items()}
+    _, height, width = next(iter(pictures.values())).shape
+    figure = Figure(figsize=(11, 0.35 + len(found) * 4.6 * height / width), dpi=150, layout="constrained")
+    axes = figure.subplots(len(found), 2, squeeze=False, width_ratios=(4.6, 6.4))
+    positions = [0.05 + 0.17 * number for number in range(len(COLUMNS))]
+    for row, (name, (_, scores)) in enumerate(found.items()):
+        image, text = axes[row]
+        image.imshow(pictures[name].permute(1, 2, 0).numpy())
+        image.set_title(name, loc="left", fontsize=10)
+        for axis in (image, text):
+            axis.set_axis_off()
+        for x, (score, kind) in zip(positions, COLUMNS.items(), strict=True):
+            of = scores[kind].get(score)
+            value = of["value"] if isinstance(of, dict) else of
+            shown = "–" if value is None else f"{value:.3g}" if kind == "cost" else f"{value:.3f}"
+            text.text(x, 0.5, shown, transform=text.transAxes, fontsize=11, va="center")
+            if row == 0:
+                text.text(x, 1, score.replace("_", "\n"), transform=text.transAxes, fontsize=9, va="bottom")
+    with replacing(path) as file:
+        figure.savefig(file, format="png")
