@@ -2,8 +2,8 @@
 
     pytest -m slow -n 0 -s tests/test_targets.py
 
-takes the full MNIST from data/ and leaves the runs, their scores and the README's second picture in targets/. A run that
-is there is not trained again.
+takes the full MNIST from data/ and leaves the runs, their scores and the README's second picture in targets/. A run
+that is there is not trained again.
 """
 
 from __future__ import annotations
