@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from condgen.__main__ import main
 from condgen.generators import Diffusion
@@ -89,6 +90,12 @@ def test_its_evaluations_are_those_that_it_says(settings, evaluations):
     with torch.no_grad():
         generator.generate(torch.tensor([1, 2]), generator.draw_noise(0, range(2)))
     assert sum(asked) / 2 == generator.evaluations_per_sample == evaluations
+
+
+def test_an_evaluation_costs_at_most_100_mflop():
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        Diffusion().network(torch.zeros(1, 1, 28, 28), torch.zeros(1), torch.zeros(1, dtype=torch.long))
+    assert 50e6 < counter.get_total_flops() < 100e6
 
 
 def test_guidance_goes_from_the_answer_without_label_through_that_with_it_and_beyond():

@@ -72,6 +72,7 @@ class UNet(nn.Module):
         self.stem = nn.Conv2d(4 * colours, fine, 3, padding=1)
         self.before = Block(fine, embedding_dim)
         self.down = nn.Conv2d(fine, coarse, 3, stride=2, padding=1)
+        self.layout = nn.Linear(embedding_dim, coarse * (height // 4) * (width // 4))
         self.middle = Block(coarse, embedding_dim)
         self.up = nn.Conv2d(coarse, 4 * fine, 1)
         self.after = Block(fine, embedding_dim)
@@ -83,7 +84,9 @@ class UNet(nn.Module):
         embedding = F.silu(self.of_time(torch.cat((angles.cos(), angles.sin()), dim=1)) + self.of_label(labels))
         x = self.stem(F.pixel_unshuffle(images, 2))  # (N, 4C, H/2, W/2) to (N, fine, H/2, W/2)
         x = self.before(x, embedding)
-        h = self.middle(self.down(x), embedding)  # (N, coarse, H/4, W/4)
+        h = self.down(x)  # (N, coarse, H/4, W/4)
+        # Convolutions know no places: without this a label could change strokes, but not where they go.
+        h = self.middle(h + self.layout(embedding).view(h.shape), embedding)
         x = x + F.pixel_shuffle(self.up(h), 2)  # (N, fine, H/2, W/2)
         x = self.after(x, embedding)
         return F.pixel_shuffle(self.head(x), 2)  # (N, C, H, W)
@@ -194,7 +197,7 @@ class Diffusion(ConditionalGenerator):
         self,
         num_classes: int = 10,
         image_shape: Sequence[int] = (1, 28, 28),
-        channels: Sequence[int] = (64, 128),
+        channels: Sequence[int] = (56, 128),
         objective: Literal["flow", "noise"] = "flow",
         sampling_steps: int = 5,
         solver: Solver = "heun",
