@@ -80,16 +80,21 @@ def last(trained: Path) -> str:
     return str(trained / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt")
 
 
-def condgen_process(arguments: list[str], folder: Path, **environment: str) -> subprocess.Popen[str]:
-    """``condgen`` in a process of its own, on one thread."""
+def python_process(module_and_arguments: list[str], folder: Path, **environment: str) -> subprocess.Popen[str]:
+    """A Python module in a process of its own, on one thread."""
     return subprocess.Popen(
-        [sys.executable, "-m", "condgen", *arguments],
+        [sys.executable, "-m", *module_and_arguments],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
+
+
+def condgen_process(arguments: list[str], folder: Path, **environment: str) -> subprocess.Popen[str]:
+    """``condgen`` in a process of its own, on one thread."""
+    return python_process(["condgen", *arguments], folder, **environment)
 
 
 def finish(process: subprocess.Popen[str]) -> str:

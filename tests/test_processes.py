@@ -55,12 +55,19 @@ def test_two_processes_train_one_run(ddp_run, trained):
     assert len(list((ddp_run / "samples").iterdir())) == 2
 
 
-@pytest.mark.parametrize("family", ["DNN", "Diffusion"])  # uniform noise, normal noise
-def test_two_processes_see_in_every_step_what_one_sees(family, fit_args, tmp_path):
+@pytest.mark.parametrize("model", ["DNN", "Diffusion --model.channels [8,16]"])  # uniform noise, normal noise
+def test_two_processes_see_in_every_step_what_one_sees(model, fit_args, tmp_path):
     both = []
     for processes, name in (([], "one"), (DDP, "two")):
         (tmp_path / name).mkdir()
-        recording = [*fit_args, "--model", family, *processes, "--trainer.callbacks", "test_processes.Recording"]
+        recording = [
+            *fit_args,
+            "--model",
+            *model.split(),
+            *processes,
+            "--trainer.callbacks",
+            "test_processes.Recording",
+        ]
         both.append(condgen_process(recording, tmp_path / name, PYTHONPATH=str(Path(__file__).parent)))
     for process in both:
         finish(process)
@@ -70,15 +77,6 @@ def test_two_processes_see_in_every_step_what_one_sees(family, fit_args, tmp_pat
     for whole, *parts in zip(one, *shares, strict=True):
         for everyone, even, odd in zip(whole, *parts, strict=True):  # images, labels, numbers
             assert torch.equal(everyone, torch.stack([even, odd], dim=1).flatten(0, 1))
-
-
-def test_two_processes_resume_exactly(ddp_run, fit_args, tmp_path):
-    finish(condgen_process([*fit_args, *DDP, "--trainer.max_epochs", "1"], tmp_path))
-    finish(condgen_process([*fit_args, *DDP, "--ckpt_path", "last"], tmp_path))
-    run = tmp_path / "lightning_logs" / "version_0"
-    resumed, whole = (torch.load(r / "checkpoints" / "last.ckpt", weights_only=True) for r in (run, ddp_run))
-    assert all(torch.equal(resumed["state_dict"][key], whole["state_dict"][key]) for key in whole["state_dict"])
-    assert (run / "metrics.csv").read_bytes() == (ddp_run / "metrics.csv").read_bytes()
 
 
 @pytest.mark.parametrize(("form", "batch_size"), [("png", "7"), ("npz", "1000")])
