@@ -16,6 +16,9 @@ from condgen.__main__ import main
 from condgen.errors import UsageError
 
 
+SMALL = {"Diffusion": ["--model.channels", "[8,16]"]}  # where it trains slowly
+
+
 def family(name: str, **settings):
     torch.manual_seed(0)
     return getattr(generators, name)(**settings).eval()
@@ -67,12 +70,12 @@ def test_mixed_precision_trains_what_float32_trains(name, fit_args, tmp_path):
     losses = []
     for precision in ("32-true", "bf16-mixed"):
         folder = tmp_path / precision
-        common = ["--model", name, "--trainer.precision", precision, "--trainer.default_root_dir", str(folder)]
-        assert main([*fit_args, *common]) == 0
+        common = ["--trainer.precision", precision, "--trainer.default_root_dir", str(folder)]
+        assert main([*fit_args, "--model", name, *SMALL.get(name, []), *common]) == 0
         losses.append([float(row["val_loss"]) for row in rows(folder / "lightning_logs/version_0") if row["val_loss"]])
     assert losses[1] == pytest.approx(losses[0], rel=0.1)
     assert losses[1] != losses[0]  # it was another precision
-    assert main(["predict", *common[2:]]) == 0
+    assert main(["predict", *common]) == 0
 
 
 def test_two_processes_resume_every_family_exactly(fit_args, tmp_path):
@@ -82,7 +85,7 @@ def test_two_processes_resume_every_family_exactly(fit_args, tmp_path):
         for folder, *options in (["whole"], ["cut", "--trainer.max_epochs", "1"], ["cut", "--ckpt_path", "last"]):
             root = ["--trainer.default_root_dir", str(tmp_path / name / folder)]
             few = ["--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "1"]
-            trainings.append([*fit_args, "--model", name, *few, *DDP, *root, *options])
+            trainings.append([*fit_args, "--model", name, *SMALL.get(name, []), *few, *DDP, *root, *options])
     script = tmp_path / "trainings.py"
     script.write_text(
         "import json, sys; from condgen.__main__ import main; sys.exit(any([main(a) for a in json.loads(sys.argv[1])]))"
@@ -99,7 +102,15 @@ def test_two_processes_resume_every_family_exactly(fit_args, tmp_path):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradients_are_gathered_and_clipped_for_every_family(name, fit_args, tmp_path):
     options = ["--trainer.accumulate_grad_batches", "2", "--trainer.gradient_clip_val", "0.5"]
-    arguments = [*fit_args, "--model", name, *options, "--trainer.default_root_dir", str(tmp_path)]
+    arguments = [
+        *fit_args,
+        "--model",
+        name,
+        *SMALL.get(name, []),
+        *options,
+        "--trainer.default_root_dir",
+        str(tmp_path),
+    ]
     assert main(arguments) == 0
     checkpoint = torch.load(tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 6  # of 2 epochs of 5 batches

@@ -66,11 +66,8 @@ def test_a_mistake_is_answered(mistake, folder, tmp_path, monkeypatch, capsys):
 def test_as_processes_too(folder):
     """All that a person sees on the screen is the answer and, before it, at most where data and run are."""
     commands = [
-        "fit --trainer.max_epoch 3",
         "fit --trainer.devices two",
-        "predict --ckpt_path run --data.labels [10]",
         "fit --checkpoint.monitor loss",
-        "fit --ckpt_path bare.ckpt --trainer.max_epochs 9 --model.latent_dim 9",
     ]
     before = content(folder)
     for process in [condgen_process(command.split(), folder) for command in commands]:

@@ -55,15 +55,12 @@ def test_two_processes_train_one_run(ddp_run, trained):
     assert len(list((ddp_run / "samples").iterdir())) == 2
 
 
-@pytest.mark.parametrize("model", ["DNN", "Diffusion --model.channels [8,16]"])  # uniform noise, normal noise
-def test_two_processes_see_in_every_step_what_one_sees(model, fit_args, tmp_path):
+def test_two_processes_see_in_every_step_what_one_sees(fit_args, tmp_path):
     both = []
     for processes, name in (([], "one"), (DDP, "two")):
         (tmp_path / name).mkdir()
         recording = [
             *fit_args,
-            "--model",
-            *model.split(),
             *processes,
             "--trainer.callbacks",
             "test_processes.Recording",

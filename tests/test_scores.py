@@ -172,14 +172,14 @@ def test_how_the_best_checkpoint_was_chosen_is_said(scored, capsys):
 
 def test_two_processes_and_another_seed(scored, tmp_path):
     """Two processes have the scores of one, to the last digit; another seed has others."""
-    processes = []
-    for name, options in (("one", []), ("two", DDP), ("seed", ["--data.sample_seed", "5"])):
+    for name in ("two", "seed"):
         shutil.copytree(scored, tmp_path / name)
-        processes.append(condgen_process(["test", "--ckpt_path", str(tmp_path / name), *options], tmp_path))
-    for process in processes:
-        finish(process)
-    one, two, seed = (scores_of(tmp_path / name / "scores.json") for name in ("one", "two", "seed"))
-    assert one == two == scores_of(scored / "scores.json")
+    process = condgen_process(["test", "--ckpt_path", str(tmp_path / "two"), *DDP], tmp_path)
+    assert main(["test", "--ckpt_path", str(tmp_path / "seed"), "--data.sample_seed", "5"]) == 0
+    finish(process)
+    two, seed = (scores_of(tmp_path / name / "scores.json") for name in ("two", "seed"))
+    one = scores_of(scored / "scores.json")
+    assert one == two
     assert one["frechet_distance"]["value"] != seed["frechet_distance"]["value"]
     assert one["frechet_distance"]["floor"] == seed["frechet_distance"]["floor"]
 
