@@ -15,7 +15,6 @@ from condgen import generators
 from condgen.__main__ import main
 from condgen.errors import UsageError
 
-
 SMALL = {"Diffusion": ["--model.channels", "[8,16]"]}  # where it trains slowly
 
 

@@ -59,12 +59,7 @@ def test_two_processes_see_in_every_step_what_one_sees(fit_args, tmp_path):
     both = []
     for processes, name in (([], "one"), (DDP, "two")):
         (tmp_path / name).mkdir()
-        recording = [
-            *fit_args,
-            *processes,
-            "--trainer.callbacks",
-            "test_processes.Recording",
-        ]
+        recording = [*fit_args, *processes, "--trainer.callbacks", "test_processes.Recording"]
         both.append(condgen_process(recording, tmp_path / name, PYTHONPATH=str(Path(__file__).parent)))
     for process in both:
         finish(process)
