@@ -21,10 +21,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import condgen
 from condgen.__main__ import main
 from condgen.callbacks import RunCheckpoint
-from condgen.checkpoints import imported_classes
+from condgen.checkpoints import imported_families
 from condgen.generators import ConditionalGenerator
 
-FAMILIES = [f.__name__ for f in imported_classes(ConditionalGenerator) if f.__module__.startswith("condgen.")]
+FAMILIES = [n for n, f in imported_families(ConditionalGenerator).items() if f.__module__.startswith("condgen.")]
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
 

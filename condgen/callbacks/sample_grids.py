@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from condgen.batches import Images
 from condgen.data import LabelledImages
 from condgen.errors import check_number
+from condgen.evaluation.samples import sample_grid
 from condgen.evaluation.scores import first_of_each_label, rows_of
 from condgen.files import replacing
 from condgen.generators import ConditionalGenerator
@@ -62,10 +63,12 @@ class SampleGrids(Callback):
         assert isinstance(pl_module, ConditionalGenerator)
         if trainer.is_global_zero and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             data: LabelledImages = trainer.datamodule  # type: ignore[attr-defined]
-            pictures = {
-                "samples": self.draw(pl_module),
-                "reconstructions": self.reconstruct(pl_module, data.val_images),
-            }
+            with evaluating(pl_module):
+                labels = range(pl_module.num_classes)
+                pictures = {
+                    "samples": sample_grid(pl_module, labels, self.samples_per_label, self.sample_seed),
+                    "reconstructions": self.reconstruct(pl_module, data.val_images),
+                }
             for name, picture in pictures.items():
                 if picture is None:
                     continue
@@ -75,23 +78,13 @@ class SampleGrids(Callback):
                         logger.experiment.add_image(name, picture, trainer.global_step - 1)  # the step of val_loss
 
     @torch.no_grad()
-    def draw(self, generator: ConditionalGenerator) -> Tensor:
-        """The grid of samples as an image (3, H, W) uint8."""
-        labels = torch.arange(generator.num_classes, device=generator.device).repeat_interleave(self.samples_per_label)
-        noise = generator.draw_noise(self.sample_seed, range(len(labels))).to(generator.device)
-        with evaluating(generator):
-            images = to_bytes(generator.generate(labels, noise).float())
-        return grid(images, self.samples_per_label)
-
-    @torch.no_grad()
     def reconstruct(self, generator: ConditionalGenerator, real: Images) -> Tensor | None:
         """The grid of real images and their reconstructions (3, H, W) uint8; None where the family makes none."""
         there = real.labels.bincount()
         columns = min(self.samples_per_label, int(there[there > 0].min()))
         shown = rows_of(real, first_of_each_label(real, dict.fromkeys(real.labels.unique().tolist(), columns)))
-        with evaluating(generator):
-            images = shown.images.to(generator.device).float().div(255)
-            drawn = generator.reconstruct(images, shown.labels.to(generator.device))
+        images = shown.images.to(generator.device).float().div(255)
+        drawn = generator.reconstruct(images, shown.labels.to(generator.device))
         if drawn is None:
             return None
         pairs = torch.stack((shown.images, to_bytes(drawn.float())))

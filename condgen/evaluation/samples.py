@@ -19,7 +19,7 @@ from condgen.batches import Images, SampleRequest, request_loader
 from condgen.data import LabelledImages
 from condgen.errors import UsageError
 from condgen.generators import ConditionalGenerator
-from condgen.pictures import to_bytes
+from condgen.pictures import grid, to_bytes
 
 
 def draw(trainer: Trainer, generator: ConditionalGenerator, samples_per_label: int) -> tuple[Images, float]:
@@ -41,6 +41,14 @@ def draw(trainer: Trainer, generator: ConditionalGenerator, samples_per_label: i
             images[block.indices[wanted]] = to_bytes(generator.predict_step(block))[wanted].to(images)
     images = trainer.strategy.reduce(images, reduce_op="sum")  # every process has zeros for what others have drawn
     return Images(images.cpu(), labels), time.monotonic() - began
+
+
+@torch.no_grad()
+def sample_grid(generator: ConditionalGenerator, labels: Sequence[int], samples_per_label: int, seed: int) -> Tensor:
+    """The samples number 0, 1, … of a seed, so many of each label, a row a label: an image (3, H, W) uint8."""
+    each = torch.tensor(labels, device=generator.device).repeat_interleave(samples_per_label)
+    noise = generator.draw_noise(seed, range(len(each))).to(generator.device)
+    return grid(to_bytes(generator.generate(each, noise).float()), samples_per_label)
 
 
 def read(path: Path, data: LabelledImages) -> Images:

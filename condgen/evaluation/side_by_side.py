@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from condgen.checkpoints import load_generator
 from condgen.errors import UsageError
+from condgen.evaluation.samples import sample_grid
 from condgen.files import replacing
 from condgen.generators import ConditionalGenerator
-from condgen.pictures import grid, to_bytes
 
 COLUMNS = {
     "accuracy": "scores",
@@ -38,13 +37,15 @@ def scored_generator(path: Path, scores: Mapping[str, Any]) -> ConditionalGenera
     return load_generator(checkpoint)
 
 
-@torch.no_grad()
 def samples_of(generator: ConditionalGenerator, labels: Sequence[int], each: int) -> Tensor:
-    """The samples number 0, 1, … of seed 0 of each label, a row a label: an image (3, H, W) uint8."""
+    """The first samples of seed 0 of each label, a row a label: an image (3, H, W) uint8.
+
+    Raises:
+        UsageError: there are no labels, or not those.
+    """
     if not labels or not all(0 <= label < generator.num_classes for label in labels):
         raise UsageError(f"labels is {list(labels)}: give some of 0 to {generator.num_classes - 1}.")
-    rows = torch.tensor(labels).repeat_interleave(each)
-    return grid(to_bytes(generator.generate(rows, generator.draw_noise(0, range(len(rows)))).float()), each)
+    return sample_grid(generator, labels, each, seed=0)
 
 
 def draw_side_by_side(

@@ -226,23 +226,39 @@ def class_path(instance: object) -> str:
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
-def averaged(network: nn.Module, decay: float) -> AveragedModel:
-    """A copy of a network for the moving average of its weights and buffers: ``update_parameters(network)`` moves it.
+class AveragedGenerator(ConditionalGenerator):
+    """A family that trains ``network`` and draws with ``averaged``, the moving average of its weights and buffers.
 
-    After n steps the average forgets 1 - min(``decay``, (1 + n) / (10 + n)) of itself: it is not held back by the first
+    After n steps the average forgets 1 - min(decay, (1 + n) / (10 + n)) of itself: it is not held back by the first
     weights, which were random.
     """
 
-    @torch.no_grad()
-    def average(averages: Tensors, values: Tensors, number: Tensor | int) -> None:
-        steps = int(number)
-        keep = min(decay, (1 + steps) / (10 + steps))
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, values, 1 - keep)
-        else:
-            torch._foreach_copy_(averages, values)
+    network: nn.Module
+    averaged: AveragedModel
 
-    return AveragedModel(network, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
+    def set_network(self, network: nn.Module, decay: float) -> None:
+        """Sets ``network``, and ``averaged``, which keeps at most ``decay`` of itself in a step."""
+
+        @torch.no_grad()
+        def average(averages: Tensors, values: Tensors, number: Tensor | int) -> None:
+            steps = int(number)
+            keep = min(decay, (1 + steps) / (10 + steps))
+            if averages[0].is_floating_point():
+                torch._foreach_lerp_(averages, values, 1 - keep)
+            else:
+                torch._foreach_copy_(averages, values)
+
+        self.network = network
+        self.averaged = AveragedModel(network, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
+
+    @property
+    def sampler(self) -> nn.Module:
+        return self.averaged
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Here and not at the batch's end, before which a checkpoint may be gathered."""
+        super().optimizer_step(*args, **kwargs)
+        self.averaged.update_parameters(self.network)
 
 
 OptimizerName = Literal["Adam", "AdamW", "SGD"]

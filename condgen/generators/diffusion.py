@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from condgen.errors import UsageError, check_number
-from condgen.generators.base import ConditionalGenerator, ScheduleName, averaged, optimizer_and_schedule
+from condgen.generators.base import AveragedGenerator, ScheduleName, optimizer_and_schedule
 from condgen.noise import normal, uniform
 
 
@@ -169,7 +169,7 @@ class DDPM:
 OBJECTIVES: dict[str, RectifiedFlow | DDPM] = {"flow": RectifiedFlow(), "noise": DDPM()}
 
 
-class Diffusion(ConditionalGenerator):
+class Diffusion(AveragedGenerator):
     """A U-Net that is asked again and again what an image with noise was; see the module.
 
     In training a tenth of the labels is hidden, so that it learns to draw with and without. Guidance (Ho and Salimans
@@ -222,8 +222,7 @@ class Diffusion(ConditionalGenerator):
         self.sampling_steps, self.solver, self.guidance = sampling_steps, solver, guidance
         self.lr, self.weight_decay = lr, weight_decay
         self.schedule, self.warmup_steps = schedule, warmup_steps
-        self.network = UNet(self.image_shape, num_classes, channels)
-        self.averaged = averaged(self.network, averaging)
+        self.set_network(UNet(self.image_shape, num_classes, channels), averaging)
 
     @property
     def evaluations_per_sample(self) -> int:
@@ -234,10 +233,6 @@ class Diffusion(ConditionalGenerator):
     @property
     def noise_shape(self) -> tuple[int, ...]:
         return self.image_shape
-
-    @property
-    def sampler(self) -> nn.Module:
-        return self.averaged
 
     def draw_noise(self, seed: int, indices: Sequence[int] | Tensor) -> Tensor:
         return normal(uniform(seed, indices, self.noise_shape))
@@ -275,10 +270,6 @@ class Diffusion(ConditionalGenerator):
         loss = self.loss(self.network, images, labels, noise, times)
         self.log_train_loss(loss)
         return loss
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
-        self.averaged.update_parameters(self.network)
 
     def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         images, labels = batch

@@ -14,7 +14,6 @@ and on drawn ones (R2) alike (Mescheder et al. 2018; Huang et al. 2024, "The GAN
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from condgen.errors import check_number
-from condgen.generators.base import ConditionalGenerator, ScheduleName, averaged, optimizer_and_schedule
+from condgen.generators.base import AveragedGenerator, ScheduleName, optimizer_and_schedule
 from condgen.generators.dnn import DNNNetwork, with_label
 from condgen.noise import uniform
 
@@ -61,7 +60,7 @@ class Discriminator(nn.Module):
         return self.shared(features).squeeze(1) + (features * self.of_label(labels)).sum(1)
 
 
-class GAN(ConditionalGenerator):
+class GAN(AveragedGenerator):
     """A conditional GAN with the article's network as its generator.
 
     Both networks take a step on each batch, with the same drawn images: one pass backwards gives the generator's
@@ -104,17 +103,12 @@ class GAN(ConditionalGenerator):
         self.lr, self.discriminator_lr = lr, discriminator_lr
         self.penalty = penalty
         self.schedule, self.warmup_steps = schedule, warmup_steps
-        self.network = DNNNetwork(latent_dim + num_classes, self.image_shape)
-        self.averaged = averaged(self.network, averaging)
+        self.set_network(DNNNetwork(latent_dim + num_classes, self.image_shape), averaging)
         self.discriminator = Discriminator(self.image_shape, num_classes)
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
         return (self.latent_dim,)
-
-    @property
-    def sampler(self) -> nn.Module:
-        return self.averaged
 
     def draw_noise(self, seed: int, indices: Sequence[int] | Tensor) -> Tensor:
         return uniform(seed, indices, self.noise_shape)
@@ -148,10 +142,6 @@ class GAN(ConditionalGenerator):
         self.log("train_discriminator_loss", discriminator_loss)
         self.log("train_penalty", penalty)
         return generator_loss + discriminator_loss + penalty
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
-        self.averaged.update_parameters(self.network)
 
     def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         images, labels = batch
