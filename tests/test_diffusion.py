@@ -20,7 +20,7 @@ def test_where_there_is_one_image_the_flow_ends_in_it(steps, solver):
     def velocity(x, time):
         return (IMAGE - x) / (1 - time)
 
-    assert torch.allclose(RectifiedFlow().sample(velocity, NOISE, steps, solver), IMAGE, atol=1e-5)
+    assert torch.allclose(RectifiedFlow(solver).sample(velocity, NOISE, steps), IMAGE, atol=1e-5)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
@@ -31,7 +31,7 @@ def test_where_there_is_one_image_ddim_ends_in_it(steps):
         of_image, of_noise = ddpm.parts(torch.tensor(time, dtype=torch.float64))
         return (x - of_image * IMAGE) / of_noise
 
-    assert torch.allclose(ddpm.sample(noise_in, NOISE, steps, "euler").float(), IMAGE, atol=1e-4)
+    assert torch.allclose(ddpm.sample(noise_in, NOISE, steps).float(), IMAGE, atol=1e-4)
 
 
 def error(solver: str, steps: int) -> float:
@@ -42,7 +42,7 @@ def error(solver: str, steps: int) -> float:
         variance = (1 - time) ** 2 + (time * std) ** 2
         return mean + (time * std**2 - (1 - time)) / variance * (x - time * mean)
 
-    return float((RectifiedFlow().sample(velocity, NOISE, steps, solver) - (mean + std * NOISE)).abs().max())
+    return float((RectifiedFlow(solver).sample(velocity, NOISE, steps) - (mean + std * NOISE)).abs().max())
 
 
 def test_a_heun_step_is_worth_its_two_evaluations():
@@ -51,7 +51,7 @@ def test_a_heun_step_is_worth_its_two_evaluations():
     assert error("euler", 40) == pytest.approx(error("euler", 20) / 2, rel=0.2)  # of first order
 
 
-@pytest.mark.parametrize("objective", [RectifiedFlow(), DDPM()])
+@pytest.mark.parametrize("objective", [RectifiedFlow("heun"), DDPM()])
 def test_the_mixture_begins_as_noise_and_ends_as_the_image(objective):
     begin, end = (objective.mix(IMAGE, NOISE, torch.tensor([time])) for time in (0.0, 1.0))
     assert torch.allclose(begin, NOISE, atol=0.01)

@@ -47,6 +47,41 @@ class Block(nn.Module):
         return x + self.conv2(F.silu(h))
 
 
+class WholeImage(nn.Module):
+    """A residual block that is fully connected: what is drawn at one end of the image depends on what is at the other,
+    of which a few small convolutions would not hear.
+
+    Args:
+        shape: (channels, H, W) of its input and output.
+        embedding_dim: of time and label, which scale and shift what it sees.
+        narrow_channels: of the maps that are connected.
+        hidden_dim: of the numbers that all of the image becomes.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], embedding_dim: int, narrow_channels: int = 32, hidden_dim: int = 512
+    ) -> None:
+        super().__init__()
+        channels, height, width = shape
+        self.narrow_shape = (narrow_channels, height, width)
+        self.norm1 = nn.GroupNorm(8, channels)
+        self.narrow = nn.Conv2d(channels, narrow_channels, 1)
+        self.gather = nn.Linear(math.prod(self.narrow_shape), hidden_dim)
+        self.norm2 = nn.LayerNorm(hidden_dim, elementwise_affine=False)
+        self.scale_and_shift = nn.Linear(embedding_dim, 2 * hidden_dim)
+        self.spread = nn.Linear(hidden_dim, math.prod(self.narrow_shape))
+        self.widen = nn.Conv2d(narrow_channels, channels, 1)
+        for parameter in self.widen.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.scale_and_shift(embedding).chunk(2, dim=1)  # (N, hidden_dim) each
+        h = self.gather(self.narrow(self.norm1(x)).flatten(1))
+        h = F.silu(self.norm2(h) * (1 + scale) + shift)
+        h = F.silu(self.spread(h)).view(-1, *self.narrow_shape)
+        return x + self.widen(h)
+
+
 class UNet(nn.Module):
     """A small U-Net: to a quarter of the image's side, where it is wide, and back.
 
@@ -72,7 +107,7 @@ class UNet(nn.Module):
         self.stem = nn.Conv2d(4 * colours, fine, 3, padding=1)
         self.before = Block(fine, embedding_dim)
         self.down = nn.Conv2d(fine, coarse, 3, stride=2, padding=1)
-        self.layout = nn.Linear(embedding_dim, coarse * (height // 4) * (width // 4))
+        self.whole = WholeImage((coarse, height // 4, width // 4), embedding_dim)
         self.middle = Block(coarse, embedding_dim)
         self.up = nn.Conv2d(coarse, 4 * fine, 1)
         self.after = Block(fine, embedding_dim)
@@ -85,8 +120,7 @@ class UNet(nn.Module):
         x = self.stem(F.pixel_unshuffle(images, 2))  # (N, 4C, H/2, W/2) to (N, fine, H/2, W/2)
         x = self.before(x, embedding)
         h = self.down(x)  # (N, coarse, H/4, W/4)
-        # Convolutions know no places: without this a label could change strokes, but not where they go.
-        h = self.middle(h + self.layout(embedding).view(h.shape), embedding)
+        h = self.middle(self.whole(h, embedding), embedding)
         x = x + F.pixel_shuffle(self.up(h), 2)  # (N, fine, H/2, W/2)
         x = self.after(x, embedding)
         return F.pixel_shuffle(self.head(x), 2)  # (N, C, H, W)
@@ -103,6 +137,9 @@ class RectifiedFlow:
     answer is least clear (Esser et al. 2024).
     """
 
+    def __init__(self, solver: Solver) -> None:
+        self.solver = solver
+
     def times(self, numbers: Tensor) -> Tensor:
         """Standard normal numbers (N,) to times of training in (0, 1)."""
         return torch.sigmoid(numbers)
@@ -116,7 +153,11 @@ class RectifiedFlow:
         """What the network learns to say of the mixture: its velocity."""
         return images - noise
 
-    def sample(self, velocity: Field, noise: Tensor, steps: int, solver: Solver) -> Tensor:
+    def evaluations(self, steps: int) -> int:
+        """How often :meth:`sample` asks the network."""
+        return 2 * steps - 1 if self.solver == "heun" else steps
+
+    def sample(self, velocity: Field, noise: Tensor, steps: int) -> Tensor:
         """Follows the velocity from noise (N, C, H, W) to images, in steps that get shorter: the way bends most where
         little noise is left."""
         times = [1 - (1 - step / steps) ** 2 for step in range(steps + 1)]
@@ -124,7 +165,7 @@ class RectifiedFlow:
         for t, t_next in itertools.pairwise(times):
             v = velocity(x, t)
             ahead = x + (t_next - t) * v  # Euler
-            if solver == "heun" and t_next < 1:  # its mean with the velocity at the step's end
+            if self.solver == "heun" and t_next < 1:  # its mean with the velocity at the step's end
                 ahead = x + (t_next - t) * (v + velocity(ahead, t_next)) / 2
             x = ahead
         return x
@@ -153,7 +194,10 @@ class DDPM:
     def target(self, images: Tensor, noise: Tensor) -> Tensor:
         return noise
 
-    def sample(self, predict: Field, noise: Tensor, steps: int, solver: Solver) -> Tensor:
+    def evaluations(self, steps: int) -> int:
+        return steps
+
+    def sample(self, predict: Field, noise: Tensor, steps: int) -> Tensor:
         """DDIM (Song et al. 2020): to the image that the noise in x leads to, and from there back to the next time."""
         x = noise
         times = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
@@ -164,9 +208,6 @@ class DDPM:
             of_image, of_noise = (float(part) for part in self.parts(t_next))
             x = of_image * image + of_noise * eps
         return x
-
-
-OBJECTIVES: dict[str, RectifiedFlow | DDPM] = {"flow": RectifiedFlow(), "noise": DDPM()}
 
 
 class Diffusion(AveragedGenerator):
@@ -218,16 +259,15 @@ class Diffusion(AveragedGenerator):
         check_number("model.averaging", averaging, at_least=0, at_most=1)
         check_number("model.warmup_steps", warmup_steps, at_least=0)
         self.save_hyperparameters()
-        self.objective = OBJECTIVES[objective]
-        self.sampling_steps, self.solver, self.guidance = sampling_steps, solver, guidance
+        self.objective = RectifiedFlow(solver) if objective == "flow" else DDPM()
+        self.sampling_steps, self.guidance = sampling_steps, guidance
         self.lr, self.weight_decay = lr, weight_decay
         self.schedule, self.warmup_steps = schedule, warmup_steps
         self.set_network(UNet(self.image_shape, num_classes, channels), averaging)
 
     @property
     def evaluations_per_sample(self) -> int:
-        twice = self.solver == "heun" and isinstance(self.objective, RectifiedFlow)
-        evaluations = 2 * self.sampling_steps - 1 if twice else self.sampling_steps
+        evaluations = self.objective.evaluations(self.sampling_steps)
         return evaluations if self.guidance == 1 else 2 * evaluations
 
     @property
@@ -248,7 +288,7 @@ class Diffusion(AveragedGenerator):
             with_label, without = both.chunk(2)
             return without + self.guidance * (with_label - without)
 
-        images = self.objective.sample(field, noise, self.sampling_steps, self.solver)
+        images = self.objective.sample(field, noise, self.sampling_steps)
         return (images / 2 + 0.5).clamp(0, 1)
 
     def loss(self, network: nn.Module, images: Tensor, labels: Tensor, noise: Tensor, times: Tensor) -> Tensor:

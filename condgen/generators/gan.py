@@ -86,7 +86,7 @@ class GAN(AveragedGenerator):
         image_shape: Sequence[int] = (1, 28, 28),
         lr: float = 5e-4,
         discriminator_lr: float = 5e-4,
-        penalty: float = 0.1,
+        penalty: float = 0.05,
         averaging: float = 0.999,
         schedule: ScheduleName = "cosine",
         warmup_steps: int = 0,
