@@ -158,9 +158,8 @@ class RectifiedFlow:
         return 2 * steps - 1 if self.solver == "heun" else steps
 
     def sample(self, velocity: Field, noise: Tensor, steps: int) -> Tensor:
-        """Follows the velocity from noise (N, C, H, W) to images, in steps that get shorter: the way bends most where
-        little noise is left."""
-        times = [1 - (1 - step / steps) ** 2 for step in range(steps + 1)]
+        """Follows the velocity from noise (N, C, H, W) to images, in equal steps."""
+        times = [step / steps for step in range(steps + 1)]
         x = noise
         for t, t_next in itertools.pairwise(times):
             v = velocity(x, t)
