@@ -237,7 +237,7 @@ class Diffusion(AveragedGenerator):
         self,
         num_classes: int = 10,
         image_shape: Sequence[int] = (1, 28, 28),
-        channels: Sequence[int] = (56, 128),
+        channels: Sequence[int] = (64, 112),
         objective: Literal["flow", "noise"] = "flow",
         sampling_steps: int = 5,
         solver: Solver = "heun",
