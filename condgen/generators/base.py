@@ -58,9 +58,9 @@ class ConditionalGenerator(LightningModule, ABC):
     def generate(self, labels: Tensor, noise: Tensor) -> Tensor:
         """(N,) int64 labels and (N, *noise_shape) noise to (N, C, H, W) images in [0, 1]."""
 
-    @abstractmethod
     def draw_noise(self, seed: int, indices: Sequence[int] | Tensor) -> Tensor:
-        """The noise of the samples number ``indices`` of a seed: (N, *noise_shape), on the CPU."""
+        """The noise of the samples number ``indices`` of a seed: (N, *noise_shape), on the CPU; uniform in [0, 1)."""
+        return uniform(seed, indices, self.noise_shape)
 
     def reconstruct(self, images: Tensor, labels: Tensor) -> Tensor | None:
         """Real images (N, C, H, W) in [0, 1], as the family draws them again; None for a family that does not."""

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from condgen.errors import UsageError, check_number
 from condgen.generators.base import ConditionalGenerator, OptimizerName, ScheduleName, optimizer_and_schedule
-from condgen.noise import uniform
 
 
 class DNNNetwork(nn.Module):
@@ -110,9 +109,6 @@ class DNN(ConditionalGenerator):
     @property
     def noise_shape(self) -> tuple[int, ...]:
         return (self.latent_dim,)
-
-    def draw_noise(self, seed: int, indices: Sequence[int] | Tensor) -> Tensor:
-        return uniform(seed, indices, self.noise_shape)
 
     def generate(self, labels: Tensor, noise: Tensor) -> Tensor:
         return self.network(with_label(noise, labels, self.num_classes))

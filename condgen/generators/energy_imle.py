@@ -126,9 +126,6 @@ class EnergyIMLE(AveragedGenerator):
     def noise_shape(self) -> tuple[int, ...]:
         return (self.latent_dim,)
 
-    def draw_noise(self, seed: int, indices: Sequence[int] | Tensor) -> Tensor:
-        return uniform(seed, indices, self.noise_shape)
-
     def generate(self, labels: Tensor, noise: Tensor) -> Tensor:
         return self.averaged(with_label(noise, labels, self.num_classes))
 

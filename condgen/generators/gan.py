@@ -24,7 +24,6 @@ from torch.func import functional_call
 from condgen.errors import check_number
 from condgen.generators.base import AveragedGenerator, ScheduleName, optimizer_and_schedule
 from condgen.generators.dnn import DNNNetwork, with_label
-from condgen.noise import uniform
 
 
 class Discriminator(nn.Module):
@@ -109,9 +108,6 @@ class GAN(AveragedGenerator):
     @property
     def noise_shape(self) -> tuple[int, ...]:
         return (self.latent_dim,)
-
-    def draw_noise(self, seed: int, indices: Sequence[int] | Tensor) -> Tensor:
-        return uniform(seed, indices, self.noise_shape)
 
     def generate(self, labels: Tensor, noise: Tensor) -> Tensor:
         return self.averaged(with_label(noise, labels, self.num_classes))
