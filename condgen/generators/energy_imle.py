@@ -90,10 +90,10 @@ class EnergyIMLE(AveragedGenerator):
 
     def __init__(
         self,
-        latent_dim: int = 62,
+        latent_dim: int = 16,
         num_classes: int = 10,
         image_shape: Sequence[int] = (1, 28, 28),
-        matching: float = 0.15,
+        matching: float = 0.25,
         candidates: int = 1000,
         steps_per_draw: int = 150,
         lr: float = 1e-3,
@@ -153,8 +153,8 @@ class EnergyIMLE(AveragedGenerator):
         return self.candidate_latents[distances.argmin(1)]
 
     def losses(self, images: Tensor, labels: Tensor, fresh: Tensor, nearest: Tensor) -> tuple[Tensor, Tensor]:
-        """Energy distance of real and freshly drawn images (N, C, H, W), and mean squared distance of each real image
-        to the one drawn nearest to it; in units of the real images' distances, the mean over spaces."""
+        """Energy distance of real and freshly drawn images (N, C, H, W), and mean distance of each real image to the
+        one drawn nearest to it; in units of the real images' distances, the mean over spaces."""
         energy, matching = images.new_zeros(()), images.new_zeros(())
         spaces = self.spaces(torch.cat((images, fresh, nearest)))
         for features in spaces:
@@ -162,7 +162,7 @@ class EnergyIMLE(AveragedGenerator):
             scale = torch.cdist(real, real).square().mean().sqrt()
             real, drawn, near = (features / scale).chunk(3)
             energy = energy + energy_distance(drawn, real, labels)
-            matching = matching + (near - real).square().sum(1).mean()
+            matching = matching + (near - real).norm(dim=1).mean()
         return energy / len(spaces), matching / len(spaces)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
