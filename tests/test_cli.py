@@ -200,7 +200,7 @@ def killed_at_step_8(monkeypatch, tmp_path):
     [
         ["--data.num_workers", "2"],
         ["--training_scores.every_n_epochs", "3", "--checkpoint.monitor", "score_coverage", "--checkpoint.mode", "max"],
-        *(["--config", str(c)] for c in CONFIGS),
+        *(["--config", str(c), "--data.batch_size", "64"] for c in CONFIGS),
     ],
     ids=lambda recipe: Path(recipe[1]).stem,
 )
