@@ -19,7 +19,8 @@ which blurs, and leaves samples too much alike. Each of the two mends the other'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +45,7 @@ class Spaces(nn.Module):
         channels = (colours, 16, 32, 64)
         self.layers = nn.ModuleList(
             nn.Conv2d(before, after, kernel_size, stride=2, padding=kernel_size // 2)
-            for before, after, kernel_size in zip(channels, channels[1:], (5, 3, 3), strict=False)
+            for (before, after), kernel_size in zip(itertools.pairwise(channels), (5, 3, 3), strict=True)
         )
         self.requires_grad_(False)
 
@@ -134,36 +135,42 @@ class EnergyIMLE(AveragedGenerator):
         """What the nearest is found by: images (N, C, H, W) at half their side, (N, C·H/2·W/2)."""
         return F.avg_pool2d(images, 2).flatten(1)
 
+    @property
+    def candidate_labels(self) -> Tensor:
+        return torch.arange(len(self.candidate_latents), device=self.device) % self.num_classes
+
     @torch.no_grad()
     def draw_candidates(self, batch_idx: int) -> None:
-        number = len(self.candidate_latents)
-        step = (batch_idx, self.current_epoch)
-        latents = uniform(self.run_seed, range(number), self.noise_shape, stream=CANDIDATES, step=step)
+        numbers, step = range(len(self.candidate_latents)), (batch_idx, self.current_epoch)
+        latents = uniform(self.run_seed, numbers, self.noise_shape, stream=CANDIDATES, step=step)
         self.candidate_latents.copy_(latents)
-        labels = torch.arange(number, device=self.device) % self.num_classes
-        for rows in torch.arange(number, device=self.device).split(500):
-            images = self.averaged.eval()(with_label(self.candidate_latents[rows], labels[rows], self.num_classes))
-            self.candidate_views[rows] = self.view(images.float())
+        self.averaged.eval()
+        parts = (self.candidate_labels, self.candidate_latents, self.candidate_views)
+        for labels, noise, views in zip(*(part.split(500) for part in parts), strict=True):
+            views.copy_(self.view(self.generate(labels, noise).float()))
 
     def nearest_latents(self, images: Tensor, labels: Tensor) -> Tensor:
         """For each image (N, C, H, W) the latent of the nearest of its label's candidates: (N, latent_dim)."""
         distances = torch.cdist(self.view(images), self.candidate_views)
-        of_candidates = torch.arange(len(self.candidate_views), device=labels.device) % self.num_classes
-        distances[of_candidates != labels[:, None]] = torch.inf
+        distances[self.candidate_labels != labels[:, None]] = torch.inf
         return self.candidate_latents[distances.argmin(1)]
+
+    def compared(self, images: Tensor, *drawn: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """The features (N, D) of real images and of each kind of drawn ones (N, C, H, W), space by space, in units of
+        the real images' distances."""
+        for features in self.spaces(torch.cat((images, *drawn))):
+            real = features[: len(images)]
+            scale = torch.cdist(real, real).square().mean().sqrt()
+            yield (features / scale).chunk(1 + len(drawn))
 
     def losses(self, images: Tensor, labels: Tensor, fresh: Tensor, nearest: Tensor) -> tuple[Tensor, Tensor]:
         """Energy distance of real and freshly drawn images (N, C, H, W), and mean distance of each real image to the
-        one drawn nearest to it; in units of the real images' distances, the mean over spaces."""
-        energy, matching = images.new_zeros(()), images.new_zeros(())
-        spaces = self.spaces(torch.cat((images, fresh, nearest)))
-        for features in spaces:
-            real = features[: len(images)]
-            scale = torch.cdist(real, real).square().mean().sqrt()
-            real, drawn, near = (features / scale).chunk(3)
-            energy = energy + energy_distance(drawn, real, labels)
-            matching = matching + (near - real).norm(dim=1).mean()
-        return energy / len(spaces), matching / len(spaces)
+        one drawn nearest to it: the means over the spaces."""
+        energies, distances = [], []
+        for real, drawn, near in self.compared(images, fresh, nearest):
+            energies.append(energy_distance(drawn, real, labels))
+            distances.append((near - real).norm(dim=1).mean())
+        return torch.stack(energies).mean(), torch.stack(distances).mean()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
@@ -182,7 +189,8 @@ class EnergyIMLE(AveragedGenerator):
         images, labels = batch
         drawn = self.generate(labels, self.batch_uniform(len(labels), batch_idx, self.noise_shape)).float()
         self.measure_variance(drawn, images, labels)
-        return {"loss": self.losses(images, labels, drawn, drawn)[0]}
+        energies = [energy_distance(features, real, labels) for real, features in self.compared(images, drawn)]
+        return {"loss": torch.stack(energies).mean()}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.Adam(self.network.parameters(), lr=self.lr, fused=True)
