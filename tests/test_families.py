@@ -15,7 +15,10 @@ from condgen import generators
 from condgen.__main__ import main
 from condgen.errors import UsageError
 
-SMALL = {"Diffusion": ["--model.channels", "[8,16]"]}  # where it trains slowly
+SMALL = {  # where it trains slowly
+    "Diffusion": ["--model.channels", "[8,16]"],
+    "EnergyIMLE": ["--model.candidates", "20"],
+}
 
 
 def family(name: str, **settings):
