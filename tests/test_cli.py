@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import condgen_process, finish, same_weights
+from conftest import SMALL, condgen_process, finish, same_weights
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -26,6 +26,10 @@ from condgen.generators import ConditionalGenerator
 
 FAMILIES = [n for n, f in imported_families(ConditionalGenerator).items() if f.__module__.startswith("condgen.")]
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+
+def family_of(config: Path) -> str:
+    return yaml.safe_load(config.read_text())["model"]["class_path"]
 
 
 def rows_of(run: Path) -> list[dict[str, str]]:
@@ -141,7 +145,7 @@ def test_every_config_trains(config, mnist_root, tmp_path):
 
 
 def test_every_family_has_a_config():
-    assert {yaml.safe_load(config.read_text())["model"]["class_path"] for config in CONFIGS} == set(FAMILIES)
+    assert {family_of(config) for config in CONFIGS} == set(FAMILIES)
 
 
 def test_base_yaml_is_what_condgen_does_without_a_config(capsys):
@@ -200,7 +204,7 @@ def killed_at_step_8(monkeypatch, tmp_path):
     [
         ["--data.num_workers", "2"],
         ["--training_scores.every_n_epochs", "3", "--checkpoint.monitor", "score_coverage", "--checkpoint.mode", "max"],
-        *(["--config", str(c), "--data.batch_size", "64"] for c in CONFIGS),
+        *(["--config", str(c), "--data.batch_size", "64", *SMALL.get(family_of(c), [])] for c in CONFIGS),
     ],
     ids=lambda recipe: Path(recipe[1]).stem,
 )

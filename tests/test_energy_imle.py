@@ -75,3 +75,17 @@ def test_an_image_that_is_drawn_as_it_is_costs_nothing_in_any_space(random):
     assert generator.losses(real, labels, drawn, real)[1].item() == pytest.approx(0, abs=1e-6)
     # as far from each other as two real images are: noise is noise
     assert generator.losses(real, labels, drawn, drawn)[1].item() == pytest.approx(1, abs=0.05)
+
+
+def test_a_step_takes_many_images_of_few_labels_and_every_label_has_its_turn():
+    generator = EnergyIMLE(candidates=5, share=0.3)
+    labels = torch.arange(200) % 10
+    images = labels.view(-1, 1, 1, 1).expand(-1, 1, 28, 28)
+    taken = torch.zeros(10, dtype=torch.long)
+    for batch_idx in range(10):
+        of_step, its_labels = generator.of_few_labels(images, labels, batch_idx)
+        assert torch.equal(of_step[:, 0, 0, 0], its_labels)
+        counts = its_labels.bincount(minlength=10)
+        assert sorted(counts.tolist()) == [0] * 7 + [20] * 3
+        taken += counts
+    assert taken.tolist() == [60] * 10

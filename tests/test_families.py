@@ -7,18 +7,13 @@ import json
 
 import pytest
 import torch
-from conftest import DDP, finish, free_port, python_process
+from conftest import DDP, SMALL, finish, free_port, python_process
 from test_cli import FAMILIES
 
 import condgen
 from condgen import generators
 from condgen.__main__ import main
 from condgen.errors import UsageError
-
-SMALL = {  # where it trains slowly
-    "Diffusion": ["--model.channels", "[8,16]"],
-    "EnergyIMLE": ["--model.candidates", "20"],
-}
 
 
 def family(name: str, **settings):

@@ -146,9 +146,7 @@ def compare(
             raise UsageError(
                 f"These scores have another {what} each ({', '.join(values)}): compare what is comparable."
             )
-    names = {path: f"{content.get('generator', '')} {_name(Path(path))}".strip() for path, content in found.items()}
-    if len(set(names.values())) < len(names):
-        names = {path: path for path in found}
+    names = _names(found)
     if samples is not None:
         runs = {names[path]: (Path(path), content) for path, content in found.items()}
         draw_side_by_side(runs, labels, Path(samples))
@@ -167,6 +165,15 @@ def compare(
         Path(output),
     )
     print("Picture:", ", ".join(name for name in (output, samples) if name))
+
+
+def _names(found: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """A name for each path, the shortest that tells them apart: the family, the family and the run, or the path."""
+    families = {path: str(content.get("generator", "")) for path, content in found.items()}
+    if "" not in families.values() and len(set(families.values())) == len(found):
+        return families
+    names = {path: f"{family} {_name(Path(path))}".strip() for path, family in families.items()}
+    return names if len(set(names.values())) == len(found) else {path: path for path in found}
 
 
 def _name(path: Path) -> str:
@@ -204,9 +211,9 @@ def _draw(scores: dict[str, dict[str, Any]], data: str, path: Path) -> None:
         x, y = of["coverage"], of["accuracy"]
         axes.errorbar(
             x[value], y[value], xerr=2 * (x.get(error) or 0), yerr=2 * (y.get(error) or 0), capsize=3, markersize=9,
-            fmt="k*" if name == "real images" else "o",
+            fmt="k*" if name == "real images" else "o", label=name,
         )  # fmt: skip
-        axes.annotate(name, (x[value], y[value]), xytext=(7, -14), textcoords="offset points", fontsize=9)
+    axes.legend(loc="best")
     low = min(0.9, *(of["accuracy"][kind] - 0.03 for of in scores.values() for kind in ("value", "floor")))
     axes.set(
         xlabel="coverage: real images that have a sample near", ylabel="label accuracy of the samples",

@@ -15,11 +15,15 @@ Its pull is a mean over all of the label's images, and therefore slow to find an
 likelihood (IMLE; Li and Malik 2018) asks the other way round, for each real image: which of a thousand drawn ones is
 the nearest? That one is drawn closer. So no real image is forgotten, but those that share a nearest one are averaged,
 which blurs, and leaves samples too much alike. Each of the two mends the other's fault.
+
+The larger a set is, the more it tells of its distribution. Therefore a step compares images of a few labels only, but
+many of each, and the next step those of others.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -82,6 +86,7 @@ class EnergyIMLE(AveragedGenerator):
         matching: weight of IMLE beside the energy distance.
         candidates: of each label, among which each real image finds its nearest.
         steps_per_draw: for how many steps the candidates are used before they are drawn anew.
+        share: of a batch, and so of the labels, that a step takes; the rest of the batch is left out.
         lr: learning rate of Adam.
         averaging: what the network that draws keeps of its weights in a step, where it takes the rest from the one that
             is trained.
@@ -97,6 +102,7 @@ class EnergyIMLE(AveragedGenerator):
         matching: float = 0.25,
         candidates: int = 1000,
         steps_per_draw: int = 150,
+        share: float = 0.4,
         lr: float = 1e-3,
         averaging: float = 0.999,
         schedule: ScheduleName = "cosine",
@@ -107,12 +113,13 @@ class EnergyIMLE(AveragedGenerator):
         check_number("model.matching", matching, at_least=0)
         check_number("model.candidates", candidates, at_least=1, at_most=100_000)
         check_number("model.steps_per_draw", steps_per_draw, at_least=1)
+        check_number("model.share", share, above=0, at_most=1)
         check_number("model.lr", lr, above=0)
         check_number("model.averaging", averaging, at_least=0, at_most=1)
         check_number("model.warmup_steps", warmup_steps, at_least=0)
         self.save_hyperparameters()
         self.latent_dim = latent_dim
-        self.matching, self.steps_per_draw = matching, steps_per_draw
+        self.matching, self.steps_per_draw, self.share = matching, steps_per_draw, share
         self.lr, self.schedule, self.warmup_steps = lr, schedule, warmup_steps
         self.set_network(DNNNetwork(latent_dim + num_classes, self.image_shape), averaging)
         self.spaces = Spaces(self.image_shape[0])
@@ -172,15 +179,23 @@ class EnergyIMLE(AveragedGenerator):
             distances.append((near - real).norm(dim=1).mean())
         return torch.stack(energies).mean(), torch.stack(distances).mean()
 
+    def of_few_labels(self, images: Tensor, labels: Tensor, batch_idx: int) -> tuple[Tensor, Tensor]:
+        """The images (N, C, H, W) and labels (N,) of a batch that its step takes: all of some labels, which follow on
+        those of the step before, and a part of one more."""
+        first = round(batch_idx * self.share * self.num_classes)
+        turn = (labels - first) % self.num_classes
+        rows = turn.argsort(stable=True)[: math.ceil(self.share * len(labels))]
+        return images[rows], labels[rows]
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        images, labels = batch
+        images, labels = self.of_few_labels(*batch, batch_idx)
         if batch_idx % self.steps_per_draw == 0:
             self.draw_candidates(batch_idx)
         noise = self.batch_uniform(len(labels), batch_idx, self.noise_shape)
-        latents = torch.cat((noise, self.nearest_latents(images, labels)))
-        drawn = self.network(with_label(latents, labels.repeat(2), self.num_classes)).float()
+        fresh = self.network(with_label(noise, labels, self.num_classes)).float()
+        near = self.network(with_label(self.nearest_latents(images, labels), labels, self.num_classes)).float()
         with torch.autocast(self.device.type, enabled=False):
-            energy, matching = self.losses(images, labels, *drawn.chunk(2))
+            energy, matching = self.losses(images, labels, fresh, near)
         self.log_train_loss(energy)
         self.log("train_matching", matching)
         return energy + self.matching * matching
