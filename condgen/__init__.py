@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from condgen.generators import ConditionalGenerator
@@ -11,16 +11,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(path: str | Path = "last") -> ConditionalGenerator:
+def load(path: str | Path = "last", **settings: Any) -> ConditionalGenerator:
     """A trained generator, on the CPU and in eval mode.
 
     Args:
         path: a checkpoint file, a run directory (its last checkpoint is taken), or ``last`` / ``best`` of the newest
             run under ``./lightning_logs``.
+        settings: of the family, that are to be others than in training: ``guidance=1.5`` for a diffusion.
 
     Raises:
-        condgen.errors.UsageError: there is no such checkpoint, or it is not one of condgen's.
+        condgen.errors.UsageError: there is no such checkpoint, or it is not one of condgen's, or the settings do not
+            fit it.
     """
     from condgen.checkpoints import load_generator  # imported when called: `import condgen` stays free of torch
 
-    return load_generator(path)
+    return load_generator(path, **settings)

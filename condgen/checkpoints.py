@@ -118,13 +118,16 @@ def imported_class(class_path: str, base: type[T], path: Path) -> type[T]:
     raise UsageError(f"{path} is of the class {class_path}, which condgen does not know: name it as --model or --data.")
 
 
-def load_generator(path: str | Path) -> ConditionalGenerator:
+def load_generator(path: str | Path, **settings: Any) -> ConditionalGenerator:
     """See :func:`condgen.load`."""
     found = find_checkpoint(path, root=Path())
     checkpoint = read_checkpoint(found)
     generator_class = imported_class(checkpoint["condgen"]["model"], ConditionalGenerator, found)  # type: ignore[type-abstract]
+    for name in settings.keys() - checkpoint["hyper_parameters"].keys():
+        known = ", ".join(checkpoint["hyper_parameters"])
+        raise UsageError(f"{generator_class.__name__} has no setting {name}, but {known}.")
     try:
-        generator = generator_class(**checkpoint["hyper_parameters"])
+        generator = generator_class(**{**checkpoint["hyper_parameters"], **settings})
     except UsageError as error:
         raise UsageError(f"{found}: {error}") from error
     except (TypeError, ValueError, RuntimeError) as error:

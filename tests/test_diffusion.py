@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
+import condgen
 from condgen.__main__ import main
+from condgen.errors import UsageError
+from condgen.evaluation.side_by_side import scored_generator
 from condgen.generators import Diffusion
 from condgen.generators.diffusion import DDPM, RectifiedFlow
 
@@ -139,3 +144,16 @@ def test_sampling_is_changed_without_training_again(fit_args, tmp_path):
         assert main(["predict", *common, *options, "--predictions.dirpath", str(folder)]) == 0
         grids.append((folder / "grid.png").read_bytes())
     assert len(set(grids)) == 3
+    run, first = tmp_path / "lightning_logs" / "version_0", next((tmp_path / "b").glob("*000000*.png"))
+    drawn = torch.from_numpy(np.array(Image.open(first))) / 255
+    scores = {"checkpoint": {"path": "last.ckpt"}, "settings": {"sampling_steps": 1}}  # as `condgen test` leaves it
+    for generator, same in (
+        (condgen.load(run), False),
+        (condgen.load(run, sampling_steps=1), True),
+        (scored_generator(run, scores), True),
+    ):
+        with torch.no_grad():
+            image = generator.generate(torch.tensor([0]), generator.draw_noise(0, [0]))
+        assert torch.allclose(image[0, 0], drawn, atol=0.01) is same
+    with pytest.raises(UsageError, match=r"Diffusion has no setting guide, but .*guidance"):
+        condgen.load(run, guide=3.0)

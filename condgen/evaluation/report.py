@@ -79,7 +79,12 @@ def report(
         "milliseconds_per_sample": 1000 * seconds / len(samples),
         "training_minutes": origin["training_minutes"],
     }
-    about = {"generator": type(generator).__name__, "checkpoint": origin, "samples": {"seed": data.sample_seed}}
+    about = {
+        "generator": type(generator).__name__,
+        "settings": dict(generator.hparams),
+        "checkpoint": origin,
+        "samples": {"seed": data.sample_seed},
+    }
     _report(origin["path"], samples, data, judge, cost, about, run)
 
 

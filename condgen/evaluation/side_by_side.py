@@ -25,7 +25,7 @@ COLUMNS = {
 
 
 def scored_generator(path: Path, scores: Mapping[str, Any]) -> ConditionalGenerator:
-    """The generator of a run directory whose samples got ``scores``, the content of its ``scores.json``.
+    """The generator of a run directory as it was when its samples got ``scores``, the content of its ``scores.json``.
 
     Raises:
         UsageError: the run has not got that checkpoint any more, or ``path`` is no run.
@@ -34,7 +34,7 @@ def scored_generator(path: Path, scores: Mapping[str, Any]) -> ConditionalGenera
     checkpoint = path / "checkpoints" / name
     if not checkpoint.is_file():
         raise UsageError(f"{path} has no checkpoints/{name} to draw samples from: give run directories.")
-    return load_generator(checkpoint)
+    return load_generator(checkpoint, **(scores.get("settings") or {}))
 
 
 def samples_of(generator: ConditionalGenerator, labels: Sequence[int], each: int) -> Tensor:

@@ -99,7 +99,7 @@ class EnergyIMLE(AveragedGenerator):
         latent_dim: int = 16,
         num_classes: int = 10,
         image_shape: Sequence[int] = (1, 28, 28),
-        matching: float = 0.25,
+        matching: float = 0.15,
         candidates: int = 1000,
         steps_per_draw: int = 150,
         share: float = 0.4,
