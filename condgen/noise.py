@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 # Streams of one seed that must never share numbers.
-SAMPLING, TRAINING, EVALUATION, SHUFFLING, CANDIDATES = range(5)
+SAMPLING, TRAINING, EVALUATION, SHUFFLING = range(4)
 
 _PER_COUNT = 8  # 32-bit words that one value of Philox's 256-bit counter gives
 

@@ -19,7 +19,6 @@ from condgen.__main__ import main
 DDP = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
 SMALL = {  # settings of families that train slowly
     "Diffusion": ["--model.channels", "[8,16]"],
-    "EnergyIMLE": ["--model.candidates", "20"],
 }
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # exact equality is promised on the CPU
 torch.set_num_threads(1)  # as in the processes that tests start

@@ -25,7 +25,7 @@ SEEDS = (1, 2)
 TARGETS = {
     "gan": {"minutes": 30, "accuracy": 0.975, "coverage": 0.80, "diversity": (0.9, 1.1), "distance": 0.15},
     "vae": {"minutes": 20, "accuracy": 0.95, "coverage": 0.75, "diversity": (0.85, 9.0), "distance": 0.4},
-    "energy_imle": {"minutes": 30, "accuracy": 0.90, "coverage": 0.60, "diversity": (0.85, 9.0), "distance": 0.5},
+    "drifting": {"minutes": 30, "accuracy": 0.90, "coverage": 0.60, "diversity": (0.85, 9.0), "distance": 0.5},
     "diffusion": {"minutes": 30, "accuracy": 0.985, "coverage": 0.92, "diversity": (0.95, 1.05), "distance": 0.04},
 }
 

@@ -3,8 +3,8 @@
 from condgen.generators.base import ConditionalGenerator
 from condgen.generators.diffusion import Diffusion
 from condgen.generators.dnn import DNN
-from condgen.generators.energy_imle import EnergyIMLE
+from condgen.generators.drifting import Drifting
 from condgen.generators.gan import GAN
 from condgen.generators.vae import VAE
 
-__all__ = ["DNN", "GAN", "VAE", "ConditionalGenerator", "Diffusion", "EnergyIMLE"]
+__all__ = ["DNN", "GAN", "VAE", "ConditionalGenerator", "Diffusion", "Drifting"]
