@@ -56,11 +56,10 @@ class Spaces(nn.Module):
 def drift(drawn: Tensor, real: Tensor, temperatures: Sequence[float]) -> Tensor:
     """Where drawn points (N, D) are to go, as there are real ones (M, D): (N, D), for each temperature of length 1.
 
-    A drawn point is attracted by the mean of real points and repelled by that of other drawn ones, weighted by how near
-    they are: by softmax of the negative distances over the temperature, in units of the mean distance. That is the
-    geometric mean of two softmaxes, one over what attracts and repels a point, one over the points of which a point
-    attracts or repels more than one. The two weights are exchanged, so that drawn and real points that are distributed
-    alike move nothing.
+    A drawn point is attracted by the real points and repelled by the other drawn ones, the more the nearer they are: by
+    a softmax of distances over the temperature. There are two such weights, whose geometric mean is taken: of all that
+    attracts and repels one point, and of all that one point attracts or repels. What attracts weighs as much as what
+    repels, and the other way round, so that where both are distributed alike nothing moves but by chance.
     """
     to_real, to_drawn = torch.cdist(drawn, real), torch.cdist(drawn, drawn)
     to_drawn.fill_diagonal_(torch.inf)  # nothing repels itself
@@ -152,11 +151,11 @@ class Drifting(AveragedGenerator):
             images: real ones, (M, C, H, W) in [0, 1].
             labels: their labels (M,).
         """
-        few = [labels.bincount(minlength=self.num_classes) < 2, of_drawn.bincount(minlength=self.num_classes) < 2]
-        present = torch.nonzero(~(few[0] | few[1])).flatten()
+        numbers = [of.bincount(minlength=self.num_classes) for of in (of_drawn, labels)]
+        in_both = torch.nonzero(torch.minimum(*numbers) > 1).flatten()
         for features, real in zip(self.spaces(drawn), self.spaces(images), strict=True):
             scale = real.var(0).sum().mul(2).sqrt().clamp(min=1e-6)
-            for label in present:
+            for label in in_both:
                 yield features[of_drawn == label] / scale, real[labels == label] / scale
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
