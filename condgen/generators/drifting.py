@@ -54,7 +54,9 @@ class Spaces(nn.Module):
 
 
 def drift(drawn: Tensor, real: Tensor, temperatures: Sequence[float]) -> Tensor:
-    """Where drawn points (N, D) are to go, as there are real ones (M, D): (N, D), for each temperature of length 1.
+    """Where drawn points (N, D) are to go, as there are real ones (M, D): (N, D).
+
+    For each temperature they move by 1 in the root mean square.
 
     A drawn point is attracted by the real points and repelled by the other drawn ones, the more the nearer they are: by
     a softmax of distances over the temperature. There are two such weights, whose geometric mean is taken: of all that
