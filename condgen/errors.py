@@ -29,7 +29,7 @@ def check_number(
     ):
         return
     if at_most is not None:
-        allowed = f"{at_least:,} to {at_most:,}"
+        allowed = f"{at_least:,} to {at_most:,}" if above is None else f"a number above {above} and at most {at_most:,}"
     elif above is not None:
         allowed = f"a number above {above}"
     else:

@@ -138,7 +138,7 @@ def test_another_logger_takes_the_place_of_both(fit_args, tmp_path):
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_trains(config, mnist_root, tmp_path):
     few = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "2"]
-    few += ["--training_scores.every_n_epochs", "null"]
+    few += ["--training_scores.every_n_epochs", "null", "--data.batch_size", "64"]
     common = ["--data.root", str(mnist_root), "--trainer.default_root_dir", str(tmp_path)]
     assert main(["fit", "--config", str(config), *few, *common]) == 0
     assert main(["predict", "--trainer.default_root_dir", str(tmp_path), "--data.samples_per_label", "1"]) == 0
