@@ -47,7 +47,9 @@ def test_where_both_are_distributed_alike_the_moves_cancel_and_elsewhere_they_me
     def moves(mean: float, spread: float) -> tuple[float, float]:
         """To the right, and away from the middle."""
         x = torch.randn(100, 30, 1, generator=random)
-        moved = torch.stack([drift(mean + spread * points, torch.randn(100, 1), [0.2]) for points in x])
+        moved = torch.stack(
+            [drift(mean + spread * points, torch.randn(100, 1, generator=random), [0.2]) for points in x]
+        )
         return float(moved.mean()), float((moved * x).mean())
 
     assert moves(0, 1) == pytest.approx((0, 0), abs=0.15)
