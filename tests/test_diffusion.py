@@ -13,7 +13,7 @@ from condgen.__main__ import main
 from condgen.errors import UsageError
 from condgen.evaluation.side_by_side import scored_generator
 from condgen.generators import Diffusion
-from condgen.generators.diffusion import DDPM, RectifiedFlow
+from condgen.generators.diffusion import DDPM, RectifiedFlow, likely_mean
 
 IMAGE = torch.linspace(-1, 1, 16).view(1, 1, 4, 4)  # in the range of the U-Net
 NOISE = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -58,9 +58,9 @@ def test_euler_is_of_first_order_and_heun_of_second_so_that_a_step_is_worth_its_
 
 @pytest.mark.parametrize("objective", [RectifiedFlow("heun"), DDPM()])
 def test_the_mixture_begins_as_noise_and_ends_as_the_image(objective):
-    begin, end = (objective.mix(IMAGE, NOISE, torch.tensor([time])) for time in (0.0, 1.0))
-    assert torch.allclose(begin, NOISE, atol=0.01)
-    assert torch.allclose(end, IMAGE, atol=1e-6)
+    of_image, of_noise = objective.parts(torch.tensor([0.0, 1.0]))
+    assert torch.allclose(of_image, torch.tensor([0.0, 1.0]), atol=0.01)
+    assert torch.allclose(of_noise, torch.tensor([1.0, 0.0]), atol=1e-3)
 
 
 def test_what_is_left_of_the_image_is_what_a_thousand_steps_of_ddpm_leave():
@@ -84,7 +84,11 @@ def diffusion(**settings) -> Diffusion:
     [
         ({}, 9),
         ({"sampling_steps": 3, "solver": "euler"}, 3),
-        ({"guidance": 2.0}, 18),
+        ({"guidance": 2.0}, 13),  # twice each at 0.2 and 0.4
+        ({"guidance": 2.0, "guidance_interval": (0, 1)}, 18),
+        ({"guidance": 2.0, "sampling_steps": 7}, 19),
+        ({"guidance": 2.0, "sampling_steps": 10, "solver": "euler", "guidance_interval": (0.2, 0.4)}, 13),
+        ({"guidance": 2.0, "objective": "noise", "sampling_steps": 10, "guidance_interval": (0, 1)}, 20),
         ({"objective": "noise", "sampling_steps": 10}, 10),
     ],
 )
@@ -105,7 +109,7 @@ def test_an_evaluation_costs_at_most_100_mflop():
 
 def test_guidance_goes_from_the_answer_without_label_through_that_with_it_and_beyond():
     def images(guidance):
-        generator = diffusion(guidance=guidance, sampling_steps=1, solver="euler")
+        generator = diffusion(guidance=guidance, guidance_interval=(0, 1), sampling_steps=1, solver="euler")
         with torch.no_grad():
             return generator.generate(torch.tensor([1, 2]), 0.1 * generator.draw_noise(0, range(2)))
 
@@ -116,11 +120,50 @@ def test_guidance_goes_from_the_answer_without_label_through_that_with_it_and_be
     assert torch.allclose(beyond[inside], (without + 1.5 * (with_label - without))[inside], atol=1e-4)
 
 
+def test_what_a_noised_image_could_have_been_follows_from_bayes():
+    numbers = torch.Generator().manual_seed(0)
+    candidates = torch.rand(5, 16, generator=numbers) * 2 - 1
+    of_image, of_noise = torch.tensor([[0.3], [0.4]]), torch.tensor([[0.7], [0.6]])
+    x = of_image * candidates[[1, 4]] + of_noise * torch.randn(2, 16, generator=numbers)
+    density = torch.distributions.Normal(of_image[:, None] * candidates, of_noise[:, None])
+    likelihood = density.log_prob(x[:, None]).sum(-1).exp()  # (2, 5)
+    mean = (likelihood[:, :, None] * candidates).sum(1) / likelihood.sum(1, keepdim=True)
+    assert not torch.allclose(mean, candidates[[1, 4]], atol=0.1)
+    assert torch.allclose(likely_mean(candidates, x, of_image, of_noise), mean, atol=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["flow", "noise"])
+def test_the_mean_target_agrees_in_the_mean_with_each_image_s_own_and_varies_less(objective):
+    generator, numbers = diffusion(objective=objective), torch.Generator().manual_seed(0)
+    images = torch.randint(256, (3, 4), generator=numbers, dtype=torch.uint8)
+    generator.images_of_labels = [images[:0], images]  # a label without images, and one with three
+    far, own, mean = [], [], []
+    for batch_idx in range(200):
+        chosen = (images[torch.randint(3, (100,), generator=numbers)] / 127.5 - 1).view(100, 1, 2, 2)
+        noise = torch.randn(chosen.shape, generator=numbers)
+        times = generator.objective.times(torch.randn(100, generator=numbers) - 1)
+        x, labels = generator.mix(chosen, noise, times), torch.ones(100, dtype=torch.long)
+        labels[:10] = generator.num_classes  # hidden
+        of_image, of_noise = generator.objective.parts(times)
+        far.append((of_noise > of_image) & (labels == 1))
+        own.append(torch.cat((generator.objective.target(chosen, noise), x), dim=1))
+        mean.append(torch.cat((generator.mean_target(x, times, labels, chosen, noise, batch_idx), x), dim=1))
+    where, single, means = torch.cat(far), torch.cat(own), torch.cat(mean)
+    assert 5000 < where.sum() < 18000
+    assert torch.equal(single[~where], means[~where])
+    (single, x), (means, _) = (of[where].flatten(2).unbind(1) for of in (single, means))  # (N, 4) each
+    error = single - means
+    assert error.square().mean() > 0.005
+    for known in (torch.ones_like(x), x, means):  # an error that hangs on what is known would be none of a mean
+        assert (error.T @ known / len(x)).abs().max() < 0.02
+
+
 def test_a_part_of_the_labels_is_hidden_in_training_and_none_in_validation(monkeypatch):
     generator = diffusion()
     seen = []
     generator.network.register_forward_hook(lambda module, inputs, output: seen.append(inputs[2]))
     generator.averaged.module.register_forward_hook(lambda module, inputs, output: seen.append(inputs[2]))
+    generator.images_of_labels = [torch.zeros(1, 784, dtype=torch.uint8)] * 10
     numbers, chance = torch.randn(100, 785), torch.linspace(0.005, 0.995, 100)[:, None]
     monkeypatch.setattr(generator, "batch_normal", lambda *_: (numbers, chance))
     monkeypatch.setattr(Diffusion, "log", lambda *_, **__: None)
