@@ -351,9 +351,11 @@ class Diffusion(AveragedGenerator):
         mean over what x could have been, of its own image and about a thousand others of the label, in turn."""
         mixtures, of_images, of_noises = x.flatten(1), *self.objective.parts(times[:, None])
         images, noise = images.flatten(1).clone(), noise.flatten(1).clone()
-        for label, others in enumerate(self.images_of_labels):
-            rows = torch.nonzero((labels == label) & (of_noises > of_images).flatten()).flatten()
-            parts = math.ceil(len(others) / 1000) or 1  # a data set may lack a label
+        uncertain = (labels < self.num_classes) & (of_noises > of_images).flatten()
+        for label in labels[uncertain].unique().tolist():
+            rows = torch.nonzero(uncertain & (labels == label)).flatten()
+            others = self.images_of_labels[label]
+            parts = math.ceil(len(others) / 1000)
             candidates = torch.cat((images[rows], others[batch_idx % parts :: parts] / 127.5 - 1))
             of_image, of_noise = of_images[rows], of_noises[rows]
             images[rows] = likely_mean(candidates, mixtures[rows], of_image, of_noise)
