@@ -59,6 +59,9 @@ def test_euler_is_of_first_order_and_heun_of_second_so_that_a_step_is_worth_its_
 @pytest.mark.parametrize("objective", ["flow", "noise"])
 def test_the_mixture_begins_as_noise_and_ends_as_the_image(objective):
     generator = diffusion(objective=objective)
+    of_image, of_noise = generator.objective.parts(torch.tensor([0.0, 1.0]))
+    assert torch.allclose(of_image, torch.tensor([0.0, 1.0]), atol=0.01)
+    assert torch.allclose(of_noise, torch.tensor([1.0, 0.0]), atol=1e-3)
     begin, end = (generator.mix(IMAGE, NOISE, torch.tensor([time])) for time in (0.0, 1.0))
     assert torch.allclose(begin, NOISE, atol=0.01)
     assert torch.allclose(end, IMAGE, atol=1e-6)
