@@ -13,7 +13,7 @@ from condgen.__main__ import main
 from condgen.errors import UsageError
 from condgen.evaluation.side_by_side import scored_generator
 from condgen.generators import Diffusion
-from condgen.generators.diffusion import DDPM, RectifiedFlow, likely_mean
+from condgen.generators.diffusion import DDPM, RectifiedFlow, log_likelihood, with_squares
 
 IMAGE = torch.linspace(-1, 1, 16).view(1, 1, 4, 4)  # in the range of the U-Net
 NOISE = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -130,46 +130,76 @@ def test_what_a_noised_image_could_have_been_follows_from_bayes():
     of_image, of_noise = torch.tensor([[0.3], [0.4]]), torch.tensor([[0.7], [0.6]])
     x = of_image * candidates[[1, 4]] + of_noise * torch.randn(2, 16, generator=numbers)
     density = torch.distributions.Normal(of_image[:, None] * candidates, of_noise[:, None])
-    likelihood = density.log_prob(x[:, None]).sum(-1).exp()  # (2, 5)
-    mean = (likelihood[:, :, None] * candidates).sum(1) / likelihood.sum(1, keepdim=True)
-    assert not torch.allclose(mean, candidates[[1, 4]], atol=0.1)
-    assert torch.allclose(likely_mean(candidates, x, of_image, of_noise), mean, atol=1e-5)
+    expected = density.log_prob(x[:, None]).sum(-1)  # (2, 5)
+    given = log_likelihood(*with_squares(candidates), x, of_image, of_noise)
+    assert torch.allclose(given.log_softmax(1), expected.log_softmax(1), atol=1e-4)
+    assert expected.std(1).min() > 0.5
+
+
+def mixtures(generator: Diffusion, images: torch.Tensor, label: int, times: torch.Tensor, numbers: torch.Generator):
+    """What ``question_and_answer`` takes: images (N, 4) of a label and of 2 x 2 pixels, mixed with noise."""
+    images = (images / 127.5 - 1).view(-1, 1, 2, 2)
+    noise = torch.randn(images.shape, generator=numbers)
+    labels = torch.full((len(images),), label)
+    target = generator.objective.target(images, noise)
+    return generator.mix(images, noise, times), times, labels, target, torch.rand(len(images), 11, generator=numbers)
 
 
 @pytest.mark.parametrize("objective", ["flow", "noise"])
 def test_the_mean_target_agrees_in_the_mean_with_each_image_s_own_and_varies_less(objective):
     generator, numbers = diffusion(objective=objective), torch.Generator().manual_seed(0)
     images = torch.randint(256, (3, 4), generator=numbers, dtype=torch.uint8)
-    generator.images_of_labels = [images[:0], images]  # a label without images, and one with three
-    far, own, mean = [], [], []
-    for batch_idx in range(200):
-        chosen = (images[torch.randint(3, (100,), generator=numbers)] / 127.5 - 1).view(100, 1, 2, 2)
-        noise = torch.randn(chosen.shape, generator=numbers)
-        times = generator.objective.times(torch.randn(100, generator=numbers) - 1)
-        x, labels = generator.mix(chosen, noise, times), torch.ones(100, dtype=torch.long)
-        labels[:10] = generator.num_classes  # hidden
-        of_image, of_noise = generator.objective.parts(times)
-        far.append((of_noise > of_image) & (labels == 1))
-        own.append(torch.cat((generator.objective.target(chosen, noise), x), dim=1))
-        mean.append(torch.cat((generator.mean_target(x, times, labels, chosen, noise, batch_idx), x), dim=1))
-    where, single, means = torch.cat(far), torch.cat(own), torch.cat(mean)
-    assert 5000 < where.sum() < 18000
+    generator.know(images, torch.ones(3, dtype=torch.long))
+    times = generator.objective.times(torch.randn(20_000, generator=numbers) - 1)
+    chosen = images[torch.randint(3, (20_000,), generator=numbers)]
+    x, _, labels, single, uniform = mixtures(generator, chosen, 1, times, numbers)
+    asked, means = generator.question_and_answer(x, times, labels, single, uniform)
+    of_image, of_noise = generator.objective.parts(times)
+    where = (of_noise > of_image) & (asked == 1)
+    assert where.sum() > 5000
+    assert (~where).sum() > 500
     assert torch.equal(single[~where], means[~where])
-    (single, x), (means, _) = (of[where].flatten(2).unbind(1) for of in (single, means))  # (N, 4) each
-    error = single - means
+    error, x, means = ((single - means)[where].flatten(1), x[where].flatten(1), means[where].flatten(1))
     assert error.square().mean() > 0.005
     for known in (torch.ones_like(x), x, means):  # an error that hangs on what is known would be none of a mean
         assert (error.T @ known / len(x)).abs().max() < 0.02
 
 
-def test_a_part_of_the_labels_is_hidden_in_training_and_none_in_validation(monkeypatch):
+@pytest.mark.parametrize("objective", ["flow", "noise"])
+def test_it_is_asked_for_what_a_noised_image_could_be_and_the_answer_is_of_that_label(objective):
+    generator, numbers = diffusion(objective=objective), torch.Generator().manual_seed(0)
+    images, labels = torch.randint(256, (7, 4), generator=numbers, dtype=torch.uint8), [1, 1, 4, 4, 4, 7, 7]
+    generator.know(images, torch.tensor(labels))
+    rows, time = 3_000, torch.tensor([0.4])
+    x, _, _, target, _ = mixtures(generator, images[:1], 1, time, numbers)
+    many, uniform = (rows, 1, 2, 2), torch.rand(rows, 11, generator=numbers)
+    asked, targets = generator.question_and_answer(
+        x.expand(many), time.expand(rows), torch.ones(rows, dtype=torch.long), target.expand(many), uniform
+    )
+    of_image, of_noise = (part.item() for part in generator.objective.parts(time))
+    candidates = images.double() / 127.5 - 1
+    distances = (x.view(1, 4) - of_image * candidates).square().sum(1)
+    likely = (-distances / (2 * of_noise**2)).softmax(0)
+    of_labels = {label: torch.tensor(labels) == label for label in (1, 4, 7)}
+    chances = {label: float(likely[of_label].sum()) ** 0.2 for label, of_label in of_labels.items()}
+    for label, of_label in of_labels.items():
+        chance = 0.95 * chances[label] / sum(chances.values())
+        assert float((asked == label).float().mean()) == pytest.approx(chance, abs=0.03)
+        mean = (likely[of_label] @ candidates[of_label] / likely[of_label].sum()).float().view(1, 1, 2, 2)
+        expected = generator.objective.target(mean, (x - of_image * mean) / of_noise)
+        assert torch.allclose(targets[asked == label], expected.expand_as(targets[asked == label]), atol=1e-3)
+    assert torch.allclose(targets[asked == 10], target.expand_as(targets[asked == 10]))
+    assert set(asked.tolist()) == {1, 4, 7, 10}
+
+
+def test_one_label_in_twenty_is_hidden_in_training_and_none_in_validation(monkeypatch):
     generator = diffusion()
+    generator.know(torch.zeros(1, 784, dtype=torch.uint8), torch.tensor([7]))
     seen = []
     generator.network.register_forward_hook(lambda module, inputs, output: seen.append(inputs[2]))
     generator.averaged.module.register_forward_hook(lambda module, inputs, output: seen.append(inputs[2]))
-    generator.images_of_labels = [torch.zeros(1, 784, dtype=torch.uint8)] * 10
-    numbers, chance = torch.randn(100, 785), torch.linspace(0.005, 0.995, 100)[:, None]
-    monkeypatch.setattr(generator, "batch_normal", lambda *_: (numbers, chance))
+    numbers, further = torch.randn(100, 785), torch.linspace(0.005, 0.995, 100)[:, None].expand(100, 11)
+    monkeypatch.setattr(generator, "batch_normal", lambda *_: (numbers, further))
     monkeypatch.setattr(Diffusion, "log", lambda *_, **__: None)
     monkeypatch.setattr(generator, "measure_variance", lambda *_: None)
     batch = torch.rand(100, 1, 28, 28), torch.full((100,), 7)

@@ -13,6 +13,11 @@ A mean can be learnt from single answers: the digit that this one was. It is lea
 that is known: of all training digits of the label, each as likely as noise would have made this one of it. Under much
 noise these are many, and the network is told their mean; under little it is the one (Xu et al. 2023, "Stable Target
 Field for Reduced Variance Score Estimation in Diffusion Models").
+
+Where the mean is known, so is the answer to a question that noised digits never ask: if this was a 4, which one, of
+what was a 9 before the noise? A sampler asks so where it has gone a little astray, and a network that was asked for 4s
+about 4s only takes what looks like a 9 for one of them, and draws it. So the network is asked for labels that are drawn
+anew, from those that the noised image could be of.
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ from torch import Tensor, nn
 from condgen.batches import Images
 from condgen.errors import UsageError, check_number
 from condgen.generators.base import AveragedGenerator, ScheduleName, optimizer_and_schedule
+from condgen.muon import Muon
 from condgen.noise import normal, uniform
 
 
@@ -151,7 +157,7 @@ class RectifiedFlow:
 
     def times(self, numbers: Tensor) -> Tensor:
         """Standard normal numbers (N,) to times of training in (0, 1)."""
-        return torch.sigmoid(numbers - 0.5)
+        return torch.sigmoid(numbers)
 
     def parts(self, times: Tensor) -> tuple[Tensor, Tensor]:
         """The parts of image and noise in the mixture at times of any shape."""
@@ -214,30 +220,36 @@ class DDPM:
         return x
 
 
-def likely_mean(candidates: Tensor, x: Tensor, of_image: Tensor, of_noise: Tensor) -> Tensor:
-    """The mean of images, each as likely as standard normal noise would have made x of it.
+def with_squares(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (M, D), and the squares of their lengths (M,)."""
+    return images, images.square().sum(1)
+
+
+def log_likelihood(images: Tensor, squares: Tensor, x: Tensor, of_image: Tensor, of_noise: Tensor) -> Tensor:
+    """How likely standard normal noise would have made x of each image, but for a constant of each x.
 
     Args:
-        candidates: the images (M, D).
+        images: (M, D).
+        squares: of their lengths, (M,).
         x: mixtures (N, D) of an image and noise.
         of_image: the image's part in them, (N, 1).
         of_noise: the noise's part, (N, 1), above 0.
 
     Returns:
-        (N, D).
+        (N, M).
     """
     scale = of_image / of_noise
-    log_likelihood = scale * (x / of_noise @ candidates.T - scale / 2 * candidates.square().sum(1))
-    return log_likelihood.softmax(1) @ candidates
+    return scale * ((images @ (x / of_noise).T).T - scale / 2 * squares)
 
 
 class Diffusion(AveragedGenerator):
     """A U-Net that is asked again and again what an image with noise was; see the module.
 
-    In training one label in twenty is hidden, so that it learns to draw with and without. Guidance (Ho and Salimans
-    2022) goes from the second answer through the first one and beyond: samples are clearer, and less various. It helps
-    where it is decided what the noise becomes: before, it makes samples alike, and later it has nothing to say
-    (Kynkäänniemi et al. 2024, "Applying Guidance in a Limited Interval").
+    In training one label in twenty is hidden, so that it learns to draw with and without.
+
+    Guidance (Ho and Salimans 2022) goes from the answer without label through that with it and beyond: samples are
+    clearer, and less various. It helps where it is decided what the noise becomes: before, it makes samples alike, and
+    later it has nothing to say (Kynkäänniemi et al. 2024, "Applying Guidance in a Limited Interval").
 
     ``sampling_steps``, ``solver``, ``guidance`` and ``guidance_interval`` can be changed when samples are drawn.
 
@@ -251,12 +263,13 @@ class Diffusion(AveragedGenerator):
         guidance: 1 for none; above, the network is asked twice where it guides.
         guidance_interval: where it guides: from which part of image in the mixture of image and noise to which, where 0
             is noise and 1 the image. For ``flow`` these are times.
-        lr: learning rate of AdamW.
+        convolution_lr: learning rate of Muon, which trains the weights of all convolutions but the last.
+        lr: learning rate of AdamW, which trains all else.
         weight_decay: of AdamW.
         averaging: what the network that draws keeps of its weights in a step, where it takes the rest from the one that
             is trained.
-        schedule: what the learning rate does after the warm-up: stay, or fall to 0 over the run like half a cosine.
-        warmup_steps: steps over which the learning rate rises.
+        schedule: what the learning rates do after the warm-up: stay, or fall to 0 over the run like half a cosine.
+        warmup_steps: steps over which the learning rates rise.
     """
 
     def __init__(
@@ -269,9 +282,10 @@ class Diffusion(AveragedGenerator):
         solver: Solver = "heun",
         guidance: float = 1.0,
         guidance_interval: Sequence[float] = (0.1, 0.5),
-        lr: float = 3e-3,
+        convolution_lr: float = 0.02,
+        lr: float = 2e-3,
         weight_decay: float = 0.01,
-        averaging: float = 0.999,
+        averaging: float = 0.9995,
         schedule: ScheduleName = "cosine",
         warmup_steps: int = 100,
     ) -> None:
@@ -284,6 +298,7 @@ class Diffusion(AveragedGenerator):
             raise UsageError(
                 f"model.guidance_interval is {list(guidance_interval)}: give two numbers, 0 <= from <= to <= 1."
             )
+        check_number("model.convolution_lr", convolution_lr, above=0)
         check_number("model.lr", lr, above=0)
         check_number("model.weight_decay", weight_decay, at_least=0)
         check_number("model.averaging", averaging, at_least=0, at_most=1)
@@ -292,7 +307,7 @@ class Diffusion(AveragedGenerator):
         self.objective = RectifiedFlow(solver) if objective == "flow" else DDPM()
         self.sampling_steps = sampling_steps
         self.guidance, self.guidance_interval = guidance, tuple(guidance_interval)
-        self.lr, self.weight_decay = lr, weight_decay
+        self.convolution_lr, self.lr, self.weight_decay = convolution_lr, lr, weight_decay
         self.schedule, self.warmup_steps = schedule, warmup_steps
         self.set_network(UNet(self.image_shape, num_classes, channels), averaging)
 
@@ -333,45 +348,73 @@ class Diffusion(AveragedGenerator):
         return of_image * images + of_noise * noise
 
     def noise_and_times(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Noise (N, C, H, W) for a batch, times (N,), and a uniform number (N,)."""
+        """Noise (N, C, H, W) for a batch, times (N,), and uniform numbers (N, 1 + num_classes)."""
         images, labels = batch
-        numbers, further = self.batch_normal(len(labels), batch_idx, (images[0].numel() + 1,), 1)
-        return numbers[:, 1:].view_as(images), self.objective.times(numbers[:, 0]), further[:, 0]
+        further = 1 + self.num_classes
+        numbers, further_numbers = self.batch_normal(len(labels), batch_idx, (images[0].numel() + 1,), further)
+        return numbers[:, 1:].view_as(images), self.objective.times(numbers[:, 0]), further_numbers
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
         training: Images = self.trainer.datamodule.train_images  # type: ignore[attr-defined]
-        of_labels = (training.images[training.labels == label] for label in range(self.num_classes))
-        self.images_of_labels = [of_label.flatten(1).to(self.device) for of_label in of_labels]
+        self.know(training.images.to(self.device), training.labels.to(self.device))
 
-    def mean_target(
-        self, x: Tensor, times: Tensor, labels: Tensor, images: Tensor, noise: Tensor, batch_idx: int
-    ) -> Tensor:
-        """What the network learns to say of x (N, C, H, W): where its label is known and noise outweighs the image, the
-        mean over what x could have been, of its own image and about a thousand others of the label, in turn."""
-        mixtures, of_images, of_noises = x.flatten(1), *self.objective.parts(times[:, None])
-        images, noise = images.flatten(1).clone(), noise.flatten(1).clone()
-        uncertain = (labels < self.num_classes) & (of_noises > of_images).flatten()
-        for label in labels[uncertain].unique().tolist():
-            rows = torch.nonzero(uncertain & (labels == label)).flatten()
-            others = self.images_of_labels[label]
-            parts = math.ceil(len(others) / 1000)
-            candidates = torch.cat((images[rows], others[batch_idx % parts :: parts] / 127.5 - 1))
+    def know(self, images: Tensor, labels: Tensor) -> None:
+        """Takes training images (M, C, H, W), uint8, and their labels (M,), for what a mixture could be of."""
+        images = images.flatten(1) / 127.5 - 1
+        some = slice(None, None, math.ceil(len(images) / 2000))
+        self.some_images, self.some_labels = (
+            with_squares(images[some]),
+            F.one_hot(labels[some], self.num_classes).float(),
+        )
+        self.images_of_labels = [with_squares(images[labels == label]) for label in range(self.num_classes)]
+
+    def question_and_answer(
+        self, x: Tensor, times: Tensor, labels: Tensor, target: Tensor, numbers: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """For which labels (N,) the network is asked about x (N, C, H, W), and what it learns to say.
+
+        Where the image outweighs the noise in x, these are the image's label and its own target. Where noise does, the
+        label is one that x could be of, and the target the mean over what of this label it could have been. One label
+        in twenty is hidden.
+
+        Args:
+            x: mixtures of images and noise, at times (N,).
+            times: (N,).
+            labels: of the images, (N,).
+            target: of each image and its noise, (N, C, H, W).
+            numbers: uniform, (N, 1 + num_classes), which decide.
+        """
+        of_images, of_noises = self.objective.parts(times[:, None])
+        mixtures, asked, target = x.flatten(1), labels.clone(), target.clone()
+        noisy = torch.nonzero((of_noises > of_images).flatten()).flatten()
+        likely = log_likelihood(*self.some_images, mixtures[noisy], of_images[noisy], of_noises[noisy])
+        chances = likely.softmax(1) @ self.some_labels
+        # Drawn by their chances to a power, which favours the less likely, in a race of exponential waiting times.
+        asked[noisy] = (numbers[noisy, 1:].clamp(min=1e-8).log() / chances**0.2).argmax(1)
+        asked = torch.where(numbers[:, 0] < 0.05, self.num_classes, asked)
+        for label in asked[noisy].unique().tolist():
+            if label == self.num_classes:
+                continue
+            rows = noisy[asked[noisy] == label]
+            images, squares = self.images_of_labels[label]
             of_image, of_noise = of_images[rows], of_noises[rows]
-            images[rows] = likely_mean(candidates, mixtures[rows], of_image, of_noise)
-            noise[rows] = (mixtures[rows] - of_image * images[rows]) / of_noise
-        return self.objective.target(images, noise).view_as(x)
+            mean = log_likelihood(images, squares, mixtures[rows], of_image, of_noise).softmax(1) @ images
+            noise = (mixtures[rows] - of_image * mean) / of_noise
+            target[rows] = self.objective.target(mean, noise).view_as(target[rows])
+        return asked, target
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         images = 2 * images - 1
-        noise, times, chance = self.noise_and_times(batch, batch_idx)
-        labels = torch.where(chance < 0.05, self.num_classes, labels)
-        x = self.mix(images, noise, times)
-        answer = self.network(x, times, labels).float()
-        self.log_train_loss(F.mse_loss(answer.detach(), self.objective.target(images, noise)))
+        noise, times, numbers = self.noise_and_times(batch, batch_idx)
+        x, own_target = self.mix(images, noise, times), self.objective.target(images, noise)
         with torch.autocast(self.device.type, enabled=False):
-            target = self.mean_target(x, times, labels, images, noise, batch_idx)
+            asked, target = self.question_and_answer(x, times, labels, own_target, numbers)
+        answer = self.network(x, times, asked).float()
+        own = (asked == labels) | (asked == self.num_classes)
+        if own.any():  # as for val_loss: the error against each image's own target, where it is of the label
+            self.log_train_loss(F.mse_loss(answer.detach()[own], own_target[own]))
         return F.mse_loss(answer, target)
 
     def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
@@ -384,7 +427,8 @@ class Diffusion(AveragedGenerator):
         return {"loss": F.mse_loss(answer, self.objective.target(images, noise))}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=self.lr, betas=(0.9, 0.99), weight_decay=self.weight_decay, fused=True
-        )
+        *inner, _ = (part for part in self.network.modules() if isinstance(part, nn.Conv2d))
+        matrices = [convolution.weight for convolution in inner]
+        others = [weights for weights in self.network.parameters() if all(weights is not matrix for matrix in matrices)]
+        optimizer = Muon(matrices, others, self.convolution_lr, self.lr, (0.9, 0.99), self.weight_decay)
         return optimizer_and_schedule(self, optimizer, self.schedule, self.warmup_steps)
