@@ -181,7 +181,7 @@ def test_it_is_asked_for_what_a_noised_image_could_be_and_the_answer_is_of_that_
     distances = (x.view(1, 4) - of_image * candidates).square().sum(1)
     likely = (-distances / (2 * of_noise**2)).softmax(0)
     of_labels = {label: torch.tensor(labels) == label for label in (1, 4, 7)}
-    chances = {label: float(likely[of_label].sum()) ** 0.2 for label, of_label in of_labels.items()}
+    chances = {label: float(likely[of_label].mean()) ** 0.2 for label, of_label in of_labels.items()}
     for label, of_label in of_labels.items():
         chance = 0.95 * chances[label] / sum(chances.values())
         assert float((asked == label).float().mean()) == pytest.approx(chance, abs=0.03)
@@ -190,6 +190,15 @@ def test_it_is_asked_for_what_a_noised_image_could_be_and_the_answer_is_of_that_
         assert torch.allclose(targets[asked == label], expected.expand_as(targets[asked == label]), atol=1e-3)
     assert torch.allclose(targets[asked == 10], target.expand_as(targets[asked == 10]))
     assert set(asked.tolist()) == {1, 4, 7, 10}
+
+
+def test_a_label_is_asked_for_however_few_its_images_are():
+    generator, numbers = diffusion(), torch.Generator().manual_seed(0)
+    images = torch.randint(256, (5_001, 4), generator=numbers, dtype=torch.uint8)
+    generator.know(images, torch.tensor([1] * 5_000 + [7]))
+    rows = mixtures(generator, images[:500], 1, torch.full((500,), 0.05), numbers)
+    asked, _ = generator.question_and_answer(*rows)
+    assert (asked == 7).float().mean() > 0.3
 
 
 def test_one_label_in_twenty_is_hidden_in_training_and_none_in_validation(monkeypatch):

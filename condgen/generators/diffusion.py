@@ -362,12 +362,12 @@ class Diffusion(AveragedGenerator):
     def know(self, images: Tensor, labels: Tensor) -> None:
         """Takes training images (M, C, H, W), uint8, and their labels (M,), for what a mixture could be of."""
         images = images.flatten(1) / 127.5 - 1
-        some = slice(None, None, math.ceil(len(images) / 2000))
-        self.some_images, self.some_labels = (
-            with_squares(images[some]),
-            F.one_hot(labels[some], self.num_classes).float(),
-        )
-        self.images_of_labels = [with_squares(images[labels == label]) for label in range(self.num_classes)]
+        of_labels = [images[labels == label] for label in range(self.num_classes)]
+        self.images_of_labels = [with_squares(of_label) for of_label in of_labels]
+        each = math.ceil(2000 / self.num_classes)
+        some = [of_label[:: math.ceil(len(of_label) / each) or 1] for of_label in of_labels]
+        self.some_images = with_squares(torch.cat(some))
+        self.shares = torch.block_diag(*(part.new_ones(len(part), 1) / max(1, len(part)) for part in some))
 
     def question_and_answer(
         self, x: Tensor, times: Tensor, labels: Tensor, target: Tensor, numbers: Tensor
@@ -389,7 +389,7 @@ class Diffusion(AveragedGenerator):
         mixtures, asked, target = x.flatten(1), labels.clone(), target.clone()
         noisy = torch.nonzero((of_noises > of_images).flatten()).flatten()
         likely = log_likelihood(*self.some_images, mixtures[noisy], of_images[noisy], of_noises[noisy])
-        chances = likely.softmax(1) @ self.some_labels
+        chances = likely.softmax(1) @ self.shares  # of each label, (n, num_classes), were all labels as frequent
         # Drawn by their chances to a power, which favours the less likely, in a race of exponential waiting times.
         asked[noisy] = (numbers[noisy, 1:].clamp(min=1e-8).log() / chances**0.2).argmax(1)
         asked = torch.where(numbers[:, 0] < 0.05, self.num_classes, asked)
