@@ -156,8 +156,7 @@ def test_the_mean_target_agrees_in_the_mean_with_each_image_s_own_and_varies_les
     asked, means = generator.question_and_answer(x, times, labels, single, uniform)
     of_image, of_noise = generator.objective.parts(times)
     where = (of_noise > of_image) & (asked == 1)
-    assert where.sum() > 5000
-    assert (~where).sum() > 500
+    assert 5000 < where.sum() < (asked == 1).sum()  # some have more image than noise
     assert torch.equal(single[~where], means[~where])
     error, x, means = ((single - means)[where].flatten(1), x[where].flatten(1), means[where].flatten(1))
     assert error.square().mean() > 0.005
