@@ -167,16 +167,19 @@ class RectifiedFlow:
         """What the network learns to say of the mixture: its velocity."""
         return images - noise
 
+    def time_grid(self, steps: int) -> list[float]:
+        """The times from 0 to 1 between which :meth:`sample` goes: its steps become shorter towards the image."""
+        return [1 - (1 - step / steps) ** 1.2 for step in range(steps + 1)]
+
     def asked(self, steps: int) -> list[float]:
         """The times at which :meth:`sample` asks the network."""
-        later = [step / steps for step in range(1, steps)]
-        return [0.0, *(time for time in later for _ in range(2 if self.solver == "heun" else 1))]
+        first, *later, _ = self.time_grid(steps)
+        return [first, *(time for time in later for _ in range(2 if self.solver == "heun" else 1))]
 
     def sample(self, velocity: Field, noise: Tensor, steps: int) -> Tensor:
-        """Follows the velocity from noise (N, C, H, W) to images, in equal steps."""
-        times = [step / steps for step in range(steps + 1)]
+        """Follows the velocity from noise (N, C, H, W) to images."""
         x = noise
-        for t, t_next in itertools.pairwise(times):
+        for t, t_next in itertools.pairwise(self.time_grid(steps)):
             v = velocity(x, t)
             ahead = x + (t_next - t) * v  # Euler
             if self.solver == "heun" and t_next < 1:  # its mean with the velocity at the step's end
@@ -220,26 +223,37 @@ class DDPM:
         return x
 
 
-def with_squares(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Images (M, D), and the squares of their lengths (M,)."""
-    return images, images.square().sum(1)
+class Candidates:
+    """Images (M, D) that a mixture of an image and noise could be of.
 
-
-def log_likelihood(images: Tensor, squares: Tensor, x: Tensor, of_image: Tensor, of_noise: Tensor) -> Tensor:
-    """How likely standard normal noise would have made x of each image, but for a constant of each x.
-
-    Args:
-        images: (M, D).
-        squares: of their lengths, (M,).
-        x: mixtures (N, D) of an image and noise.
-        of_image: the image's part in them, (N, 1).
-        of_noise: the noise's part, (N, 1), above 0.
-
-    Returns:
-        (N, M).
+    They are held in blocks, which the cores share: each question goes through all of them, and takes as long as reading
+    them does.
     """
-    scale = of_image / of_noise
-    return scale * ((images @ (x / of_noise).T).T - scale / 2 * squares)
+
+    def __init__(self, images: Tensor, block_size: int = 500) -> None:
+        lacking = -len(images) % block_size
+        self.blocks = F.pad(images, (0, 0, 0, lacking)).view(-1, block_size, images.size(1))
+        self.squares = F.pad(images.square().sum(1), (0, lacking), value=math.inf)  # so that padding is not likely
+
+    def likelihood(self, x: Tensor, of_image: Tensor, of_noise: Tensor) -> Tensor:
+        """How likely each image is to be what x was, if they all were as likely before.
+
+        Args:
+            x: mixtures with standard normal noise, (N, D).
+            of_image: the image's part in them, (N, 1), above 0.
+            of_noise: the noise's part, (N, 1), above 0.
+
+        Returns:
+            (N, M and the padding of the last block); rows sum to 1.
+        """
+        scale = of_image / of_noise
+        agreement = (self.blocks.flatten(0, 1) @ (x / of_noise).T).T
+        return (scale * (agreement - scale / 2 * self.squares)).softmax(1)
+
+    def mean(self, likelihood: Tensor) -> Tensor:
+        """The mean image (N, D), where each counts as much as it is likely."""
+        of_blocks = likelihood.view(len(likelihood), *self.blocks.shape[:2]).transpose(0, 1)
+        return torch.bmm(of_blocks, self.blocks).sum(0)
 
 
 class Diffusion(AveragedGenerator):
@@ -363,10 +377,10 @@ class Diffusion(AveragedGenerator):
         """Takes training images (M, C, H, W), uint8, and their labels (M,), for what a mixture could be of."""
         images = images.flatten(1) / 127.5 - 1
         of_labels = [images[labels == label] for label in range(self.num_classes)]
-        self.images_of_labels = [with_squares(of_label) for of_label in of_labels]
+        self.of_labels = [Candidates(of_label) for of_label in of_labels]
         each = math.ceil(2000 / self.num_classes)
         some = [of_label[:: math.ceil(len(of_label) / each) or 1] for of_label in of_labels]
-        self.some_images = with_squares(torch.cat(some))
+        self.of_any_label = Candidates(torch.cat(some))
         self.shares = torch.block_diag(*(part.new_ones(len(part), 1) / max(1, len(part)) for part in some))
 
     def question_and_answer(
@@ -388,8 +402,8 @@ class Diffusion(AveragedGenerator):
         of_images, of_noises = self.objective.parts(times[:, None])
         mixtures, asked, target = x.flatten(1), labels.clone(), target.clone()
         noisy = torch.nonzero((of_noises > of_images).flatten()).flatten()
-        likely = log_likelihood(*self.some_images, mixtures[noisy], of_images[noisy], of_noises[noisy])
-        chances = likely.softmax(1) @ self.shares  # of each label, (n, num_classes), were all labels as frequent
+        likelihood = self.of_any_label.likelihood(mixtures[noisy], of_images[noisy], of_noises[noisy])
+        chances = likelihood[:, : len(self.shares)] @ self.shares  # of labels, (n, num_classes), were all as frequent
         # Drawn by their chances to a power, which favours the less likely, in a race of exponential waiting times.
         asked[noisy] = (numbers[noisy, 1:].clamp(min=1e-8).log() / chances**0.2).argmax(1)
         asked = torch.where(numbers[:, 0] < 0.05, self.num_classes, asked)
@@ -397,9 +411,8 @@ class Diffusion(AveragedGenerator):
             if label == self.num_classes:
                 continue
             rows = noisy[asked[noisy] == label]
-            images, squares = self.images_of_labels[label]
-            of_image, of_noise = of_images[rows], of_noises[rows]
-            mean = log_likelihood(images, squares, mixtures[rows], of_image, of_noise).softmax(1) @ images
+            candidates, of_image, of_noise = self.of_labels[label], of_images[rows], of_noises[rows]
+            mean = candidates.mean(candidates.likelihood(mixtures[rows], of_image, of_noise))
             noise = (mixtures[rows] - of_image * mean) / of_noise
             target[rows] = self.objective.target(mean, noise).view_as(target[rows])
         return asked, target
