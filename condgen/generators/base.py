@@ -262,7 +262,7 @@ class AveragedGenerator(ConditionalGenerator):
 
 
 OptimizerName = Literal["Adam", "AdamW", "SGD"]
-ScheduleName = Literal["constant", "cosine"]
+ScheduleName = Literal["constant", "linear", "cosine"]
 
 
 def optimizer_and_schedule(
@@ -272,7 +272,8 @@ def optimizer_and_schedule(
     warmup_steps: int,
 ) -> OptimizerLRScheduler:
     """What ``configure_optimizers`` returns for an optimiser whose rate rises linearly over ``warmup_steps`` steps, and
-    then stays (``constant``) or falls to zero over the rest of the run like half a cosine (``cosine``)."""
+    then stays (``constant``) or falls to zero over the rest of the run, in a straight line (``linear``) or like half a
+    cosine (``cosine``)."""
     if schedule == "constant" and not warmup_steps:
         return optimizer
     total = int(module.trainer.estimated_stepping_batches)
@@ -284,7 +285,9 @@ def optimizer_and_schedule(
             return (step + 1) / warmup_steps
         if schedule == "constant":
             return 1.0
-        progress = (step - warmup_steps) / max(1, total - warmup_steps)
-        return 0.5 * (1 + float(torch.cos(torch.tensor(min(1.0, progress) * torch.pi, dtype=torch.float64))))
+        progress = min(1.0, (step - warmup_steps) / max(1, total - warmup_steps))
+        if schedule == "linear":
+            return 1 - progress
+        return 0.5 * (1 + float(torch.cos(torch.tensor(progress * torch.pi, dtype=torch.float64))))
 
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}

@@ -75,7 +75,8 @@ class DNN(ConditionalGenerator):
         optimizer: the optimiser's class in torch.optim.
         lr: learning rate.
         weight_decay: of the optimiser.
-        schedule: what the learning rate does after the warm-up: stay, or fall to 0 over the run like half a cosine.
+        schedule: what the learning rate does after the warm-up: stay, or fall to 0 over the run, in a straight line or
+            like half a cosine.
         warmup_steps: steps over which the learning rate rises to ``lr``.
     """
 

@@ -102,7 +102,8 @@ class Drifting(AveragedGenerator):
         lr: learning rate of Adam.
         averaging: what the network that draws keeps of its weights in a step, where it takes the rest from the one that
             is trained.
-        schedule: what the learning rate does after the warm-up: stay, or fall to 0 over the run like half a cosine.
+        schedule: what the learning rate does after the warm-up: stay, or fall to 0 over the run, in a straight line or
+            like half a cosine.
         warmup_steps: steps over which the learning rate rises.
     """
 

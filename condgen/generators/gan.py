@@ -78,7 +78,8 @@ class GAN(AveragedGenerator):
         penalty: weight of the two gradient penalties, R1 and R2.
         averaging: what the generator that draws keeps of its weights in a step, where it takes the rest from the one
             that is trained: samples of the average are better than those of any one step.
-        schedule: what the learning rates do after the warm-up: stay, or fall to 0 over the run like half a cosine.
+        schedule: what the learning rates do after the warm-up: stay, or fall to 0 over the run, in a straight line or
+            like half a cosine.
         warmup_steps: steps over which the learning rates rise.
     """
 

@@ -173,7 +173,8 @@ class VAE(ConditionalGenerator):
         image_shape: (C, H, W), follows the data set.
         flow_steps: of the prior; 0 for the textbook's prior, standard normal.
         lr: learning rate of Adam.
-        schedule: what the learning rate does after the warm-up: stay, or fall to 0 over the run like half a cosine.
+        schedule: what the learning rate does after the warm-up: stay, or fall to 0 over the run, in a straight line or
+            like half a cosine.
         warmup_steps: steps over which the learning rate rises.
     """
 
