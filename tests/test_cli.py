@@ -1,6 +1,7 @@
 """The command line, driven as a person drives it: what it leaves, what it refuses, how it goes on."""
 
 import csv
+import math
 import os
 import re
 import shutil
@@ -231,6 +232,23 @@ def test_a_schedule_is_gone_on_with_to_its_end(fit_args, tmp_path, killed_at_ste
     whole = tmp_path / "whole" / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
     assert same_weights(run / "checkpoints" / "last.ckpt", whole)
     assert torch.load(whole, weights_only=True)["optimizer_states"][0]["param_groups"][0]["lr"] < 1e-10
+
+
+SCHEDULES = {  # the part of the rate at a part of the way from the warm-up to the end
+    "constant": lambda way: 1.0,
+    "linear": lambda way: 1 - way,
+    "cosine": lambda way: (1 + math.cos(math.pi * way)) / 2,
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_rates_rise_over_the_warm_up_and_then_stay_or_fall_to_the_end(fit_args, tmp_path, schedule):
+    options = ["--model.schedule", schedule, "--model.warmup_steps", "2", "--trainer.log_every_n_steps", "1"]
+    monitor = ["--trainer.callbacks", "lightning.pytorch.callbacks.LearningRateMonitor"]
+    assert main([*fit_args, *options, *monitor, "--trainer.default_root_dir", str(tmp_path)]) == 0
+    with open(tmp_path / "lightning_logs" / "version_0" / "metrics.csv", newline="") as file:
+        rates = [float(row["lr-Adam"]) / 1e-3 for row in csv.DictReader(file) if row["lr-Adam"]]
+    assert rates == pytest.approx([0.5, 1.0, *(SCHEDULES[schedule](step / 8) for step in range(8))], abs=1e-6)
 
 
 def test_ctrl_c_finishes_the_batch_saves_and_stops(fit_args, tmp_path):

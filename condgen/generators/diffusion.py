@@ -165,7 +165,7 @@ class RectifiedFlow:
 
     def times(self, numbers: Tensor) -> Tensor:
         """Standard normal numbers (N,) to times of training in (0, 1)."""
-        return torch.sigmoid(numbers - 0.3)
+        return torch.sigmoid(numbers - 0.4)
 
     def parts(self, times: Tensor) -> tuple[Tensor, Tensor]:
         """The parts of image and noise in the mixture at times of any shape."""
@@ -426,8 +426,8 @@ class Diffusion(AveragedGenerator):
         noisy = torch.nonzero((of_noises > of_images).flatten()).flatten()
         likelihood = self.of_any_label.likelihood(mixtures[noisy], of_images[noisy], of_noises[noisy])
         chances = likelihood[:, : len(self.shares)] @ self.shares  # of labels, (n, num_classes), were all as frequent
-        # Drawn by the root of their chances, which favours the less likely, in a race of exponential waiting times.
-        asked[noisy] = (numbers[noisy, 1:].clamp(min=1e-8).log() / chances.sqrt()).argmax(1)
+        # Drawn by their chances to a power, which favours the less likely, in a race of exponential waiting times.
+        asked[noisy] = (numbers[noisy, 1:].clamp(min=1e-8).log() / chances**0.7).argmax(1)
         asked = torch.where(numbers[:, 0] < 0.05, self.num_classes, asked)
         for label in asked[noisy].unique().tolist():
             if label == self.num_classes:
@@ -455,7 +455,7 @@ class Diffusion(AveragedGenerator):
     def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         images, labels = batch
         noise, times, _ = self.noise_and_times(batch, batch_idx)
-        if batch_idx * len(labels) < 1000:  # drawing costs ten times what the loss does
+        if batch_idx * len(labels) < 300:  # drawing costs ten times what the loss does
             self.measure_variance(self.generate(labels, noise), images, labels)
         images = 2 * images - 1
         answer = self.answer(self.averaged, self.mix(images, noise, times), times, labels)
