@@ -50,15 +50,6 @@ def error(solver: str, steps: int) -> float:
     return float((RectifiedFlow(solver).sample(velocity, noise, steps) - (mean + std * noise)).abs().max())
 
 
-@pytest.mark.parametrize("steps", [1, 5, 14])
-def test_the_steps_of_the_flow_go_from_noise_to_image_and_become_shorter(steps):
-    times = torch.tensor(RectifiedFlow("heun").time_grid(steps), dtype=torch.float64)
-    assert times[[0, -1]].tolist() == [0, 1]
-    assert len(times) == steps + 1
-    assert (times.diff() > 0).all()
-    assert (times.diff().diff() < 0).all()
-
-
 def test_euler_is_of_first_order_and_heun_of_second_so_that_a_step_is_worth_its_two_evaluations():
     assert error("euler", 40) == pytest.approx(error("euler", 20) / 2, rel=0.2)
     assert error("heun", 40) == pytest.approx(error("heun", 20) / 4, rel=0.2)
@@ -104,9 +95,6 @@ def test_the_network_sees_and_learns_numbers_of_variance_1_and_nothing_that_a_pi
         assert abs(float((left * seen[0]).mean())) < 0.02
 
 
-GUIDED = RectifiedFlow("euler").time_grid(10)[2:5:2]  # at both ends, and between
-
-
 def diffusion(**settings) -> Diffusion:
     torch.manual_seed(0)
     generator = Diffusion(channels=[8, 16], **settings).eval()
@@ -120,10 +108,10 @@ def diffusion(**settings) -> Diffusion:
     [
         ({}, 9),
         ({"sampling_steps": 3, "solver": "euler"}, 3),
-        ({"guidance": 2.0}, 13),  # twice each at 0.218 and 0.430
+        ({"guidance": 2.0}, 13),  # twice each at 0.2 and 0.4
         ({"guidance": 2.0, "guidance_interval": (0, 1)}, 18),
         ({"guidance": 2.0, "sampling_steps": 7}, 19),
-        ({"guidance": 2.0, "sampling_steps": 10, "solver": "euler", "guidance_interval": GUIDED}, 13),
+        ({"guidance": 2.0, "sampling_steps": 10, "solver": "euler", "guidance_interval": (0.2, 0.4)}, 13),
         ({"guidance": 2.0, "objective": "noise", "sampling_steps": 10, "guidance_interval": (0, 1)}, 20),
         ({"objective": "noise", "sampling_steps": 10}, 10),
     ],

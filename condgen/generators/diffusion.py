@@ -171,19 +171,16 @@ class RectifiedFlow:
         """The parts of image and noise in the mixture at times of any shape."""
         return times, 1 - times
 
-    def time_grid(self, steps: int) -> list[float]:
-        """The times from 0 to 1 between which :meth:`sample` goes: its steps become shorter towards the image."""
-        return [1 - (1 - step / steps) ** 1.1 for step in range(steps + 1)]
-
     def asked(self, steps: int) -> list[float]:
         """The times at which :meth:`sample` asks the network."""
-        first, *later, _ = self.time_grid(steps)
-        return [first, *(time for time in later for _ in range(2 if self.solver == "heun" else 1))]
+        later = [step / steps for step in range(1, steps)]
+        return [0.0, *(time for time in later for _ in range(2 if self.solver == "heun" else 1))]
 
     def sample(self, velocity: Field, noise: Tensor, steps: int) -> Tensor:
-        """Follows the velocity from noise (N, C, H, W) to images."""
+        """Follows the velocity from noise (N, C, H, W) to images, in equal steps."""
+        times = [step / steps for step in range(steps + 1)]
         x = noise
-        for t, t_next in itertools.pairwise(self.time_grid(steps)):
+        for t, t_next in itertools.pairwise(times):
             v = velocity(x, t)
             ahead = x + (t_next - t) * v  # Euler
             if self.solver == "heun" and t_next < 1:  # its mean with the velocity at the step's end
