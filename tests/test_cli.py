@@ -243,11 +243,12 @@ SCHEDULES = {  # the part of the rate at a part of the way from the warm-up to t
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_rates_rise_over_the_warm_up_and_then_stay_or_fall_to_the_end(fit_args, tmp_path, schedule):
-    options = ["--model.schedule", schedule, "--model.warmup_steps", "2", "--trainer.log_every_n_steps", "1"]
+    rate = ["--model.lr", "0.002", "--model.schedule", schedule, "--model.warmup_steps", "2"]
     monitor = ["--trainer.callbacks", "lightning.pytorch.callbacks.LearningRateMonitor"]
-    assert main([*fit_args, *options, *monitor, "--trainer.default_root_dir", str(tmp_path)]) == 0
+    every_step = ["--trainer.log_every_n_steps", "1", "--trainer.default_root_dir", str(tmp_path)]
+    assert main([*fit_args, *rate, *monitor, *every_step]) == 0
     with open(tmp_path / "lightning_logs" / "version_0" / "metrics.csv", newline="") as file:
-        rates = [float(row["lr-Adam"]) / 1e-3 for row in csv.DictReader(file) if row["lr-Adam"]]
+        rates = [float(row["lr-Adam"]) / 0.002 for row in csv.DictReader(file) if row["lr-Adam"]]
     assert rates == pytest.approx([0.5, 1.0, *(SCHEDULES[schedule](step / 8) for step in range(8))], abs=1e-6)
 
 
