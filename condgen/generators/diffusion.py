@@ -19,9 +19,9 @@ what was a 9 before the noise? A sampler asks so where it has gone a little astr
 about 4s only takes what looks like a 9 for one of them, and draws it. So the network is asked for labels that are drawn
 anew, from those that the noised image could be of.
 
-Half of the answer needs no network: how much of a pixel is noise is guessed from the pixel alone, by a straight line.
-The network learns what that leaves, and sees and says numbers of about the same size at all times (Karras et al. 2022,
-"Elucidating the Design Space of Diffusion-Based Generative Models").
+A part of the answer needs no network: how much of a pixel is noise is guessed from the pixel alone, by a straight
+line. The network learns what that leaves, and sees and says numbers of about the same size at all times (Karras et al.
+2022, "Elucidating the Design Space of Diffusion-Based Generative Models").
 """
 
 from __future__ import annotations
@@ -377,9 +377,10 @@ class Diffusion(AveragedGenerator):
         of_image, of_noise = self.objective.parts(times[:, None, None, None])
         image_part, noise_part = self.objective.target_parts
         variance = IMAGE_VARIANCE * of_image.square() + of_noise.square()  # of x
+        deviation = variance.sqrt()
         guess = (IMAGE_VARIANCE * image_part * of_image + noise_part * of_noise) / variance * x
-        left = IMAGE_VARIANCE**0.5 * (image_part * of_noise - noise_part * of_image) / variance.sqrt()
-        return guess + left * network(x / variance.sqrt(), times, labels).float()
+        left = IMAGE_VARIANCE**0.5 * (image_part * of_noise - noise_part * of_image) / deviation
+        return guess + left * network(x / deviation, times, labels).float()
 
     def noise_and_times(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
         """Noise (N, C, H, W) for a batch, times (N,), and uniform numbers (N, 1 + num_classes)."""
