@@ -26,7 +26,9 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
         return len(self.images)
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        rows = torch.tensor(indices)
+        return self[torch.tensor(indices)]
+
+    def __getitem__(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         return self.images[rows], self.labels[rows]
 
 
@@ -54,18 +56,24 @@ class ImageSampler(DistributedSampler[int]):
         self.batches = size // batch_size if drop_last else -(-size // batch_size)
         self.epoch = 0
         self.start = 0  # the batch with which the next iteration begins
+        self._order, self._order_of = torch.empty(0, dtype=torch.long), -1  # of the images in an epoch
 
     def set_epoch(self, epoch: int) -> None:
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
 
+    def rows(self, batch: int) -> Tensor:
+        """The images that this process sees in a batch of this epoch, by their numbers: (N,) int64."""
+        if self._order_of != self.epoch:
+            self._order_of = self.epoch
+            self._order = torch.arange(self.size)
+            if self.shuffle_seed is not None:
+                self._order = permutation(self.shuffle_seed, self.size, self.epoch)
+        return self._order[batch * self.batch_size : (batch + 1) * self.batch_size][self.rank :: self.processes]
+
     def __iter__(self) -> Iterator[int]:
-        order = torch.arange(self.size)
-        if self.shuffle_seed is not None:
-            order = permutation(self.shuffle_seed, self.size, self.epoch)
         for batch in range(self.start, self.batches):
-            rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield from rows[self.rank :: self.processes].tolist()
+            yield from self.rows(batch).tolist()
 
     def __len__(self) -> int:
         size = min(self.size, self.batches * self.batch_size)

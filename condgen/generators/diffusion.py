@@ -29,7 +29,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -257,6 +257,19 @@ class Candidates:
         return torch.bmm(of_blocks, self.blocks).sum(0)
 
 
+class Lesson(NamedTuple):
+    """What the network is asked in a step of N questions, and what it is to say."""
+
+    x: Tensor  # mixtures of images and noise (N, C, H, W)
+    times: Tensor  # (N,)
+    labels: Tensor  # for which it is asked, (N,)
+    target: Tensor  # (N, C, H, W)
+    own_target: Tensor  # of each image and its noise, (N, C, H, W)
+    is_own: (
+        Tensor  # whether own_target is an answer to the question, too: the label is the image's own, or hidden; (N,)
+    )
+
+
 class Diffusion(AveragedGenerator):
     """A U-Net that is asked again and again what an image with noise was; see the module.
 
@@ -382,17 +395,17 @@ class Diffusion(AveragedGenerator):
         left = IMAGE_VARIANCE**0.5 * (image_part * of_noise - noise_part * of_image) / deviation
         return guess + left * network(x / deviation, times, labels).float()
 
-    def noise_and_times(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Noise (N, C, H, W) for a batch, times (N,), and uniform numbers (N, 1 + num_classes)."""
-        images, labels = batch
-        further = 1 + self.num_classes
-        numbers, further_numbers = self.batch_normal(len(labels), batch_idx, (images[0].numel() + 1,), further)
-        return numbers[:, 1:].view_as(images), self.objective.times(numbers[:, 0]), further_numbers
+    def noise_and_times(self, rows: int, batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Noise (N, C, H, W) for a batch of N rows, times (N,), and uniform numbers (N, 1 + num_classes)."""
+        size = math.prod(self.image_shape)
+        numbers, further_numbers = self.batch_normal(rows, batch_idx, (size + 1,), further=1 + self.num_classes)
+        return numbers[:, 1:].view(rows, *self.image_shape), self.objective.times(numbers[:, 0]), further_numbers
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
         training: Images = self.trainer.datamodule.train_images  # type: ignore[attr-defined]
         self.know(training.images.to(self.device), training.labels.to(self.device))
+        self.lessons: dict[tuple[int, int], Lesson] = {}  # of batches to come, by epoch and number in it
 
     def know(self, images: Tensor, labels: Tensor) -> None:
         """Takes training images (M, C, H, W), uint8, and their labels (M,), for what a mixture could be of."""
@@ -438,22 +451,46 @@ class Diffusion(AveragedGenerator):
             target[rows] = self.target(mean, noise).view_as(target[rows])
         return asked, target
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        images, labels = batch
-        images = 2 * images - 1
-        noise, times, numbers = self.noise_and_times(batch, batch_idx)
+    def prepare(self, batches: Sequence[int]) -> list[Lesson]:
+        """The lessons of some batches of this epoch.
+
+        They are prepared together, as a question goes through all training images of its label: for one, that takes
+        nearly as long as for many.
+        """
+        sampler = self.trainer.train_dataloader.positions
+        training: Images = self.trainer.datamodule.train_images  # type: ignore[attr-defined]
+        rows = [sampler.rows(batch) for batch in batches]
+        images, labels = (part.to(self.device) for part in training[torch.cat(rows)])
+        images = images / 127.5 - 1
+        noisy = (self.noise_and_times(len(of_batch), batch) for of_batch, batch in zip(rows, batches, strict=True))
+        noise, times, numbers = (torch.cat(parts) for parts in zip(*noisy, strict=True))
         x, own_target = self.mix(images, noise, times), self.target(images, noise)
-        with torch.autocast(self.device.type, enabled=False):
-            asked, target = self.question_and_answer(x, times, labels, own_target, numbers)
-        answer = self.answer(self.network, x, times, asked)
-        own = (asked == labels) | (asked == self.num_classes)
-        if own.any():  # as for val_loss: the error against each image's own target, where it is of the label
-            self.log_train_loss(F.mse_loss(answer.detach()[own], own_target[own]))
-        return F.mse_loss(answer, target)
+        asked, target = self.question_and_answer(x, times, labels, own_target, numbers)
+        is_own = (asked == labels) | (asked == self.num_classes)
+        parts = (
+            part.split([len(of_batch) for of_batch in rows]) for part in (x, times, asked, target, own_target, is_own)
+        )
+        return [Lesson(*of_batch) for of_batch in zip(*parts, strict=True)]
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        epoch = self.current_epoch
+        if (epoch, batch_idx) not in self.lessons:
+            together = max(1, 512 // len(batch[1]))
+            first = batch_idx // together * together  # also where a training is gone on with in between
+            batches = range(first, min(first + together, len(self.trainer.train_dataloader)))
+            with torch.autocast(self.device.type, enabled=False):
+                lessons = self.prepare(batches)
+            self.lessons = {(epoch, batch): lesson for batch, lesson in zip(batches, lessons, strict=True)}
+        lesson = self.lessons[epoch, batch_idx]
+        answer = self.answer(self.network, lesson.x, lesson.times, lesson.labels)
+        if lesson.is_own.any():  # as for val_loss
+            own = lesson.is_own
+            self.log_train_loss(F.mse_loss(answer.detach()[own], lesson.own_target[own]))
+        return F.mse_loss(answer, lesson.target)
 
     def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         images, labels = batch
-        noise, times, _ = self.noise_and_times(batch, batch_idx)
+        noise, times, _ = self.noise_and_times(len(labels), batch_idx)
         if batch_idx * len(labels) < 300:  # drawing costs ten times what the loss does
             self.measure_variance(self.generate(labels, noise), images, labels)
         images = 2 * images - 1
