@@ -238,6 +238,23 @@ def test_one_label_in_twenty_is_hidden_in_training_and_none_in_validation(monkey
     assert (seen[0] == 7).all()
 
 
+def test_each_step_learns_from_the_images_of_its_batch(fit_args, tmp_path, monkeypatch):
+    step, agree = Diffusion.training_step, []
+
+    def checked(self, batch, batch_idx):
+        loss = step(self, batch, batch_idx)
+        lesson = self.lessons[self.current_epoch, batch_idx]
+        images = lesson.x + (1 - lesson.times)[:, None, None, None] * lesson.own_target  # what the noise is taken from
+        agree.append(torch.allclose(images / 2 + 0.5, batch[0], atol=1e-5))
+        return loss
+
+    monkeypatch.setattr(Diffusion, "training_step", checked)
+    small = ["--model", "Diffusion", "--model.channels", "[8,16]", "--trainer.limit_val_batches", "1"]
+    few = ["--data.batch_size", "30", "--trainer.default_root_dir", str(tmp_path)]
+    assert main([*fit_args, *small, *few]) == 0
+    assert agree == [True] * 22  # two epochs of 11 batches, whose lessons are prepared for all at once
+
+
 def test_sampling_is_changed_without_training_again(fit_args, tmp_path):
     common = ["--trainer.default_root_dir", str(tmp_path)]
     few = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1"]

@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from condgen.batches import Images
+from condgen.batches import ImageLoader, Images
 from condgen.errors import UsageError, check_number
 from condgen.generators.base import AveragedGenerator, ScheduleName, optimizer_and_schedule
 from condgen.muon import Muon
@@ -260,14 +260,12 @@ class Candidates:
 class Lesson(NamedTuple):
     """What the network is asked in a step of N questions, and what it is to say."""
 
-    x: Tensor  # mixtures of images and noise (N, C, H, W)
+    x: Tensor  # (N, C, H, W), mixtures of images and noise
     times: Tensor  # (N,)
-    labels: Tensor  # for which it is asked, (N,)
+    labels: Tensor  # (N,), for which it is asked
     target: Tensor  # (N, C, H, W)
-    own_target: Tensor  # of each image and its noise, (N, C, H, W)
-    is_own: (
-        Tensor  # whether own_target is an answer to the question, too: the label is the image's own, or hidden; (N,)
-    )
+    own_target: Tensor  # (N, C, H, W), of each image and its noise
+    is_own: Tensor  # (N,), whether that is an answer, too: the label is the image's own, or hidden
 
 
 class Diffusion(AveragedGenerator):
@@ -451,40 +449,42 @@ class Diffusion(AveragedGenerator):
             target[rows] = self.target(mean, noise).view_as(target[rows])
         return asked, target
 
-    def prepare(self, batches: Sequence[int]) -> list[Lesson]:
-        """The lessons of some batches of this epoch.
+    def lesson(self, batch_idx: int) -> Lesson:
+        """What is learnt in a step of this epoch, prepared with the steps around it.
 
-        They are prepared together, as a question goes through all training images of its label: for one, that takes
-        nearly as long as for many.
+        A question goes through all training images of its label, which takes nearly as long for one as for many.
         """
-        sampler = self.trainer.train_dataloader.positions
+        place = self.current_epoch, batch_idx
+        if place not in self.lessons:
+            loader = self.trainer.train_dataloader
+            assert isinstance(loader, ImageLoader)
+            together = max(1, 512 * loader.positions.processes // loader.positions.batch_size)
+            first = batch_idx // together * together  # also where a training is gone on with from in between
+            batches = range(first, min(first + together, len(loader)))
+            with torch.autocast(self.device.type, enabled=False):
+                lessons = self.prepare({batch: loader.positions.rows(batch) for batch in batches})
+            self.lessons = {(self.current_epoch, batch): lesson for batch, lesson in lessons.items()}
+        return self.lessons[place]
+
+    def prepare(self, batches: dict[int, Tensor]) -> dict[int, Lesson]:
+        """Lessons of batches, each given by its number in the epoch and the numbers of its images (N,)."""
         training: Images = self.trainer.datamodule.train_images  # type: ignore[attr-defined]
-        rows = [sampler.rows(batch) for batch in batches]
-        images, labels = (part.to(self.device) for part in training[torch.cat(rows)])
+        images, labels = (part.to(self.device) for part in training[torch.cat(list(batches.values()))])
         images = images / 127.5 - 1
-        noisy = (self.noise_and_times(len(of_batch), batch) for of_batch, batch in zip(rows, batches, strict=True))
+        noisy = (self.noise_and_times(len(rows), batch) for batch, rows in batches.items())
         noise, times, numbers = (torch.cat(parts) for parts in zip(*noisy, strict=True))
         x, own_target = self.mix(images, noise, times), self.target(images, noise)
         asked, target = self.question_and_answer(x, times, labels, own_target, numbers)
         is_own = (asked == labels) | (asked == self.num_classes)
-        parts = (
-            part.split([len(of_batch) for of_batch in rows]) for part in (x, times, asked, target, own_target, is_own)
-        )
-        return [Lesson(*of_batch) for of_batch in zip(*parts, strict=True)]
+        parts = (x, times, asked, target, own_target, is_own)
+        lessons = zip(*(part.split([len(rows) for rows in batches.values()]) for part in parts), strict=True)
+        return {batch: Lesson(*lesson) for batch, lesson in zip(batches, lessons, strict=True)}
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        epoch = self.current_epoch
-        if (epoch, batch_idx) not in self.lessons:
-            together = max(1, 512 // len(batch[1]))
-            first = batch_idx // together * together  # also where a training is gone on with in between
-            batches = range(first, min(first + together, len(self.trainer.train_dataloader)))
-            with torch.autocast(self.device.type, enabled=False):
-                lessons = self.prepare(batches)
-            self.lessons = {(epoch, batch): lesson for batch, lesson in zip(batches, lessons, strict=True)}
-        lesson = self.lessons[epoch, batch_idx]
+        lesson = self.lesson(batch_idx)
         answer = self.answer(self.network, lesson.x, lesson.times, lesson.labels)
-        if lesson.is_own.any():  # as for val_loss
-            own = lesson.is_own
+        own = lesson.is_own
+        if own.any():  # as for val_loss
             self.log_train_loss(F.mse_loss(answer.detach()[own], lesson.own_target[own]))
         return F.mse_loss(answer, lesson.target)
 
