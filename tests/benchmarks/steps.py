@@ -1,0 +1,116 @@
+"""Training steps of `condgen fit`, which a bare loop of the same operations interrupts to take its turn."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import machine
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch.utils.flop_counter import FlopCounterMode
+
+from condgen.generators.base import AveragedGenerator
+
+
+class Alone:
+    """What a family asks of its trainer in a training step, where there is none."""
+
+    world_size, global_rank, training, current_epoch = 1, 0, True, 0
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self.train_dataloader = trainer.train_dataloader
+        self.estimated_stepping_batches = trainer.estimated_stepping_batches
+        self.fit_loop = self
+
+
+class BareLoop:
+    """The loop that one would write by hand, with a copy of the family that a trainer is about to train."""
+
+    def __init__(self, trainer: Trainer, module: LightningModule) -> None:
+        self.module: Any = copy.deepcopy(module)
+        self.module.trainer = Alone(trainer)
+        self.module.log = lambda *args, **kwargs: None
+        self.module.train()
+        settings = self.module.configure_optimizers()
+        self.optimizer = settings["optimizer"] if isinstance(settings, dict) else settings
+        self.schedule = settings["lr_scheduler"]["scheduler"] if isinstance(settings, dict) else None
+        training = trainer.datamodule.train_images  # type: ignore[attr-defined]
+        batch_size = trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        self.images, self.labels = training.images.to(module.device), training.labels.to(module.device)
+        self.order = torch.randperm(len(self.labels))[: len(self.labels) // batch_size * batch_size].view(
+            -1, batch_size
+        )
+        self.done = 0
+
+    def step(self) -> None:
+        batch_idx = self.done % len(self.order)
+        self.done += 1
+        rows = self.order[batch_idx]
+        batch = self.images[rows].float().div(255), self.labels[rows]
+        loss = self.module.training_step(batch, batch_idx)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        if self.schedule is not None:
+            self.schedule.step()
+        if isinstance(self.module, AveragedGenerator):
+            self.module.averaged.update_parameters(self.module.network)
+
+    def run(self, steps: int) -> float:
+        """Seconds of the next steps."""
+        began = time.perf_counter()
+        for _ in range(steps):
+            self.step()
+        return time.perf_counter() - began
+
+    def least_seconds(self) -> float:
+        """What a step of an optimiser like Adam takes that keeps the machine as busy as it can be: its multiplications
+        at the rate of a product of matrices, and then the optimiser's numbers at the memory's pace.
+
+        The optimiser reads weights, gradients and two averages, and writes all but the gradients.
+        """
+        rows = self.order[0]
+        with FlopCounterMode(display=False) as counter:
+            self.module.training_step((self.images[rows].float().div(255), self.labels[rows]), 0).backward()
+        self.optimizer.zero_grad()
+        weights = sum(weight.nbytes for group in self.optimizer.param_groups for weight in group["params"])
+        return counter.get_total_flops() / machine.multiplication_rate() + 7 * weights / machine.memory_bandwidth()
+
+
+class TakeTurns(Callback):
+    """Interrupts a training after every so many steps for as many of the bare loop, and ends it after some turns.
+
+    Args:
+        output: a JSON file for the turns: seconds of a step of the training, of the loop, and of the machine's limit.
+        steps: in a turn.
+        turns: after the first, which warms up and does not count.
+        limit: whether to measure the machine's limit, too.
+    """
+
+    def __init__(self, output: str, steps: int, turns: int, limit: bool = False) -> None:
+        self.output, self.steps, self.turns, self.limit = Path(output), steps, turns, limit
+        self.measured: list[dict[str, float]] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.loop = BareLoop(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        turn, of_turn = divmod(trainer.fit_loop.total_batch_idx + 1, self.steps)
+        if of_turn:
+            return
+        if turn > 1:
+            ours = (time.perf_counter() - self.began) / self.steps
+            seconds = {"ours": ours, "bare": self.loop.run(self.steps) / self.steps}
+            self.measured.append(seconds | ({"least": self.loop.least_seconds()} if self.limit else {}))
+        else:
+            self.loop.run(self.steps)
+        if turn > self.turns:
+            self.output.write_text(json.dumps(self.measured))
+            trainer.should_stop = True
+        self.began = time.perf_counter()
