@@ -48,7 +48,7 @@ class Row:
 
 @dataclass
 class Settings:
-    """Where the full MNIST is, the article's script, how often contenders take turns, and a folder for what they leave."""
+    """Where the full MNIST is, the article's script, how often contenders take turns, and where they leave what they do."""
 
     data: Path
     article: Path | None
