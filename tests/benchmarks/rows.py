@@ -48,7 +48,7 @@ class Row:
 
 @dataclass
 class Settings:
-    """Where the full MNIST is, the article's script, how often contenders take turns, and where they leave what they do."""
+    """Where the full MNIST is, the article's script, how often contenders take turns, and where they may write."""
 
     data: Path
     article: Path | None

@@ -40,20 +40,18 @@ class BareLoop:
         settings = self.module.configure_optimizers()
         self.optimizer = settings["optimizer"] if isinstance(settings, dict) else settings
         self.schedule = settings["lr_scheduler"]["scheduler"] if isinstance(settings, dict) else None
-        training = trainer.datamodule.train_images  # type: ignore[attr-defined]
-        batch_size = trainer.datamodule.batch_size  # type: ignore[attr-defined]
-        self.images, self.labels = training.images.to(module.device), training.labels.to(module.device)
-        self.order = torch.randperm(len(self.labels))[: len(self.labels) // batch_size * batch_size].view(
-            -1, batch_size
-        )
+        self.training = trainer.datamodule.train_images  # type: ignore[attr-defined]
+        loader: Any = trainer.train_dataloader
+        self.rows = [loader.positions.rows(batch) for batch in range(len(loader))]
         self.done = 0
 
+    def loss(self, batch_idx: int) -> torch.Tensor:
+        images, labels = (part.to(self.module.device) for part in self.training[self.rows[batch_idx]])
+        return self.module.training_step((images.float().div(255), labels), batch_idx)
+
     def step(self) -> None:
-        batch_idx = self.done % len(self.order)
+        loss = self.loss(self.done % len(self.rows))
         self.done += 1
-        rows = self.order[batch_idx]
-        batch = self.images[rows].float().div(255), self.labels[rows]
-        loss = self.module.training_step(batch, batch_idx)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -75,9 +73,8 @@ class BareLoop:
 
         The optimiser reads weights, gradients and two averages, and writes all but the gradients.
         """
-        rows = self.order[0]
         with FlopCounterMode(display=False) as counter:
-            self.module.training_step((self.images[rows].float().div(255), self.labels[rows]), 0).backward()
+            self.loss(0).backward()
         self.optimizer.zero_grad()
         weights = sum(weight.nbytes for group in self.optimizer.param_groups for weight in group["params"])
         return counter.get_total_flops() / machine.multiplication_rate() + 7 * weights / machine.memory_bandwidth()
