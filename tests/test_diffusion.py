@@ -239,19 +239,21 @@ def test_one_label_in_twenty_is_hidden_in_training_and_none_in_validation(monkey
 
 
 def test_each_step_learns_from_the_images_of_its_batch(fit_args, tmp_path, monkeypatch):
-    step, agree = Diffusion.training_step, []
+    step, agree, asked = Diffusion.training_step, [], []
 
     def checked(self, batch, batch_idx):
-        loss = step(self, batch, batch_idx)
+        with self.network.register_forward_hook(lambda module, inputs, output: asked.append(inputs[2])):
+            loss = step(self, batch, batch_idx)
         lesson = self.lessons[self.current_epoch, batch_idx]
         images = lesson.x + (1 - lesson.times)[:, None, None, None] * lesson.own_target  # what the noise is taken from
-        agree.append(torch.allclose(images / 2 + 0.5, batch[0], atol=1e-5))
+        agree.append(torch.allclose(images / 2 + 0.5, batch[0], atol=1e-5) and torch.equal(asked[-1], lesson.labels))
         return loss
 
     monkeypatch.setattr(Diffusion, "training_step", checked)
     small = ["--model", "Diffusion", "--model.channels", "[8,16]", "--trainer.limit_val_batches", "1"]
     few = ["--data.batch_size", "30", "--trainer.default_root_dir", str(tmp_path)]
     assert main([*fit_args, *small, *few]) == 0
+    assert (torch.cat(asked) == 10).any()  # hidden labels reach the network
     assert agree == [True] * 22  # two epochs of 11 batches, whose lessons are prepared for all at once
 
 

@@ -122,7 +122,12 @@ def trained(settings: Settings, config: str) -> Path:
     """A run of a config of a few steps: what it draws costs what any run's samples do."""
     arguments = settings.fit(config, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2")
     usage([*arguments, "--trainer.limit_val_batches", "1", "--training_scores.every_n_epochs", "null"], settings.folder)
-    return Path(arguments[arguments.index("--trainer.default_root_dir") + 1]) / "lightning_logs" / "version_0"
+    return run_of(arguments)
+
+
+def run_of(fit: list[str]) -> Path:
+    """The run directory of a command of :meth:`Settings.fit`."""
+    return Path(fit[fit.index("--trainer.default_root_dir") + 1]) / "lightning_logs" / "version_0"
 
 
 def drawing(run: Path, samples: int, *options: str) -> float:
@@ -165,8 +170,7 @@ def sampling(settings: Settings) -> Iterator[Row]:
 def train_seconds(arguments: list[str], folder: Path, **environment: str) -> float:
     """Of training alone, without the start of the program."""
     usage(arguments, folder, **environment)
-    root = Path(arguments[arguments.index("--trainer.default_root_dir") + 1])
-    checkpoint = root / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+    checkpoint = run_of(arguments) / "checkpoints" / "last.ckpt"
     return float(torch.load(checkpoint, weights_only=True, mmap=True)["condgen"]["train_seconds"])
 
 

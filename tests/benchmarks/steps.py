@@ -96,17 +96,18 @@ class TakeTurns(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.loop = BareLoop(trainer, pl_module)
+        self.began = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         turn, of_turn = divmod(trainer.fit_loop.total_batch_idx + 1, self.steps)
         if of_turn:
             return
+        ours = time.perf_counter() - self.began
+        seconds = {"ours": ours / self.steps, "bare": self.loop.run(self.steps) / self.steps}
+        if self.limit:
+            seconds["least"] = self.loop.least_seconds()
         if turn > 1:
-            ours = (time.perf_counter() - self.began) / self.steps
-            seconds = {"ours": ours, "bare": self.loop.run(self.steps) / self.steps}
-            self.measured.append(seconds | ({"least": self.loop.least_seconds()} if self.limit else {}))
-        else:
-            self.loop.run(self.steps)
+            self.measured.append(seconds)
         if turn > self.turns:
             self.output.write_text(json.dumps(self.measured))
             trainer.should_stop = True
