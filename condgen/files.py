@@ -40,29 +40,54 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
             beside.unlink(missing_ok=True)
 
 
-def claim_folder(path: Path) -> int:
-    """Makes an empty folder that is this process's own for as long as the descriptor that it returns is open.
+class FolderClaim:
+    """A folder that is this process's own from :meth:`take` until :meth:`release`.
 
-    One that a killed process has left is replaced.
-
-    Raises:
-        UsageError: another process has it.
-        OSError: it cannot be made.
+    Args:
+        path: the folder, which is made when it is taken.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    parent = os.open(path.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(parent, fcntl.LOCK_EX)  # one claim at a time
-        if path.exists():
-            os.close(_lock(path))
-            shutil.rmtree(path)
-        path.mkdir()
-        return _lock(path)
-    finally:
-        os.close(parent)
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._made = False
+        self._lock: int | None = None
+
+    def take(self) -> None:
+        """Makes the folder, empty; one that a killed process has left is replaced.
+
+        Raises:
+            UsageError: another process has it.
+            OSError: it cannot be made.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        parent = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(parent, fcntl.LOCK_EX)  # one claim at a time
+            if self.path.exists():
+                os.close(_lock(self.path))
+                shutil.rmtree(self.path)
+            self._made = True  # before it is: an interrupt may come as soon as there is something to remove
+            self.path.mkdir()
+            self._lock = _lock(self.path)
+        finally:
+            os.close(parent)
+
+    def remove(self) -> None:
+        """Removes the folder, if it was taken, and releases it."""
+        if self._made:
+            shutil.rmtree(self.path, ignore_errors=True)
+        self.release()
+
+    def release(self) -> None:
+        """Leaves the folder, or what it was renamed to, as it is."""
+        self._made = False
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
 
 def _lock(path: Path) -> int:
+    """Locks a folder for as long as the descriptor that it returns is open."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

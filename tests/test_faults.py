@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -17,8 +18,9 @@ from conftest import condgen_process, finish
 from lightning.pytorch.callbacks import Callback
 from test_cli import refused
 
-import condgen
+import condgen.files
 from condgen.errors import UsageError
+from condgen.files import FolderClaim
 
 
 def one_line(output: str) -> str:
@@ -270,6 +272,36 @@ def test_an_interrupted_predict_leaves_no_folder_that_looks_whole(signum, last, 
     finish(condgen_process([*request[:-1], "2"], tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["drawn"]
     assert len(list((tmp_path / "drawn").glob("*.png"))) == 21
+
+
+def test_a_claim_interrupted_at_any_line_leaves_no_folder(tmp_path):
+    def interrupt(frame, event, _):
+        nonlocal lines
+        if Path(frame.f_code.co_filename) != Path(condgen.files.__file__):
+            return None
+        lines -= event == "line"
+        if lines == 0:
+            raise KeyboardInterrupt
+        return interrupt
+
+    for last_line in itertools.count(1):
+        lines, folder = last_line, tmp_path / str(last_line) / "claimed"  # an interrupted process keeps its locks
+        claim = FolderClaim(folder)
+        sys.settrace(interrupt)
+        try:
+            claim.take()
+            break
+        except KeyboardInterrupt:
+            sys.settrace(None)
+            claim.remove()
+            assert not folder.exists(), last_line
+        finally:
+            sys.settrace(None)
+    assert last_line > 10
+    with pytest.raises(UsageError, match="is being written by another process"):
+        FolderClaim(folder).take()
+    claim.release()
+    FolderClaim(folder).take()
 
 
 def test_sigterm_ends_what_has_nothing_to_save_at_once(last, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from condgen.batches import SampleBlock, SampleRequest
 from condgen.errors import UsageError
-from condgen.files import claim_folder
+from condgen.files import FolderClaim
 from condgen.pictures import grid, png, to_bytes, write_png
 
 SHARD_SIZE = 65_536
@@ -43,7 +42,7 @@ class PredictionFiles(Callback):
         self, dirpath: str | None = None, format: Literal["png", "npz"] = "png", overwrite: bool = False
     ) -> None:
         self.dirpath, self.format, self.overwrite = dirpath, format, overwrite
-        self._lock: int | None = None
+        self._claim: FolderClaim | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         run = str(trainer.log_dir)
@@ -60,8 +59,9 @@ class PredictionFiles(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
+            self._claim = FolderClaim(self.partial)
             try:
-                self._lock = claim_folder(self.partial)
+                self._claim.take()
             except OSError as error:
                 raise UsageError(
                     f"{self.partial} cannot be made ({error.strerror}): give another folder as --predictions.dirpath."
@@ -110,15 +110,13 @@ class PredictionFiles(Callback):
                 self.folder.rename(replaced)
             self.partial.rename(self.folder)
             shutil.rmtree(replaced, ignore_errors=True)
-            assert self._lock is not None
-            os.close(self._lock)
-            self._lock = None
+            assert self._claim is not None
+            self._claim.release()
         trainer.strategy.barrier("predictions whole")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if self._lock is not None:
-            shutil.rmtree(self.partial, ignore_errors=True)
-            os.close(self._lock)
+        if self._claim is not None:
+            self._claim.remove()
 
     # What is where.
 
