@@ -14,8 +14,21 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+from drawing import sampling
 from machine import description
-from rows import GROUPS, Settings
+from programs import starting, the_article
+from rows import Settings
+from training import beside_steps, more_data, steps, two_processes
+
+GROUPS = {
+    "starting": starting,
+    "steps": steps,
+    "beside": beside_steps,
+    "sampling": sampling,
+    "processes": two_processes,
+    "data": more_data,
+    "article": the_article,
+}
 
 
 def main() -> None:

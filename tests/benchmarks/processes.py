@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -14,28 +13,32 @@ from typing import NamedTuple
 class Usage(NamedTuple):
     seconds: float
     peak_bytes: float
+    lines: list[tuple[float, str]]
+    """What it said, line by line, and after how many seconds."""
 
 
 def usage(arguments: list[str], folder: Path, **environment: str) -> Usage:
     """Runs a program to its end in a folder. Raises SystemExit with the end of what it said where it failed."""
-    with tempfile.TemporaryFile() as said:
-        began = time.perf_counter()
-        process = subprocess.Popen(
-            arguments,
-            cwd=folder,
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=subprocess.STDOUT,
-        )
-        _, status, resources = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - began
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            said.seek(0)
-            end = said.read().decode(errors="replace")[-2_000:]
-            raise SystemExit(f"{' '.join(arguments)} ended with {process.returncode}:\n{end}")
-    return Usage(seconds, resources.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        arguments,
+        cwd=folder,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+    )
+    assert process.stdout is not None
+    lines = [(time.perf_counter() - began, line) for line in process.stdout]
+    _, status, resources = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - began
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        end = "".join(line for _, line in lines[-20:])
+        raise SystemExit(f"{' '.join(arguments)} ended with {process.returncode}:\n{end}")
+    return Usage(seconds, resources.ru_maxrss * (1 if sys.platform == "darwin" else 1024), lines)
 
 
 def python(*arguments: str) -> list[str]:

@@ -1,0 +1,66 @@
+"""Rows about drawing samples."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from processes import condgen, usage
+from ratios import alternate
+from rows import Row, Settings
+
+import condgen as package
+from condgen.__main__ import main
+
+NPZ = ("--predictions.format", "npz")
+
+
+def sampling(settings: Settings) -> Iterator[Row]:
+    """Samples a second of `condgen predict`, and of a bare loop."""
+    dnn, diffusion = settings.trained("base"), settings.trained("diffusion")
+    pairs = settings.pairs
+    ratio = alternate(lambda: rate(dnn, 100_000, *NPZ), lambda: bare_rate(dnn, 100_000), pairs)
+    yield Row("100,000 samples of the DNN to npz: ours / a bare loop, a second", ratio, at_least=0.85)
+    ratio = alternate(lambda: rate(dnn, 20_000), lambda: rate(dnn, 20_000, *NPZ), pairs)
+    yield Row("20,000 samples of the DNN: to PNG / to npz, a second", ratio, at_least=0.25)
+    ratio = alternate(lambda: rate(diffusion, 10_000, *NPZ), lambda: bare_rate(diffusion, 10_000), pairs)
+    yield Row("10,000 samples of the diffusion to npz: ours / a bare loop, a second", ratio, at_least=1.3)
+    ratio = alternate(lambda: rate(dnn, 10_000, *NPZ), lambda: rate(dnn, 100_000, *NPZ), pairs)
+    yield Row("seconds a sample, of 100,000 of the DNN / of 10,000", ratio, at_most=1.05)
+    ratio = alternate(lambda: peak_bytes(dnn, 100_000), lambda: peak_bytes(dnn, 10_000), pairs)
+    yield Row("peak memory, of 100,000 samples of the DNN / of 10,000", ratio, at_most=1.05)
+
+
+def request(run: Path, samples: int) -> list[str]:
+    folder = run / "drawn"
+    shutil.rmtree(folder, ignore_errors=True)
+    each = ["--data.samples_per_label", str(samples // 10), "--predictions.dirpath", str(folder)]
+    return ["predict", "--ckpt_path", str(run), *each]
+
+
+def rate(run: Path, samples: int, *options: str) -> float:
+    """Samples a second of `condgen predict`, in this process, to files."""
+    arguments = [*request(run, samples), *options]
+    began = time.perf_counter()
+    if main(arguments):
+        raise SystemExit("condgen predict failed")
+    return samples / (time.perf_counter() - began)
+
+
+def bare_rate(run: Path, samples: int, block_size: int = 64) -> float:
+    """Samples a second of a loop that asks the family for block after block, and keeps nothing."""
+    generator = package.load(run)
+    labels = torch.arange(10).repeat_interleave(samples // 10)
+    began = time.perf_counter()
+    with torch.no_grad():
+        for start in range(0, samples, block_size):
+            indices = range(start, min(start + block_size, samples))
+            generator.generate(labels[start : start + block_size], generator.draw_noise(0, indices))
+    return samples / (time.perf_counter() - began)
+
+
+def peak_bytes(run: Path, samples: int) -> float:
+    return usage(condgen(*request(run, samples), *NPZ), run).peak_bytes
