@@ -117,9 +117,20 @@ def test_plain_targets_are_the_images():
     assert torch.equal(DNN(target_mean=0, target_std=1).target(images), images)
 
 
+def test_with_a_large_label_gain_the_untrained_network_draws_by_the_label_alone():
+    labels, noise = torch.arange(10).repeat(20), torch.rand(200, 62)
+    parts = []
+    for label_gain in (1.0, 30.0):
+        torch.manual_seed(0)
+        images = DNN(label_gain=label_gain).generate(labels, noise).view(20, 10, -1)
+        parts.append(images.var(0).mean() / images.flatten(0, 1).var(0).mean())  # of the variance is within labels
+    assert parts[0] > 0.8
+    assert parts[1] < 0.05
+
+
 @pytest.mark.parametrize(
     "setting",
-    [{"latent_dim": 0}, {"target_std": 0.0}, {"lr": -1.0}, {"weight_decay": -1}],
+    [{"latent_dim": 0}, {"target_std": 0.0}, {"lr": -1.0}, {"weight_decay": -1}, {"label_gain": 0.0}],
 )
 def test_impossible_settings_are_refused(setting):
     with pytest.raises(UsageError, match=str(next(iter(setting.values())))):

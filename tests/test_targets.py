@@ -8,6 +8,7 @@ that is there is not trained again.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -32,14 +33,19 @@ TARGETS = {
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(4 * 3600)]
 
 
-def run(config: str, seed: int) -> Path:
-    """The run of a config and a seed, trained and scored."""
+def trained(config: str, seed: int) -> Path:
+    """The run of a config and a seed."""
     folder = FOLDER / f"{config}-{seed}"
     found = folder / "lightning_logs" / "version_0"
     if not found.exists():
         arguments = ["fit", "--config", str(ROOT / "configs" / f"{config}.yaml"), *within(folder)]
         assert main([*arguments, "--data.source", "full", "--seed_everything", str(seed)]) == 0
-    return scored(found)
+    return found
+
+
+def run(config: str, seed: int) -> Path:
+    """The run of a config and a seed, trained and scored."""
+    return scored(trained(config, seed))
 
 
 def guided() -> Path:
@@ -81,6 +87,14 @@ def check(name: str, found: Path, target: dict[str, Any]) -> None:
 @pytest.mark.parametrize("config", TARGETS)
 def test_a_config_reaches_its_targets(config, seed):
     check(f"{config}, seed {seed}", run(config, seed), TARGETS[config])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_fast_config_reaches_the_articles_loss(seed):
+    with open(trained("fast", seed) / "metrics.csv", newline="") as file:
+        losses = [float(row["val_loss"]) for row in csv.DictReader(file) if row["val_loss"]]
+    print(f"\nfast, seed {seed}: val_loss {losses}")
+    assert losses[-1] <= 0.7100
 
 
 def test_guidance_draws_clearer_digits():

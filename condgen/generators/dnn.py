@@ -78,6 +78,8 @@ class DNN(ConditionalGenerator):
         schedule: what the learning rate does after the warm-up: stay, or fall to 0 over the run, in a straight line or
             like half a cosine.
         warmup_steps: steps over which the learning rate rises to ``lr``.
+        label_gain: factor on the label's weights in the first layer, at the start. Batch normalisation follows, so that
+            far above 1 the network begins by drawing from the label alone, which is where it ends.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class DNN(ConditionalGenerator):
         weight_decay: float = 0.0,
         schedule: ScheduleName = "constant",
         warmup_steps: int = 0,
+        label_gain: float = 1.0,
     ) -> None:
         super().__init__(num_classes, image_shape)
         check_number("model.latent_dim", latent_dim, at_least=1, at_most=1_000_000)
@@ -100,12 +103,17 @@ class DNN(ConditionalGenerator):
         check_number("model.lr", lr, above=0)
         check_number("model.weight_decay", weight_decay, at_least=0)
         check_number("model.warmup_steps", warmup_steps, at_least=0)
+        check_number("model.label_gain", label_gain, above=0)
         self.save_hyperparameters()
         self.latent_dim = latent_dim
         self.target_mean, self.target_std = target_mean, target_std
         self.optimizer_name, self.lr, self.weight_decay = optimizer, lr, weight_decay
         self.schedule, self.warmup_steps = schedule, warmup_steps
         self.network = DNNNetwork(latent_dim + num_classes, self.image_shape)
+        first = self.network.fc[0]
+        assert isinstance(first, nn.Linear)
+        with torch.no_grad():
+            first.weight[:, latent_dim:] *= label_gain
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
