@@ -311,12 +311,14 @@ class CondgenCLI(LightningCLI):
         if self.checkpoint is not None:
             first_step = self.checkpoint["condgen"].get("first_open_step", self.checkpoint["global_step"])
             with restoring(self.checkpoint_path):
-                done = int(self.checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
-            if self.trainer.max_epochs not in (None, -1) and done >= self.trainer.max_epochs:
-                raise UsageError(
-                    f"{self.checkpoint_path} has trained its {done} epochs: "
-                    f"for more, give --trainer.max_epochs {done + 5}."
-                )
+                epochs = int(self.checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+            for unit, done in (("epochs", epochs), ("steps", self.checkpoint["global_step"])):
+                most = getattr(self.trainer, f"max_{unit}")
+                if most not in (None, -1) and done >= most:
+                    raise UsageError(
+                        f"{self.checkpoint_path} has trained its {done} {unit}: "
+                        f"for more, give --trainer.max_{unit} {2 * done}."
+                    )
         first = self.trainer.is_global_zero
         if first:
             self.datamodule.prepare_data()
@@ -350,10 +352,15 @@ class CondgenCLI(LightningCLI):
             f"  see the curves                    tensorboard --logdir {self.root / RUNS}",
             f"  draw samples                      condgen predict --ckpt_path {run}",
             f"  score them                        condgen test --ckpt_path {run}",
-            f"  train on                          condgen fit --ckpt_path {run} --trainer.max_epochs "
-            f"{2 * (self.trainer.max_epochs or 5)}",
+            f"  train on                          condgen fit --ckpt_path {run}{self._twice_as_long()}",
         ]
         return "\n".join(lines)
+
+    def _twice_as_long(self) -> str:
+        """The flag for a training of twice the length of this one."""
+        lengths = {"max_steps": self.trainer.max_steps, "max_epochs": self.trainer.max_epochs}
+        limit = next(((name, length) for name, length in lengths.items() if length not in (None, -1)), None)
+        return f" --trainer.{limit[0]} {2 * limit[1]}" if limit else ""
 
     def validate(self, **kwargs: Any) -> None:
         self.trainer.run_directory = self._checkpoint_run()

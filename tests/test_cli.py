@@ -160,6 +160,20 @@ def test_base_yaml_is_what_condgen_does_without_a_config(capsys):
 # Going on.
 
 
+@pytest.mark.parametrize(
+    ("limit", "way_out"),
+    [
+        (["--trainer.max_epochs", "2"], "has trained its 2 epochs: for more, give --trainer.max_epochs 4."),
+        (
+            ["--trainer.max_epochs", "-1", "--trainer.max_steps", "10"],
+            "10 steps: for more, give --trainer.max_steps 20.",
+        ),
+    ],
+)
+def test_a_finished_training_says_how_to_go_on(limit, way_out, fit_args, last, capsys):
+    assert way_out in refused([*fit_args, "--ckpt_path", last, *limit], capsys)
+
+
 def test_a_resumed_run_is_the_uninterrupted_one_in_one_directory(fit_args, trained, last, tmp_path):
     common = ["--trainer.default_root_dir", str(tmp_path)]
     assert main([*fit_args, *common, "--trainer.max_epochs", "1"]) == 0
