@@ -304,6 +304,15 @@ def test_a_claim_interrupted_at_any_line_leaves_no_folder(tmp_path):
     FolderClaim(folder).take()
 
 
+def test_a_reader_that_has_seen_enough_is_no_error():
+    with subprocess.Popen(
+        [sys.executable, "-m", "condgen", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
 def test_sigterm_ends_what_has_nothing_to_save_at_once(last, tmp_path):
     process = condgen_process(["validate", "--ckpt_path", last], tmp_path)
     time.sleep(1.5)  # it is still importing torch
