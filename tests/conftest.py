@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -21,6 +22,7 @@ SMALL = {  # settings of families that train slowly
     "Diffusion": ["--model.channels", "[8,16]"],
 }
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # exact equality is promised on the CPU
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background would have it ignored, by children too
 torch.set_num_threads(1)  # as in the processes that tests start
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     # A core for each of pytest's processes: threads of two that wait for each other on the same cores wait long.
