@@ -312,13 +312,12 @@ class CondgenCLI(LightningCLI):
             first_step = self.checkpoint["condgen"].get("first_open_step", self.checkpoint["global_step"])
             with restoring(self.checkpoint_path):
                 epochs = int(self.checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
-            for unit, done in (("epochs", epochs), ("steps", self.checkpoint["global_step"])):
-                most = getattr(self.trainer, f"max_{unit}")
-                if most not in (None, -1) and done >= most:
-                    raise UsageError(
-                        f"{self.checkpoint_path} has trained its {done} {unit}: "
-                        f"for more, give --trainer.max_{unit} {2 * done}."
-                    )
+            if reached := self._reached(epochs, self.checkpoint["global_step"]):
+                unit, done = reached
+                raise UsageError(
+                    f"{self.checkpoint_path} has trained its {done} {unit}: "
+                    f"for more, give --trainer.max_{unit} {2 * done}."
+                )
         first = self.trainer.is_global_zero
         if first:
             self.datamodule.prepare_data()
@@ -345,6 +344,8 @@ class CondgenCLI(LightningCLI):
         _say("trainer.fast_dev_run: it works; nothing is kept." if trial else self._what_now(run))
 
     def _what_now(self, run: Path | None) -> str:
+        reached = self._reached(self.trainer.current_epoch, self.trainer.global_step)
+        longer = f" --trainer.max_{reached[0]} {2 * reached[1]}" if reached else ""
         lines = [f"Run: {run}"]
         if run and (run / "samples.gif").is_file():
             lines.append(f"  see the samples of every epoch    {run / 'samples'}/, {run / 'samples.gif'}")
@@ -352,15 +353,17 @@ class CondgenCLI(LightningCLI):
             f"  see the curves                    tensorboard --logdir {self.root / RUNS}",
             f"  draw samples                      condgen predict --ckpt_path {run}",
             f"  score them                        condgen test --ckpt_path {run}",
-            f"  train on                          condgen fit --ckpt_path {run}{self._twice_as_long()}",
+            f"  train on                          condgen fit --ckpt_path {run}{longer}",
         ]
         return "\n".join(lines)
 
-    def _twice_as_long(self) -> str:
-        """The flag for a training of twice the length of this one."""
-        lengths = {"max_steps": self.trainer.max_steps, "max_epochs": self.trainer.max_epochs}
-        limit = next(((name, length) for name, length in lengths.items() if length not in (None, -1)), None)
-        return f" --trainer.{limit[0]} {2 * limit[1]}" if limit else ""
+    def _reached(self, epochs: int, steps: int) -> tuple[str, int] | None:
+        """The limit that a training of this length has come to, in ``epochs`` or ``steps``; None for none."""
+        for unit, done in (("epochs", epochs), ("steps", steps)):
+            most = getattr(self.trainer, f"max_{unit}")
+            if most not in (None, -1) and done >= most:
+                return unit, done
+        return None
 
     def validate(self, **kwargs: Any) -> None:
         self.trainer.run_directory = self._checkpoint_run()
