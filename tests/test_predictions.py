@@ -4,8 +4,8 @@ import os
 import numpy as np
 import pytest
 import torch
-from conftest import condgen_process
 from PIL import Image
+from processes import python_process
 from test_cli import refused
 
 import condgen
@@ -149,8 +149,8 @@ def test_a_million_samples_need_no_more_memory_than_a_hundred_thousand(last, tmp
     peaks = []
     for per_label in ("10000", "100000"):
         request = ["predict", "--ckpt_path", last, "--data.samples_per_label", per_label, "--data.batch_size", "512"]
-        process = condgen_process(
-            [*request, "--predictions.format", "npz", "--predictions.dirpath", per_label], tmp_path
+        process = python_process(
+            ["condgen", *request, "--predictions.format", "npz", "--predictions.dirpath", per_label], tmp_path
         )
         assert process.stdout is not None
         process.stdout.read()

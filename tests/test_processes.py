@@ -1,18 +1,16 @@
 """Several processes: started by Lightning, and by torchrun as two machines start them."""
 
 import csv
-import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import DDP, condgen_process, finish, free_port
 from lightning.pytorch.callbacks import Callback
+from processes import DDP, CondgenProcess, finish, free_port, python_process, two_processes
 
 
 def val_losses(run: Path) -> list[float]:
@@ -44,7 +42,7 @@ class Recording(Callback):
 def ddp_run(fit_args, tmp_path_factory):
     """A run of two processes, which Lightning started."""
     folder = tmp_path_factory.mktemp("ddp")
-    finish(condgen_process([*fit_args, *DDP], folder))
+    finish(CondgenProcess([*fit_args, *DDP], folder))
     return folder / "lightning_logs" / "version_0"
 
 
@@ -56,13 +54,11 @@ def test_two_processes_train_one_run(ddp_run, trained):
 
 
 def test_two_processes_see_in_every_step_what_one_sees(fit_args, tmp_path):
-    both = []
-    for processes, name in (([], "one"), (DDP, "two")):
-        (tmp_path / name).mkdir()
-        recording = [*fit_args, *processes, "--trainer.callbacks", "test_processes.Recording"]
-        both.append(condgen_process(recording, tmp_path / name, PYTHONPATH=str(Path(__file__).parent)))
-    for process in both:
-        finish(process)
+    recording = [*fit_args, "--trainer.callbacks", "test_processes.Recording"]
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        folder.mkdir()
+    finish(CondgenProcess(recording, tmp_path / "one"))
+    finish(*two_processes(recording, tmp_path / "two"))
     one = torch.load(tmp_path / "one" / "seen-0.pt", weights_only=True)
     shares = [torch.load(tmp_path / "two" / f"seen-{rank}.pt", weights_only=True) for rank in range(2)]
     assert len(one) == len(shares[0]) == len(shares[1]) == 10
@@ -76,11 +72,8 @@ def test_two_processes_write_the_files_of_one(trained, tmp_path, form, batch_siz
     """Also where there are fewer blocks than processes."""
     run = str(trained / "lightning_logs" / "version_0")
     request = ["predict", "--ckpt_path", run, "--data.batch_size", batch_size, "--predictions.format", form]
-    for process in [
-        condgen_process([*request, *processes, "--predictions.dirpath", name], tmp_path)
-        for processes, name in (([], "one"), (DDP, "two"))
-    ]:
-        finish(process)
+    finish(CondgenProcess([*request, "--predictions.dirpath", "one"], tmp_path))
+    finish(*two_processes([*request, "--predictions.dirpath", "two"], tmp_path))
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert one == two
 
@@ -88,7 +81,7 @@ def test_two_processes_write_the_files_of_one(trained, tmp_path, form, batch_siz
 @pytest.mark.parametrize("verb", ["validate", "test"])
 def test_two_processes_measure_what_one_measures(trained, tmp_path, verb):
     run = trained / "lightning_logs" / "version_0"
-    output = finish(condgen_process([verb, "--ckpt_path", str(run), *DDP], tmp_path))
+    output = finish(*two_processes([verb, "--ckpt_path", str(run)], tmp_path))
     printed = [float(number) for number in re.findall(r"\d\.\d{6,}", output)]
     assert pytest.approx(val_losses(run)[-1], rel=1e-5) in printed
 
@@ -96,29 +89,27 @@ def test_two_processes_measure_what_one_measures(trained, tmp_path, verb):
 def torchrun_nodes(arguments: list[str], folder: Path) -> list[subprocess.Popen[str]]:
     """Two machines of one process each, on loopback."""
     port = free_port()
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
+    launch = ["torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
     return [
-        subprocess.Popen(
+        python_process(
             [*launch, "--node_rank", str(node), "--master_addr", "127.0.0.1", "--master_port", port,
              "-m", "condgen", *arguments, "--trainer.accelerator", "cpu", "--trainer.devices", "1",
              "--trainer.num_nodes", "2", "--trainer.strategy", "ddp"],
-            cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            folder,
         )
         for node in range(2)
     ]  # fmt: skip
 
 
 def test_two_machines_started_by_torchrun_train_the_same_run(ddp_run, fit_args, tmp_path):
-    for process in torchrun_nodes(fit_args, tmp_path):
-        finish(process)
+    finish(*torchrun_nodes(fit_args, tmp_path))
     run = tmp_path / "lightning_logs" / "version_0"
     assert (run / "metrics.csv").read_bytes() == (ddp_run / "metrics.csv").read_bytes()
 
 
 def test_ctrl_c_stops_all_processes_after_saving(fit_args, tmp_path):
     arguments = [*fit_args, "--trainer.max_epochs", "500", *DDP]
-    process = condgen_process(arguments, tmp_path)
+    process = CondgenProcess(arguments, tmp_path)
     checkpoint = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 120
     while not checkpoint.is_file() and time.monotonic() < deadline:

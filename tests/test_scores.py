@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import DDP, condgen_process, finish, same_weights, write_idx
+from conftest import same_weights, write_idx
 from PIL import Image
+from processes import finish, two_processes
 from safetensors.torch import load_file
 from test_cli import refused
 
@@ -174,9 +175,9 @@ def test_two_processes_and_another_seed(scored, tmp_path):
     """Two processes have the scores of one, to the last digit; another seed has others."""
     for name in ("two", "seed"):
         shutil.copytree(scored, tmp_path / name)
-    process = condgen_process(["test", "--ckpt_path", str(tmp_path / "two"), *DDP], tmp_path)
+    processes = two_processes(["test", "--ckpt_path", str(tmp_path / "two")], tmp_path)
     assert main(["test", "--ckpt_path", str(tmp_path / "seed"), "--data.sample_seed", "5"]) == 0
-    finish(process)
+    finish(*processes)
     two, seed = (scores_of(tmp_path / name / "scores.json") for name in ("two", "seed"))
     one = scores_of(scored / "scores.json")
     assert one == two

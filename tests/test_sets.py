@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from conftest import free_port
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import free_port
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 import condgen.evaluation.sets as sets
