@@ -17,7 +17,7 @@ import torch
 import yaml
 from conftest import SMALL, same_weights
 from PIL import Image
-from processes import CondgenProcess, finish
+from subprocesses import CondgenProcess, finish
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import condgen

@@ -7,7 +7,7 @@ import csv
 import pytest
 import torch
 from conftest import SMALL
-from processes import finish, two_processes
+from subprocesses import finish, two_processes
 from test_cli import FAMILIES
 
 import condgen

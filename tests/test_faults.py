@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from processes import CondgenProcess, finish, python_process
+from subprocesses import CondgenProcess, finish, python_process
 from test_cli import refused
 
 import condgen.files

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import same_weights
 from lightning.pytorch.callbacks import Callback
-from processes import DDP, CondgenProcess, finish
+from subprocesses import DDP, CondgenProcess, finish
 from test_cli import FAMILIES
 
 

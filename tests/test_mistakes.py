@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import write_idx
-from processes import python_process
+from subprocesses import python_process
 
 from condgen.__main__ import main
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processes import python_process
+from subprocesses import python_process
 from test_cli import refused
 
 import condgen

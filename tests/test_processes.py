@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from processes import DDP, CondgenProcess, finish, free_port, python_process, two_processes
+from subprocesses import DDP, CondgenProcess, finish, free_port, python_process, two_processes
 
 
 def val_losses(run: Path) -> list[float]:

@@ -13,8 +13,8 @@ import torch
 import yaml
 from conftest import same_weights, write_idx
 from PIL import Image
-from processes import finish, two_processes
 from safetensors.torch import load_file
+from subprocesses import finish, two_processes
 from test_cli import refused
 
 from condgen.__main__ import main

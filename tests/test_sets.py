@@ -10,7 +10,7 @@ import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from processes import free_port
+from subprocesses import free_port
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 import condgen.evaluation.sets as sets
