@@ -17,6 +17,7 @@ from condgen.__main__ import main
 SMALL = {  # settings of families that train slowly
     "Diffusion": ["--model.channels", "[8,16]"],
 }
+FIVE_SMALL_BATCHES = ["--data.batch_size", "16", "--trainer.limit_train_batches", "5"]
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # exact equality is promised on the CPU
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background would have it ignored, by children too

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import SMALL, same_weights
+from conftest import FIVE_SMALL_BATCHES, SMALL, same_weights
 from PIL import Image
 from subprocesses import CondgenProcess, finish
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -220,7 +220,7 @@ def killed_at_step_8(monkeypatch, tmp_path):
     [
         ["--data.num_workers", "2"],
         ["--training_scores.every_n_epochs", "3", "--checkpoint.monitor", "score_coverage", "--checkpoint.mode", "max"],
-        *(["--config", str(c), "--data.batch_size", "64", *SMALL.get(family_of(c), [])] for c in CONFIGS),
+        *(["--config", str(c), *FIVE_SMALL_BATCHES, *SMALL.get(family_of(c), [])] for c in CONFIGS),
     ],
     ids=lambda recipe: Path(recipe[1]).stem,
 )

@@ -6,7 +6,7 @@ import csv
 
 import pytest
 import torch
-from conftest import SMALL
+from conftest import FIVE_SMALL_BATCHES, SMALL
 from subprocesses import finish, two_processes
 from test_cli import FAMILIES
 
@@ -85,8 +85,8 @@ def test_mixed_precision_trains_what_float32_trains(name, fit_args, tmp_path):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_two_processes_resume_every_family_exactly(name, fit_args, tmp_path):
-    few = ["--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "1", "--data.batch_size", "16"]
-    fit = [*fit_args, "--model", name, *SMALL.get(name, []), *few, "--trainer.default_root_dir"]
+    few = [*FIVE_SMALL_BATCHES, "--trainer.limit_val_batches", "1", *SMALL.get(name, [])]
+    fit = [*fit_args, "--model", name, *few, "--trainer.default_root_dir"]
     finish(*two_processes([*fit, "whole"], tmp_path))
     finish(*two_processes([*fit, "cut", "--trainer.max_epochs", "1"], tmp_path))
     finish(*two_processes([*fit, "cut", "--ckpt_path", "last"], tmp_path))
@@ -98,16 +98,9 @@ def test_two_processes_resume_every_family_exactly(name, fit_args, tmp_path):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradients_are_gathered_and_clipped_for_every_family(name, fit_args, tmp_path):
+    few = [*FIVE_SMALL_BATCHES, "--trainer.limit_val_batches", "1", *SMALL.get(name, [])]
     options = ["--trainer.accumulate_grad_batches", "2", "--trainer.gradient_clip_val", "0.5"]
-    arguments = [
-        *fit_args,
-        "--model",
-        name,
-        *SMALL.get(name, []),
-        *options,
-        "--trainer.default_root_dir",
-        str(tmp_path),
-    ]
-    assert main(arguments) == 0
+    folder = ["--trainer.default_root_dir", str(tmp_path)]
+    assert main([*fit_args, "--model", name, *few, *options, *folder]) == 0
     checkpoint = torch.load(tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 6  # of 2 epochs of 5 batches

@@ -14,7 +14,7 @@ BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", (ROOT / "README.md").read_tex
 FEW = {
     "fit": shlex.split(
         "--trainer.limit_train_batches 3 --trainer.limit_val_batches 2 --trainer.log_every_n_steps 1"
-        " --training_scores.every_n_epochs null --data.batch_size 64"  # of a few hundred images
+        " --training_scores.every_n_epochs null --data.batch_size 16"  # of a few hundred images
     ),
     "judge": ["--epochs", "1"],
 }
