@@ -1,10 +1,10 @@
-"""Processes of their own: ``condgen`` forked off a server that has imported it, and any module started from nothing."""
+"""Processes of their own: forked off a server that has imported condgen, and started from nothing."""
 
 from __future__ import annotations
 
-import importlib.util
 import multiprocessing
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -28,16 +28,16 @@ def python_process(module_and_arguments: list[str], folder: Path, **environment:
     )
 
 
-class CondgenProcess:
-    """``condgen`` as a :class:`subprocess.Popen`, without the seconds that it takes to import everything.
+class ForkedPython:
+    """As :func:`python_process`, without the seconds that it takes to import everything.
 
     Processes that it starts itself, as Lightning does for several devices, do start from nothing.
     """
 
-    def __init__(self, arguments: list[str], folder: Path, **environment: str) -> None:
+    def __init__(self, module_and_arguments: list[str], folder: Path, **environment: str) -> None:
         self._output = tempfile.NamedTemporaryFile("w+", prefix="condgen-output-")  # noqa: SIM115
-        told = (arguments, folder, {**os.environ, **environment}, self._output.name)
-        self._process = SERVER.Process(target=_condgen, args=told)
+        told = (module_and_arguments, folder, {**os.environ, **environment}, self._output.name)
+        self._process = SERVER.Process(target=_run, args=told)
         self._process.start()
 
     def poll(self) -> int | None:
@@ -57,32 +57,33 @@ class CondgenProcess:
         output = self._output.read()
         if self.poll() is None:
             self._process.kill()
-            raise subprocess.TimeoutExpired(["condgen"], timeout, output)
+            raise subprocess.TimeoutExpired(self._process.name, timeout, output)
         return output, None
 
 
-def _condgen(arguments: list[str], folder: Path, environment: dict[str, str], output: str) -> None:
+def _run(module_and_arguments: list[str], folder: Path, environment: dict[str, str], output: str) -> None:
     written = os.open(output, os.O_WRONLY | os.O_APPEND)
     os.dup2(written, 1)
     os.dup2(written, 2)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = ["condgen", *arguments]
-    sys.modules["__main__"].__spec__ = importlib.util.find_spec("condgen.__main__")  # what Lightning starts beside it
-
-    from condgen.__main__ import main
-
-    sys.exit(main())
+    sys.argv = module_and_arguments
+    runpy.run_module(module_and_arguments[0], run_name="__main__", alter_sys=True)
 
 
-def two_processes(arguments: list[str], folder: Path) -> list[CondgenProcess]:
+def condgen_process(arguments: list[str], folder: Path, **environment: str) -> ForkedPython:
+    """``condgen`` in a process of its own."""
+    return ForkedPython(["condgen", *arguments], folder, **environment)
+
+
+def two_processes(arguments: list[str], folder: Path) -> list[ForkedPython]:
     """Both processes of a DDP run on this machine, as a cluster would start them."""
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2", "NODE_RANK": "0"}
-    return [CondgenProcess([*arguments, *DDP], folder, **shared, LOCAL_RANK=rank) for rank in ("0", "1")]
+    return [condgen_process([*arguments, *DDP], folder, **shared, LOCAL_RANK=rank) for rank in ("0", "1")]
 
 
-def finish(*processes: subprocess.Popen[str] | CondgenProcess) -> str:
+def finish(*processes: subprocess.Popen[str] | ForkedPython) -> str:
     """What the first of the processes said, which all have to end well."""
     outputs = [process.communicate(timeout=200)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), outputs

@@ -2,7 +2,6 @@
 
 import csv
 import math
-import os
 import re
 import shutil
 import signal
@@ -17,7 +16,7 @@ import torch
 import yaml
 from conftest import FIVE_SMALL_BATCHES, SMALL, same_weights
 from PIL import Image
-from subprocesses import CondgenProcess, finish
+from subprocesses import condgen_process, finish
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import condgen
@@ -269,7 +268,7 @@ def test_rates_rise_over_the_warm_up_and_then_stay_or_fall_to_the_end(fit_args, 
 
 def test_ctrl_c_finishes_the_batch_saves_and_stops(fit_args, tmp_path):
     arguments = [*fit_args, "--trainer.max_epochs", "60"]
-    process = CondgenProcess(arguments, tmp_path)
+    process = condgen_process(arguments, tmp_path)
     checkpoint = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 120
     while not checkpoint.is_file() and time.monotonic() < deadline:
@@ -283,8 +282,8 @@ def test_ctrl_c_finishes_the_batch_saves_and_stops(fit_args, tmp_path):
     epochs = str(-(-reached // 5) + 1)
     straight = tmp_path / "straight"
     straight.mkdir()
-    resumed = CondgenProcess([*arguments, "--ckpt_path", "last", "--trainer.max_epochs", epochs], tmp_path)
-    finish(CondgenProcess([*arguments, "--trainer.max_epochs", epochs], straight))
+    resumed = condgen_process([*arguments, "--ckpt_path", "last", "--trainer.max_epochs", epochs], tmp_path)
+    finish(condgen_process([*arguments, "--trainer.max_epochs", epochs], straight))
     finish(resumed)
     assert same_weights(checkpoint, straight / checkpoint.relative_to(tmp_path))
     assert runs_in(tmp_path) == ["version_0"]
@@ -345,9 +344,7 @@ def test_a_family_from_elsewhere_is_taken_on_the_command_lines_word(fit_args, tm
     )
     assert main([*fit_args, *common, *named, "--model.latent_dim", "3"]) == 0
     run = str(tmp_path / "lightning_logs" / "version_0")
-    elsewhere = [sys.executable, "-m", "condgen", "predict", "--ckpt_path", run, "--data.samples_per_label", "1"]
-    path = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    subprocess.run([*elsewhere, *named], env=path, check=True)
+    finish(condgen_process(["predict", "--ckpt_path", run, "--data.samples_per_label", "1", *named], tmp_path))
     assert len(list((tmp_path / "lightning_logs" / "version_0" / "predictions").glob("*.png"))) == 11
 
 

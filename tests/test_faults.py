@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from subprocesses import CondgenProcess, finish, python_process
+from subprocesses import condgen_process, finish, python_process
 from test_cli import refused
 
 import condgen.files
@@ -250,7 +250,7 @@ def test_a_training_state_that_does_not_fit_is_refused(change, fit_args, last, t
 
 
 def test_two_fits_in_the_same_second_get_two_runs(fit_args, tmp_path):
-    both = [CondgenProcess([*fit_args, "--trainer.max_epochs", "1"], tmp_path) for _ in range(2)]
+    both = [condgen_process([*fit_args, "--trainer.max_epochs", "1"], tmp_path) for _ in range(2)]
     finish(*both)
     runs = sorted((tmp_path / "lightning_logs").iterdir())
     assert [run.name for run in runs] == ["version_0", "version_1"]
@@ -260,7 +260,7 @@ def test_two_fits_in_the_same_second_get_two_runs(fit_args, tmp_path):
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_predict_leaves_no_folder_that_looks_whole(signum, last, tmp_path):
     request = ["predict", "--ckpt_path", last, "--predictions.dirpath", "drawn", "--data.samples_per_label", "3000"]
-    process = CondgenProcess(request, tmp_path)
+    process = condgen_process(request, tmp_path)
     while process.poll() is None and not (tmp_path / "drawn.partial").exists():
         time.sleep(0.005)
     process.send_signal(signum)
@@ -270,7 +270,7 @@ def test_an_interrupted_predict_leaves_no_folder_that_looks_whole(signum, last, 
     assert (tmp_path / "drawn.partial").exists() is (signum == signal.SIGKILL)
     if signum != signal.SIGKILL:
         return
-    finish(CondgenProcess([*request[:-1], "2"], tmp_path))
+    finish(condgen_process([*request[:-1], "2"], tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["drawn"]
     assert len(list((tmp_path / "drawn").glob("*.png"))) == 21
 
@@ -325,7 +325,7 @@ def test_sigterm_ends_what_has_nothing_to_save_at_once(last, tmp_path):
 
 def test_two_predicts_into_one_folder_do_not_mix(last, tmp_path):
     request = ["predict", "--ckpt_path", last, "--predictions.dirpath", "drawn", "--data.samples_per_label", "500"]
-    both = [CondgenProcess([*request, "--data.sample_seed", seed], tmp_path) for seed in ("1", "2")]
+    both = [condgen_process([*request, "--data.sample_seed", seed], tmp_path) for seed in ("1", "2")]
     outputs = [process.communicate(timeout=100)[0] for process in both]
     assert sorted(process.returncode for process in both) == [0, 1], outputs
     loser = outputs[[process.returncode for process in both].index(1)]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import same_weights
 from lightning.pytorch.callbacks import Callback
-from subprocesses import DDP, CondgenProcess, finish
+from subprocesses import DDP, ForkedPython, condgen_process, finish
 from test_cli import FAMILIES
 
 
@@ -44,7 +44,7 @@ def newest_run(folder: Path) -> Path:
     return max((folder / "lightning_logs").glob("version_*"), default=folder, key=lambda run: run.stat().st_mtime)
 
 
-def strike(process: CondgenProcess, folder: Path, signum: int, moment: Callable[[Path], bool], delay: float):
+def strike(process: ForkedPython, folder: Path, signum: int, moment: Callable[[Path], bool], delay: float):
     """Sends a signal ``delay`` seconds after training has begun, or at the first such moment after that."""
     begun = len(list(folder.rglob("events.out.*")))
     while process.poll() is None and len(list(folder.rglob("events.out.*"))) == begun:
@@ -63,7 +63,7 @@ def survives(
     struck = 0
     (folder / "nothing.yaml").write_text("{}")
     for signum, moment, delay in strikes:
-        process = CondgenProcess([*arguments, *go_on(folder)], folder)
+        process = condgen_process([*arguments, *go_on(folder)], folder)
         strike(process, folder, signum, moment, delay)
         output, _ = process.communicate(timeout=120)
         if process.returncode == 0:  # it was faster
@@ -72,7 +72,7 @@ def survives(
         expected = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[signal.Signals(signum)]
         assert process.returncode == expected, output
     else:
-        finish(CondgenProcess([*arguments, *go_on(folder)], folder))
+        finish(condgen_process([*arguments, *go_on(folder)], folder))
     run = newest_run(folder)
     assert same_weights(run / "checkpoints" / "last.ckpt", whole / "checkpoints" / "last.ckpt")
     assert same_weights(run / "checkpoints" / "best.ckpt", whole / "checkpoints" / "best.ckpt")
@@ -110,7 +110,7 @@ def whole(training, tmp_path_factory):
     def run(*more: str) -> Path:
         if more not in made:
             folder = tmp_path_factory.mktemp("whole")
-            finish(CondgenProcess(training(*more), folder))
+            finish(condgen_process(training(*more), folder))
             made[more] = folder / "lightning_logs" / "version_0"
         return made[more]
 
@@ -128,7 +128,7 @@ def test_three_kills_change_nothing(training, whole, tmp_path):
 
 def test_an_exception_saves_nothing_and_costs_nothing(training, whole, tmp_path):
     failing = ["--trainer.callbacks", "test_kills.Failing", "--trainer.callbacks.in_step", "9"]
-    process = CondgenProcess(training(*failing), tmp_path)
+    process = condgen_process(training(*failing), tmp_path)
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 1
     assert "a bug of the user's" in output

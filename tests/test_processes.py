@@ -3,14 +3,13 @@
 import csv
 import re
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from subprocesses import DDP, CondgenProcess, finish, free_port, python_process, two_processes
+from subprocesses import DDP, ForkedPython, condgen_process, finish, free_port, two_processes
 
 
 def val_losses(run: Path) -> list[float]:
@@ -42,7 +41,7 @@ class Recording(Callback):
 def ddp_run(fit_args, tmp_path_factory):
     """A run of two processes, which Lightning started."""
     folder = tmp_path_factory.mktemp("ddp")
-    finish(CondgenProcess([*fit_args, *DDP], folder))
+    finish(condgen_process([*fit_args, *DDP], folder))
     return folder / "lightning_logs" / "version_0"
 
 
@@ -57,7 +56,7 @@ def test_two_processes_see_in_every_step_what_one_sees(fit_args, tmp_path):
     recording = [*fit_args, "--trainer.callbacks", "test_processes.Recording"]
     for folder in (tmp_path / "one", tmp_path / "two"):
         folder.mkdir()
-    finish(CondgenProcess(recording, tmp_path / "one"))
+    finish(condgen_process(recording, tmp_path / "one"))
     finish(*two_processes(recording, tmp_path / "two"))
     one = torch.load(tmp_path / "one" / "seen-0.pt", weights_only=True)
     shares = [torch.load(tmp_path / "two" / f"seen-{rank}.pt", weights_only=True) for rank in range(2)]
@@ -72,7 +71,7 @@ def test_two_processes_write_the_files_of_one(trained, tmp_path, form, batch_siz
     """Also where there are fewer blocks than processes."""
     run = str(trained / "lightning_logs" / "version_0")
     request = ["predict", "--ckpt_path", run, "--data.batch_size", batch_size, "--predictions.format", form]
-    finish(CondgenProcess([*request, "--predictions.dirpath", "one"], tmp_path))
+    finish(condgen_process([*request, "--predictions.dirpath", "one"], tmp_path))
     finish(*two_processes([*request, "--predictions.dirpath", "two"], tmp_path))
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert one == two
@@ -86,12 +85,12 @@ def test_two_processes_measure_what_one_measures(trained, tmp_path, verb):
     assert pytest.approx(val_losses(run)[-1], rel=1e-5) in printed
 
 
-def torchrun_nodes(arguments: list[str], folder: Path) -> list[subprocess.Popen[str]]:
+def torchrun_nodes(arguments: list[str], folder: Path) -> list[ForkedPython]:
     """Two machines of one process each, on loopback."""
     port = free_port()
     launch = ["torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
     return [
-        python_process(
+        ForkedPython(
             [*launch, "--node_rank", str(node), "--master_addr", "127.0.0.1", "--master_port", port,
              "-m", "condgen", *arguments, "--trainer.accelerator", "cpu", "--trainer.devices", "1",
              "--trainer.num_nodes", "2", "--trainer.strategy", "ddp"],
@@ -109,7 +108,7 @@ def test_two_machines_started_by_torchrun_train_the_same_run(ddp_run, fit_args, 
 
 def test_ctrl_c_stops_all_processes_after_saving(fit_args, tmp_path):
     arguments = [*fit_args, "--trainer.max_epochs", "500", *DDP]
-    process = CondgenProcess(arguments, tmp_path)
+    process = condgen_process(arguments, tmp_path)
     checkpoint = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 120
     while not checkpoint.is_file() and time.monotonic() < deadline:
