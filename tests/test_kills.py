@@ -78,7 +78,7 @@ def survives(
     assert same_weights(run / "checkpoints" / "best.ckpt", whole / "checkpoints" / "best.ckpt")
     assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
     pictures = [path.relative_to(whole) for path in whole.rglob("*") if path.suffix in (".png", ".gif")]
-    assert len(pictures) == 5
+    assert len(pictures) >= 5  # a grid an epoch and their film; some families leave more
     assert all((run / picture).read_bytes() == (whole / picture).read_bytes() for picture in pictures)
     assert not list(run.rglob(".*"))  # nothing half-written is left
     return struck
@@ -140,7 +140,7 @@ def test_an_exception_saves_nothing_and_costs_nothing(training, whole, tmp_path)
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_twenty_kills_change_nothing(family, processes, training, whole, tmp_path):
-    """Four minutes a case on 2 cores: pytest -m slow -n 0 -s tests/test_kills.py, which prints how many struck."""
+    """A minute or two a case on 2 cores, six of two processes: pytest -m slow -n 0 -s tests/test_kills.py, which prints how many struck."""
     options = ["--model", family, *(DDP if processes == 2 else [])]
     chance = random.Random(f"{family} {processes}")
     struck, attempt = 0, 0

@@ -51,8 +51,8 @@ def rate(run: Path, samples: int, *options: str) -> float:
 
 
 def bare_rate(run: Path, samples: int, block_size: int = 64) -> float:
-    """Samples a second of a loop that asks the family for block after block, and keeps nothing."""
-    generator = package.load(run)
+    """Samples a second of a loop that asks the family, laid out as PyTorch does it, for block after block."""
+    generator = package.load(run).to(memory_format=torch.contiguous_format)
     labels = torch.arange(10).repeat_interleave(samples // 10)
     began = time.perf_counter()
     with torch.no_grad():
