@@ -140,7 +140,10 @@ def test_an_exception_saves_nothing_and_costs_nothing(training, whole, tmp_path)
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_twenty_kills_change_nothing(family, processes, training, whole, tmp_path):
-    """A minute or two a case on 2 cores, six of two processes: pytest -m slow -n 0 -s tests/test_kills.py, which prints how many struck."""
+    """A minute or two a case on 2 cores, or six with two processes: pytest -m slow -n 0 -s tests/test_kills.py
+
+    It prints how many struck.
+    """
     options = ["--model", family, *(DDP if processes == 2 else [])]
     chance = random.Random(f"{family} {processes}")
     struck, attempt = 0, 0
