@@ -21,6 +21,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentError, set_parsing_settings
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -59,6 +60,7 @@ from condgen.mistakes import (
     option_names,
     read_config,
     read_options,
+    settings_of,
     short_name,
 )
 from condgen.runs import RUNS, claim_run, find_checkpoint, run_of
@@ -74,7 +76,12 @@ from condgen.verbs import FUNCTIONS, call
 
 CLASSES_IN_TRAINER = {"accelerator", "callbacks", "logger", "plugins", "profiler", "strategy"}
 STORAGE_REFUSES = {errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS}
-VERBS = ("fit", "validate", "test", "predict")
+VERBS: dict[str, dict[str, type[Callback]]] = {  # and the callbacks whose settings are theirs
+    "fit": {"checkpoint": RunCheckpoint, "sample_grids": SampleGrids, "training_scores": TrainingScores},
+    "validate": {},
+    "test": {"scores": ScoredSamples},
+    "predict": {"predictions": PredictionFiles},
+}
 DEFAULTS = {"model": "DNN", "data": "MNIST"}
 
 Layer = tuple[str, dict[str, Any]]  # settings, and the file that they come from
@@ -115,6 +122,7 @@ class CondgenCLI(LightningCLI):
     def __init__(self, arguments: list[str]) -> None:
         self.checkpoint_path: Path | None = None
         self.checkpoint: dict[str, Any] | None = None
+        self.verbs = arguments[:1] if arguments[0] in VERBS else list(VERBS)
         super().__init__(
             ConditionalGenerator,
             LabelledImages,
@@ -137,11 +145,11 @@ class CondgenCLI(LightningCLI):
 
     # What can be said.
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """What each verb's method of the Trainer takes that is no setting; of the verb alone where one is given."""
         # weights_only would let checkpoints carry code; predictions go into files
         off = {"weights_only", "return_predictions"}
-        return {verb: skipped | off for verb, skipped in LightningCLI.subcommands().items()}
+        return {verb: LightningCLI.subcommands()[verb] | off for verb in self.verbs}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.set_defaults(DEFAULTS)
@@ -150,11 +158,9 @@ class CondgenCLI(LightningCLI):
 
     def setup_parser(self, *args: Any) -> None:
         super().setup_parser(*args)
-        self._subcommand_parsers["fit"].add_lightning_class_args(RunCheckpoint, "checkpoint")
-        self._subcommand_parsers["fit"].add_lightning_class_args(SampleGrids, "sample_grids")
-        self._subcommand_parsers["fit"].add_lightning_class_args(TrainingScores, "training_scores")
-        self._subcommand_parsers["test"].add_lightning_class_args(ScoredSamples, "scores")
-        self._subcommand_parsers["predict"].add_lightning_class_args(PredictionFiles, "predictions")
+        for verb in self.verbs:
+            for name, callback in VERBS[verb].items():
+                self._subcommand_parsers[verb].add_lightning_class_args(callback, name)
 
     # What was said.
 
@@ -198,7 +204,11 @@ class CondgenCLI(LightningCLI):
 
     def _check_names(self, verb: str, layers: list[Layer], options: list[Option]) -> None:
         """Refuses settings and classes that there are not, before jsonargparse does."""
-        known = {name: option_names(parser) for name, parser in self._subcommand_parsers.items()}
+        known = {
+            other: [f"{name}.{setting}" for name, callback in callbacks.items() for setting in settings_of(callback)]
+            for other, callbacks in VERBS.items()
+        }
+        known[verb] = option_names(self._subcommand_parsers[verb])
         families: dict[str, dict[str, type]] = {
             "model": {**imported_families(ConditionalGenerator)},  # type: ignore[type-abstract]
             "data": {**imported_families(LabelledImages)},
