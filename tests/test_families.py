@@ -65,14 +65,7 @@ def rows(run) -> list[dict[str, str]]:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_mixed_precision_trains_what_float32_trains(name, fit_args, tmp_path):
     losses = []
-    few = [
-        "--trainer.max_epochs",
-        "1",
-        "--trainer.limit_train_batches",
-        "2",
-        "--trainer.limit_val_batches",
-        "1",
-    ]  # a CPU may have to emulate bf16
+    few = ["--trainer.max_epochs", "1", *FIVE_SMALL_BATCHES, "--trainer.limit_val_batches", "1"]
     for precision in ("32-true", "bf16-mixed"):
         folder = tmp_path / precision
         common = ["--trainer.precision", precision, "--trainer.default_root_dir", str(folder)]
@@ -83,8 +76,11 @@ def test_mixed_precision_trains_what_float32_trains(name, fit_args, tmp_path):
     assert main(["predict", "--data.samples_per_label", "1", *common]) == 0
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [name if name in ("DNN", "GAN") else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+)
 def test_two_processes_resume_every_family_exactly(name, fit_args, tmp_path):
+    """One network and two; a minute for the others: pytest -m slow -n 0 tests/test_families.py"""
     few = [*FIVE_SMALL_BATCHES, "--trainer.limit_val_batches", "1", "--sample_grids.every_n_epochs", "9"]
     fit = [*fit_args, "--model", name, *SMALL.get(name, []), *few, "--trainer.default_root_dir"]
     finish(*two_processes([*fit, "whole"], tmp_path))

@@ -366,7 +366,8 @@ def rows(run: Path) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if row["val_loss"]]
 
 
-def test_scores_beside_training_leave_no_trace_in_it(fit_args, trained, tmp_path):
+def test_scores_beside_training_leave_no_trace_in_it(fit_args, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(condgen.callbacks.scores, "SAMPLES", 500)
     folder = ["--trainer.default_root_dir", str(tmp_path)]
     monitor = ["--checkpoint.monitor", "score_accuracy", "--checkpoint.mode", "max"]
     assert main([*fit_args, *folder, *monitor, "--training_scores.every_n_epochs", "1"]) == 0
