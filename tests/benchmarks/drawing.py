@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shutil
 import time
 from collections.abc import Iterator
@@ -44,9 +46,12 @@ def request(run: Path, samples: int) -> list[str]:
 def rate(run: Path, samples: int, *options: str) -> float:
     """Samples a second of `condgen predict`, in this process, to files."""
     arguments = [*request(run, samples), *options]
+    said = io.StringIO()
     began = time.perf_counter()
-    if main(arguments):
-        raise SystemExit("condgen predict failed")
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        code = main(arguments)
+    if code:
+        raise SystemExit(said.getvalue())
     return samples / (time.perf_counter() - began)
 
 
