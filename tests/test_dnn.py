@@ -83,8 +83,9 @@ def test_every_loss_of_the_article_is_followed(digits, make):
     assert losses == pytest.approx(LOSSES, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_drawn_then_is_what_the_article_draws(digits):
-    """In float64, where there is no rounding to speak of, to 1e-9.
+    """In float64, where there is no rounding to speak of, to 1e-9. Half a minute: pytest -m slow -n 0 tests/test_dnn.py
 
     In float32 the means depend on the machine: biases before batch norms have gradients that are nothing but rounding,
     which Adam blows up to full steps. The trace's own means are 1.3e-4 from those without rounding.
