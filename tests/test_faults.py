@@ -55,7 +55,7 @@ def on_small_disk(folder: Path, megabytes: int, script: str) -> str:
 
 @pytest.mark.slow
 def test_a_full_disk_leaves_the_previous_checkpoint(mnist_root, tmp_path):
-    """One and a half checkpoints fit: the second one does not. Half a minute: pytest -m slow -n 0 tests/test_faults.py"""
+    """One and a half checkpoints fit: the second does not. Half a minute: pytest -m slow -n 0 tests/test_faults.py"""
     run = "lightning_logs/version_0/checkpoints"
     fit = f"{sys.executable} -m condgen fit --data.root {mnist_root} --checkpoint.every_n_train_steps 2"
     output = on_small_disk(
