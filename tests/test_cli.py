@@ -437,6 +437,7 @@ def test_help_and_version_are_there_at_once():
 
 @pytest.mark.slow
 def test_shell_completion_knows_the_verbs(capsys):
+    """Half a minute: pytest -m slow -n 0 tests/test_cli.py"""
     assert main(["--print_completion", "shtab-bash"]) == 0
     script = capsys.readouterr().out
     assert all(verb in script for verb in ("fit", "validate", "predict"))

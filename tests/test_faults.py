@@ -58,15 +58,16 @@ def test_a_full_disk_leaves_the_previous_checkpoint(mnist_root, tmp_path):
     """One and a half checkpoints fit: the second does not. Half a minute: pytest -m slow -n 0 tests/test_faults.py"""
     run = "lightning_logs/version_0/checkpoints"
     fit = f"{sys.executable} -m condgen fit --data.root {mnist_root} --checkpoint.every_n_train_steps 2"
+    load = f'{sys.executable} -c \'import condgen; print(condgen.load("last").latent_dim, "loaded")\''
     output = on_small_disk(
-        tmp_path, 120, f"{fit}; echo code $?; ls -a {run}; mount -o remount,size=400m {tmp_path} &&"
+        tmp_path, 120, f"{fit}; echo code $?; ls -a {run}; {load}; mount -o remount,size=400m {tmp_path} &&"
         f"{fit} --ckpt_path last --trainer.max_epochs 1; echo code $?",
     )  # fmt: skip
     first, after = output.split("code 1\n")
     said = one_line(first)
     assert f"{run}/last.ckpt cannot be written (No space left on device)" in said
     assert "the former one is whole" in said
-    assert after.startswith(".\n..\nlast.ckpt\n")
+    assert after.startswith(".\n..\nlast.ckpt\n62 loaded\n")
     assert after.endswith("code 0\n")
 
 

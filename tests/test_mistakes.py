@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import write_idx
-from subprocesses import python_process
+from subprocesses import condgen_process, python_process
 
 from condgen.__main__ import main
 
@@ -64,15 +64,18 @@ def test_a_mistake_is_answered(mistake, folder, tmp_path, monkeypatch, capsys):
     assert content(folder) == before
 
 
-def test_as_a_process_too(folder):
+def test_as_processes_too(folder):
     """All that a person sees on the screen is the answer and, before it, at most where data and run are."""
     before = content(folder)
-    process = python_process(["condgen", "fit", "--checkpoint.monitor", "loss"], folder)
-    output, _ = process.communicate(timeout=100)
-    assert process.returncode in (1, 2)
-    said = [line for line in output.splitlines() if line.strip() and not line.startswith(("Data: ", "Run: "))]
-    assert len([line for line in said if "condgen: " in line]) == 1, output
-    assert "Traceback" not in output
+    for process in (
+        python_process(["condgen", "fit", "--checkpoint.monitor", "loss"], folder),
+        condgen_process(["fit", "--trainer.devices", "two"], folder),
+    ):
+        output, _ = process.communicate(timeout=100)
+        assert process.returncode in (1, 2)
+        said = [line for line in output.splitlines() if line.strip() and not line.startswith(("Data: ", "Run: "))]
+        assert len([line for line in said if "condgen: " in line]) == 1, output
+        assert "Traceback" not in output
     assert content(folder) == before
 
 

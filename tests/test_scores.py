@@ -199,9 +199,13 @@ def test_scored_files_have_the_scores_of_the_generator_that_drew_them(scored, tm
 
 
 def test_files_of_any_program_are_scored(digits, mnist_root, tmp_path):
-    """Floats in an npz, and pictures in folders called by their label."""
+    """Floats and bytes in an npz, and pictures in folders called by their label."""
     images, labels = (part[::50] for part in digits)
     np.savez(tmp_path / "floats.npz", images=(images / 255).astype(np.float32), labels=labels)
+    np.savez_compressed(tmp_path / "bytes.npz", images=images[:, None], labels=labels.astype(np.int32))
+    floats, whole = (read(tmp_path / name, MNIST(source="sample")) for name in ("floats.npz", "bytes.npz"))
+    assert torch.equal(floats.images, whole.images)
+    assert torch.equal(floats.labels, whole.labels)
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         (tmp_path / "folders" / str(label)).mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).convert("RGB").save(tmp_path / "folders" / str(label) / f"{number:03d}.png")
