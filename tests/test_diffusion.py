@@ -125,6 +125,18 @@ def test_its_evaluations_are_those_that_it_says(settings, evaluations):
     assert sum(asked) / 2 == generator.evaluations_per_sample == evaluations
 
 
+def test_one_time_for_all_is_that_time_for_each():
+    generator, numbers = diffusion(), torch.Generator().manual_seed(0)
+    x, labels = torch.randn(5, 1, 28, 28, generator=numbers), torch.tensor([3, 10, 0, 3, 9])
+    with torch.no_grad():
+        for time in (0.0, 0.3):
+            of_all, of_each = (
+                generator.answer(generator.averaged, x, times, labels)
+                for times in (torch.tensor(time), torch.full((5,), time))
+            )
+            assert torch.allclose(of_all, of_each, rtol=1e-4, atol=1e-5)
+
+
 def test_an_evaluation_costs_at_most_100_mflop():
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         Diffusion().network(torch.zeros(1, 1, 28, 28), torch.zeros(1), torch.zeros(1, dtype=torch.long))

@@ -111,14 +111,14 @@ def test_a_folder_that_may_not_be_written_is_named(read_only_run, mnist_root):
 
 
 class Spoiling(Callback):
-    """Makes one weight's gradient infinite."""
+    """Makes one number of a parameter's gradient infinite."""
 
-    def __init__(self, in_step: int) -> None:
-        self.in_step = in_step
+    def __init__(self, name: str, in_step: int) -> None:
+        self.name, self.in_step = name, in_step
 
     def on_after_backward(self, trainer, pl_module):
         if trainer.global_step == self.in_step:
-            pl_module.network.fc[0].weight.grad[3, 5] = float("inf")
+            pl_module.get_parameter(self.name).grad.view(-1)[3] = float("inf")
 
 
 def test_a_loss_that_is_no_number_stops_the_run(fit_args, tmp_path, capsys):
@@ -128,13 +128,21 @@ def test_a_loss_that_is_no_number_stops_the_run(fit_args, tmp_path, capsys):
     assert "lower --model.lr" in said
 
 
-def test_a_gradient_that_is_no_number_stops_the_run_before_it_gets_into_the_weights(fit_args, tmp_path, capsys):
-    spoiling = ["--trainer.callbacks", "test_faults.Spoiling", "--trainer.callbacks.in_step", "7"]
-    folder = ["--trainer.default_root_dir", str(tmp_path)]
-    said = refused([*fit_args, *folder, *spoiling, "--checkpoint.every_n_train_steps", "3"], capsys)
+@pytest.mark.parametrize(
+    ("name", "every", "said"),
+    [
+        ("network.fc.0.bias", 3, "The gradient of network.fc.0.bias is inf in step 7 (epoch 1)"),
+        ("network.fc.0.weight", 3, "The loss is nan in step 8 (epoch 1)"),
+        ("network.fc.0.weight", 2, "The network.fc.0.weight is nan in step 7 (epoch 1)"),  # it saves after this step
+    ],
+)
+def test_a_gradient_that_is_no_number_does_not_get_into_a_checkpoint(name, every, said, fit_args, tmp_path, capsys):
+    spoiling = ["--trainer.callbacks+", "test_faults.Spoiling", "--trainer.callbacks.name", name]
+    options = [*spoiling, "--trainer.callbacks.in_step", "7", "--checkpoint.every_n_train_steps", str(every)]
+    answer = refused([*fit_args, "--trainer.default_root_dir", str(tmp_path), *options], capsys)
     last = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
-    assert "The gradient of network.fc.0.weight is inf in step 7 (epoch 1)" in said
-    assert f"the last good checkpoint is {last}" in said
+    assert said in answer
+    assert f"the last good checkpoint is {last}" in answer
     assert steps(last) == 6
     assert all(weights.isfinite().all() for weights in torch.load(last, weights_only=True)["state_dict"].values())
 

@@ -42,6 +42,8 @@ from condgen.generators.base import AveragedGenerator, ScheduleName, optimizer_a
 from condgen.muon import Muon
 from condgen.noise import normal, uniform
 
+Rows = Tensor | slice  # (N,), which row of the embeddings is that of each image
+
 
 class Block(nn.Module):
     """A residual block: two convolutions, with a scale and a shift of each channel by time and label between them."""
@@ -56,10 +58,10 @@ class Block(nn.Module):
         for parameter in self.conv2.parameters():  # each block begins as the identity
             nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = self.scale_and_shift(embedding)[:, :, None, None].chunk(2, dim=1)  # (N, channels, 1, 1) each
+    def forward(self, x: Tensor, embedding: Tensor, rows: Rows) -> Tensor:
+        scale, shift = self.scale_and_shift(embedding)[rows, :, None, None].chunk(2, dim=1)  # (N, channels, 1, 1) each
         h = self.conv1(F.silu(self.norm1(x)))
-        h = self.norm2(h) * (1 + scale) + shift
+        h = torch.addcmul(shift, self.norm2(h), 1 + scale)
         return x + self.conv2(F.silu(h))
 
 
@@ -90,10 +92,10 @@ class WholeImage(nn.Module):
         for parameter in self.widen.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = self.scale_and_shift(embedding).chunk(2, dim=1)  # (N, hidden_dim) each
+    def forward(self, x: Tensor, embedding: Tensor, rows: Rows) -> Tensor:
+        scale, shift = self.scale_and_shift(embedding)[rows].chunk(2, dim=1)  # (N, hidden_dim) each
         h = self.gather(self.narrow(self.norm1(x)).flatten(1))
-        h = F.silu(self.norm2(h) * (1 + scale) + shift)
+        h = F.silu(torch.addcmul(shift, self.norm2(h), 1 + scale))
         h = F.silu(self.spread(h)).view(-1, *self.narrow_shape)
         return x + self.widen(h)
 
@@ -132,16 +134,23 @@ class UNet(nn.Module):
         self.to(memory_format=torch.channels_last)  # in which convolutions compute: nothing is rearranged between them
 
     def forward(self, images: Tensor, times: Tensor, labels: Tensor) -> Tensor:
-        """Images with noise (N, C, H, W), times (N,) in [0, 1] and labels (N,) to (N, C, H, W)."""
+        """Images with noise (N, C, H, W), times (N,) in [0, 1] and labels (N,) to (N, C, H, W).
+
+        One time () for all images, as in sampling, takes less: what depends on time and label is computed once a label.
+        """
+        rows: Rows = slice(None)
+        if not times.ndim:
+            rows, labels = labels, torch.arange(self.of_label.num_embeddings, device=labels.device)
+            times = times.expand(len(labels))
         angles = times[:, None] * self.frequencies  # (N, 32)
         embedding = F.silu(self.of_time(torch.cat((angles.cos(), angles.sin()), dim=1)) + self.of_label(labels))
         x = self.stem(F.pixel_unshuffle(images, 2))  # (N, 4C, H/2, W/2) to (N, fine, H/2, W/2)
-        x = self.before(x, embedding)
+        x = self.before(x, embedding, rows)
         h = self.down(x)  # (N, coarse, H/4, W/4)
-        h = h + self.layout(embedding).view_as(h)  # where something belongs, by time and label alone
-        h = self.middle(self.whole(h, embedding), embedding)
+        h = h + self.layout(embedding)[rows].view_as(h)  # where something belongs, by time and label alone
+        h = self.middle(self.whole(h, embedding, rows), embedding, rows)
         x = x + F.pixel_shuffle(self.up(h), 2)  # (N, fine, H/2, W/2)
-        x = self.after(x, embedding)
+        x = self.after(x, embedding, rows)
         return F.pixel_shuffle(self.head(x), 2)  # (N, C, H, W)
 
 
@@ -359,10 +368,10 @@ class Diffusion(AveragedGenerator):
         no_label = torch.full_like(labels, self.num_classes)
 
         def field(x: Tensor, time: float) -> Tensor:
+            at = x.new_tensor(time)
             if not self.is_guided(time):
-                return self.answer(self.averaged, x, x.new_full((len(x),), time), labels)
-            times = x.new_full((2 * len(x),), time)
-            both = self.answer(self.averaged, x.repeat(2, 1, 1, 1), times, torch.cat((labels, no_label)))
+                return self.answer(self.averaged, x, at, labels)
+            both = self.answer(self.averaged, x.repeat(2, 1, 1, 1), at, torch.cat((labels, no_label)))
             with_label, without = both.chunk(2)
             return without + self.guidance * (with_label - without)
 
@@ -380,12 +389,12 @@ class Diffusion(AveragedGenerator):
         return image_part * images + noise_part * noise
 
     def answer(self, network: nn.Module, x: Tensor, times: Tensor, labels: Tensor) -> Tensor:
-        """What a network says of mixtures x (N, C, H, W) at ``times`` (N,), as images of ``labels`` (N,).
+        """What a network says of mixtures x (N, C, H, W) at ``times`` (N,), or () for all, as of ``labels`` (N,).
 
         That is the best guess that is linear in x, were pixels independent, and the network's part: what is left of the
         target then, scaled to a variance of 1, as is what the network sees.
         """
-        of_image, of_noise = self.objective.parts(times[:, None, None, None])
+        of_image, of_noise = self.objective.parts(times[..., None, None, None])
         image_part, noise_part = self.objective.target_parts
         variance = IMAGE_VARIANCE * of_image.square() + of_noise.square()  # of x
         deviation = variance.sqrt()
