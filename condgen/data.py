@@ -47,7 +47,7 @@ class LabelledImages(LightningDataModule):
     Args:
         root: the folder with the data set, or into which it is downloaded.
         source: ``auto`` as above, ``full`` refuses the sample, ``sample`` uses it at once.
-        batch_size: images in a step over all processes; at predict, samples in a block where that is more than 64.
+        batch_size: images in a step over all processes; at predict, samples in a block.
         num_workers: processes that prepare batches; 0 is fastest for images of this size.
         labels: predict: the labels to draw, e.g. ``[3,1,4]``; every label once if not given.
         samples_per_label: predict: samples of each.
@@ -298,8 +298,7 @@ class LabelledImages(LightningDataModule):
 
     @property
     def request(self) -> SampleRequest:
-        block_size = max(64, self.batch_size)  # smaller ones take longer
-        return SampleRequest(self.labels, self.samples_per_label, self.first_index, self.sample_seed, block_size)
+        return SampleRequest(self.labels, self.samples_per_label, self.first_index, self.sample_seed, self.batch_size)
 
     def predict_dataloader(self) -> DataLoader[SampleBlock]:
         assert self.trainer is not None

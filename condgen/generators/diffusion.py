@@ -62,7 +62,7 @@ class Block(nn.Module):
         scale, shift = self.scale_and_shift(embedding)[rows, :, None, None].chunk(2, dim=1)  # (N, channels, 1, 1) each
         h = self.conv1(F.silu(self.norm1(x)))
         h = torch.addcmul(shift, self.norm2(h), 1 + scale)
-        return x + self.conv2(F.silu(h))
+        return self.conv2(F.silu(h)).add_(x)
 
 
 class WholeImage(nn.Module):
@@ -97,7 +97,7 @@ class WholeImage(nn.Module):
         h = self.gather(self.narrow(self.norm1(x)).flatten(1))
         h = F.silu(torch.addcmul(shift, self.norm2(h), 1 + scale))
         h = F.silu(self.spread(h)).view(-1, *self.narrow_shape)
-        return x + self.widen(h)
+        return self.widen(h).add_(x)
 
 
 class UNet(nn.Module):
@@ -147,9 +147,9 @@ class UNet(nn.Module):
         x = self.stem(F.pixel_unshuffle(images, 2))  # (N, 4C, H/2, W/2) to (N, fine, H/2, W/2)
         x = self.before(x, embedding, rows)
         h = self.down(x)  # (N, coarse, H/4, W/4)
-        h = h + self.layout(embedding)[rows].view_as(h)  # where something belongs, by time and label alone
+        h = h.add_(self.layout(embedding)[rows].view_as(h))  # where something belongs, by time and label alone
         h = self.middle(self.whole(h, embedding, rows), embedding, rows)
-        x = x + F.pixel_shuffle(self.up(h), 2)  # (N, fine, H/2, W/2)
+        x = F.pixel_shuffle(self.up(h), 2).add_(x)  # (N, fine, H/2, W/2)
         x = self.after(x, embedding, rows)
         return F.pixel_shuffle(self.head(x), 2)  # (N, C, H, W)
 
