@@ -389,6 +389,13 @@ def test_a_mistake_is_named_in_one_line_and_leaves_nothing(arguments, said, mnis
     assert not list(tmp_path.iterdir())
 
 
+def test_the_bar_counts_the_epochs_that_the_run_will_take(fit_args, tmp_path, capsys):
+    options = ["--trainer.max_epochs", "9", "--trainer.max_steps", "5", "--trainer.accumulate_grad_batches", "2"]
+    assert main([*fit_args, *options, "--trainer.default_root_dir", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert "Epoch 2/2" in said.out + said.err  # three steps in the first, two in the second
+
+
 def test_a_finished_run_says_how_to_train_on(trained, fit_args, capsys):
     arguments = [*fit_args, "--trainer.default_root_dir", str(trained), "--ckpt_path", "last"]
     assert "give --trainer.max_epochs" in refused(arguments, capsys)

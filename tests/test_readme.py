@@ -21,6 +21,7 @@ FEW = {
 ELSEWHERE = {
     "pip": "`.ci/run` installs with them",
     "pytest": "this is it",
+    "python": "tests/test_benchmarks.py runs a part of them",
     "tensorboard": "it serves until it is stopped",
     "torchrun": "tests/test_processes.py starts two machines",
 }

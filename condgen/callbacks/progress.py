@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from datetime import timedelta
@@ -28,7 +29,9 @@ class RunProgressBar(TQDMProgressBar):
 
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
         super().on_train_epoch_start(trainer, *args)
-        of_all = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
+        steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)  # of an epoch
+        epochs = trainer.estimated_stepping_batches / steps
+        of_all = f"/{math.ceil(epochs)}" if math.isfinite(epochs) else ""
         self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}{of_all}")
 
     def get_metrics(
@@ -37,7 +40,7 @@ class RunProgressBar(TQDMProgressBar):
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         total, done = trainer.estimated_stepping_batches, trainer.fit_loop.total_batch_idx + 1
-        if trainer.training and total != float("inf") and done > self._batches_before:
+        if trainer.training and math.isfinite(total) and done > self._batches_before:
             rate = (time.monotonic() - self._started) / (done - self._batches_before)
             left = max(0.0, total * trainer.accumulate_grad_batches - done) * rate
             metrics["run_left"] = str(timedelta(seconds=round(left)))
