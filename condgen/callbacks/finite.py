@@ -1,4 +1,4 @@
-"""A training whose loss, gradients or weights are no longer numbers is stopped, before they get into a checkpoint."""
+"""A training whose loss or gradients are no longer numbers is stopped, before they get into the weights."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ from condgen.errors import UsageError
 
 
 class FiniteTraining(Callback):
-    """Ends the run with one line where a loss, a gradient or a weight is NaN or infinite.
+    """Ends the run with one line where a loss or a gradient is NaN or infinite.
 
-    In each step the loss is looked at, and the gradients of biases and other vectors: what is no number in a layer's
-    output makes its bias's gradient none, and reading those of the matrices, too, would take 2 % of the DNN's step. All
-    weights are looked at before they are saved, so that the last checkpoint is always a good one. Under ``16-mixed``
-    gradients are passed over, as its scaler takes infinite ones for a sign to scale less.
+    Nothing is saved then: the last checkpoint is from before. Under ``16-mixed`` only losses are looked at, as its
+    scaler takes infinite gradients for a sign to scale less.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -33,23 +31,13 @@ class FiniteTraining(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if trainer.precision == "16-mixed":
             return
-        vectors = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None and p.ndim < 2]
-        self._check(trainer, pl_module, "gradient of ", vectors, [vector.grad for vector in vectors])
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        parameters = list(pl_module.parameters())
-        self._check(trainer, pl_module, "", parameters, [parameter.detach() for parameter in parameters])
-
-    def _check(
-        self, trainer: Trainer, module: LightningModule, what: str, parameters: list[Any], values: list[Any]
-    ) -> None:
-        """Raises UsageError where one of the values, each a parameter's, is not finite."""
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         # a sum is not finite where one of its terms is not, and costs a twentieth of asking each of them
-        if values and not torch.stack([value.sum() for value in values]).sum().isfinite():
-            names = {parameter: name for name, parameter in module.named_parameters()}
-            for parameter, value in zip(parameters, values, strict=True):
-                if not value.sum().isfinite():
-                    raise self._stop(trainer, f"The {what}{names[parameter]} is {value.sum().item()}")
+        if gradients and not torch.stack([gradient.sum() for gradient in gradients]).sum().isfinite():
+            names = {parameter: name for name, parameter in pl_module.named_parameters()}
+            parameters: list[Any] = [p for group in optimizer.param_groups for p in group["params"]]
+            where = next(p for p in parameters if p.grad is not None and not p.grad.sum().isfinite())
+            raise self._stop(trainer, f"The gradient of {names[where]} is {where.grad.sum().item()}")
 
     def _stop(self, trainer: Trainer, what: str) -> UsageError:
         last = (
