@@ -1,4 +1,5 @@
-"""What `condgen fit` does beside training and validation: how long grids, logging, checkpoints and progress take."""
+"""What `condgen fit` does beside training and validation: how long it takes for grids, logging, checkpoints, progress,
+and for the check of each gradient."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from lightning.pytorch.callbacks import Callback
 
 
 class Costs(Callback):
-    """Writes for each epoch its seconds, and those of them that callbacks and logging took.
+    """Writes for each epoch its seconds, those of them that callbacks and logging took, and those of the checks of
+    losses and gradients.
 
     Lightning's profiler (`--trainer.profiler simple`) knows the callbacks' times; logging is added to it here.
 
@@ -22,7 +24,7 @@ class Costs(Callback):
 
     def __init__(self, output: str) -> None:
         self.output = Path(output)
-        self.so_far: list[tuple[float, float]] = []  # at the start of each epoch: what time it is, seconds of costs
+        self.so_far: list[tuple[float, float, float]] = []  # at each epoch's start: time, seconds of costs, of checks
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         connector = trainer._logger_connector
@@ -43,15 +45,16 @@ class Costs(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         durations: dict[str, list[float]] = trainer.profiler.recorded_durations  # type: ignore[attr-defined]
-        costs = sum(
-            sum(seconds)
-            for action, seconds in durations.items()
-            if action.startswith(("[Callback]", "[Logging]")) and not action.endswith("on_save_checkpoint")
-        )  # that is within the hook that saves
-        self.so_far.append((time.perf_counter(), costs))
+        spent = {"costs": 0.0, "checks": 0.0}
+        for action, seconds in durations.items():
+            beside = action.startswith(("[Callback]", "[Logging]"))
+            if beside and not action.endswith("on_save_checkpoint"):  # that is within the hook that saves
+                spent["checks" if action.startswith("[Callback]FiniteTraining") else "costs"] += sum(seconds)
+        self.so_far.append((time.perf_counter(), spent["costs"], spent["checks"]))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.on_train_epoch_start(trainer, pl_module)
         pairs = zip(self.so_far, self.so_far[1:], strict=False)
-        epochs = [{"seconds": b[0] - a[0], "costs": b[1] - a[1]} for a, b in pairs]
+        names = ("seconds", "costs", "checks")
+        epochs = [{name: b - a for name, a, b in zip(names, *pair, strict=True)} for pair in pairs]
         self.output.write_text(json.dumps(epochs))

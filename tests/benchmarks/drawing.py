@@ -13,9 +13,11 @@ import torch
 from processes import condgen, usage
 from ratios import alternate
 from rows import Row, Settings
+from torch import Tensor
 
 import condgen as package
 from condgen.__main__ import main
+from condgen.generators import Diffusion
 
 NPZ = ("--predictions.format", "npz")
 
@@ -57,15 +59,25 @@ def rate(run: Path, samples: int, *options: str) -> float:
 
 
 def bare_rate(run: Path, samples: int, block_size: int = 64) -> float:
-    """Samples a second of a loop that asks the family, laid out as PyTorch does it, for block after block."""
+    """Samples a second of a loop that one would write by hand, laid out as PyTorch does it, for block after block."""
     generator = package.load(run).to(memory_format=torch.contiguous_format)
+    draw = with_a_time_each if isinstance(generator, Diffusion) else type(generator).generate
     labels = torch.arange(10).repeat_interleave(samples // 10)
     began = time.perf_counter()
     with torch.no_grad():
         for start in range(0, samples, block_size):
             indices = range(start, min(start + block_size, samples))
-            generator.generate(labels[start : start + block_size], generator.draw_noise(0, indices))
+            draw(generator, labels[start : start + block_size], generator.draw_noise(0, indices))
     return samples / (time.perf_counter() - began)
+
+
+def with_a_time_each(generator: Diffusion, labels: Tensor, noise: Tensor) -> Tensor:
+    """Draws with the network as it is trained: with a time and a label for each image."""
+
+    def field(x: Tensor, at: float) -> Tensor:
+        return generator.answer(generator.averaged, x, x.new_full((len(x),), at), labels)
+
+    return generator.objective.sample(field, noise, generator.sampling_steps) / 2 + 0.5
 
 
 def peak_bytes(run: Path, samples: int) -> float:

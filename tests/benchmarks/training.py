@@ -51,10 +51,15 @@ def beside_steps(settings: Settings) -> Iterator[Row]:
     """What an epoch of the DNN costs that is neither training nor validation."""
     output = settings.folder / "costs.json"
     costs = ("--trainer.callbacks+", "costs.Costs", "--trainer.callbacks.output", str(output))
-    epochs = ("--trainer.profiler", "simple", "--trainer.max_epochs", str(settings.pairs))
-    usage(settings.fit("base", *costs, *epochs, *NO_SCORES), settings.folder, PYTHONPATH=HERE)
-    ratio = Ratio([epoch["costs"] / (epoch["seconds"] - epoch["costs"]) for epoch in json.loads(output.read_text())])
-    yield Row("grids, logging, checkpoints and progress in an epoch of the DNN / the rest", ratio, at_most=0.03)
+    profiled = ("--trainer.profiler", "simple", "--trainer.max_epochs", str(settings.pairs))
+    usage(settings.fit("base", *costs, *profiled, *NO_SCORES), settings.folder, PYTHONPATH=HERE)
+    epochs = json.loads(output.read_text())
+    for name, what, at_most in (
+        ("grids, logging, checkpoints and progress", "costs", 0.03),
+        ("checks that losses and gradients are numbers", "checks", None),
+    ):
+        ratio = Ratio([epoch[what] / (epoch["seconds"] - epoch["costs"] - epoch["checks"]) for epoch in epochs])
+        yield Row(f"{name} in an epoch of the DNN / the rest", ratio, at_most=at_most)
 
 
 def two_processes(settings: Settings) -> Iterator[Row]:
