@@ -137,6 +137,22 @@ def load_generator(path: str | Path, **settings: Any) -> ConditionalGenerator:
     return generator.eval()
 
 
+def data_of(checkpoint: dict[str, Any], path: Path) -> LabelledImages:
+    """The data module with whose settings a checkpoint was trained; nothing is read or downloaded yet.
+
+    Raises:
+        UsageError: its class is none of those that are imported, or its settings do not fit it.
+    """
+    saved = settings(checkpoint, path).get("data")
+    if saved is None:
+        raise UsageError(f"{path} does not say on which data it was trained: take another checkpoint.")
+    data_class = imported_class(saved["class_path"], LabelledImages, path)
+    try:
+        return data_class(**saved["init_args"])
+    except (UsageError, TypeError, ValueError, KeyError) as error:
+        raise UsageError(f"{path} does not fit {data_class.__name__} ({error}){_version(checkpoint)}.") from error
+
+
 def check_fits(checkpoint: dict[str, Any], path: Path, generator: ConditionalGenerator) -> None:
     """Raises UsageError where a checkpoint's weights are not those of a generator, as its settings differ."""
     shapes = {name: tensor.shape for name, tensor in generator.state_dict().items()}

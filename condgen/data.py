@@ -49,7 +49,8 @@ class LabelledImages(LightningDataModule):
         source: ``auto`` as above, ``full`` refuses the sample, ``sample`` uses it at once.
         batch_size: images in a step over all processes; at predict, samples in a block.
         num_workers: processes that prepare batches; 0 is fastest for images of this size.
-        labels: predict: the labels to draw, e.g. ``[3,1,4]``; every label once if not given.
+        labels: predict: the labels to draw, e.g. ``[3,1,4]``, or a word that is spelled with them, e.g. ``2026``; every
+            label once if not given.
         samples_per_label: predict: samples of each.
         sample_seed: predict: the seed of the noise.
         first_index: predict: number of the request's first sample that is drawn.
@@ -68,7 +69,7 @@ class LabelledImages(LightningDataModule):
         source: Source = "auto",
         batch_size: int = 64,
         num_workers: int = 0,
-        labels: list[int] | None = None,
+        labels: list[int] | str | None = None,
         samples_per_label: int = 10,
         sample_seed: int = 0,
         first_index: int = 0,
@@ -76,7 +77,8 @@ class LabelledImages(LightningDataModule):
         super().__init__()
         self.save_hyperparameters()
         self.root, self.source, self.batch_size, self.num_workers = Path(root), source, batch_size, num_workers
-        self.labels = list(range(self.num_classes)) if labels is None else labels
+        spelled = self.spelled(labels) if isinstance(labels, str) else labels
+        self.labels = list(range(self.num_classes)) if spelled is None else spelled
         self.samples_per_label, self.sample_seed, self.first_index = samples_per_label, sample_seed, first_index
         self._check_settings()
         self._images: tuple[Images, Images] | None = None
@@ -120,6 +122,23 @@ class LabelledImages(LightningDataModule):
     def num_classes(self) -> int:
         """Labels are 0 … ``num_classes`` - 1."""
         return len(self.classes)
+
+    def spelled(self, word: str) -> list[int]:
+        """The labels of a word: of each of its characters, spaces left out, where the classes are called by one
+        character, as 2026 is with digits; else of the classes' names, as ``Coat, Bag``.
+
+        Raises:
+            UsageError: there is no such class.
+        """
+        by_character = all(len(name) == 1 for name in self.classes)
+        parts = list("".join(word.split())) if by_character else [part.strip() for part in word.split(",")]
+        names = {name: label for label, name in enumerate(self.classes)}
+        for part in parts:
+            if part not in names:
+                raise UsageError(
+                    f"data.labels is {word!r:.60}: {self.full_name} has no {part!r:.20}, but {', '.join(names)}."
+                )
+        return [names[part] for part in parts]
 
     # Finding and reading.
 

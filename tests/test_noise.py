@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from condgen.noise import EVALUATION, TRAINING, normal, permutation, uniform
+from condgen.noise import EVALUATION, TRAINING, between, normal, permutation, uniform
 
 
 def test_a_sample_has_the_same_noise_alone_and_among_others():
@@ -61,3 +61,20 @@ def test_normal_numbers_are_normal_as_far_as_they_go():
     lowest, highest = normal(torch.tensor([0.0, 1 - 2**-24]))
     assert lowest == -highest
     assert 5 < highest < 5.5
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "normal"])
+def test_between_two_noises_all_is_drawn_from_their_distribution(distribution):
+    first, second = uniform(0, range(2), (20_000,))
+    if distribution == "normal":
+        first, second = normal(first), normal(second)
+    walked = between(first, second, torch.linspace(0, 1, 5), distribution)
+    assert walked.shape == (5, 20_000)
+    assert torch.allclose(walked[[0, -1]], torch.stack((first, second)), atol=1e-6)
+    expected = torch.linspace(0.05, 0.95, 19)
+    if distribution == "normal":
+        expected = torch.special.ndtri(expected)
+    for row in walked:
+        assert torch.allclose(row.quantile(torch.linspace(0.05, 0.95, 19)), expected, atol=0.04)
+    correlation = torch.corrcoef(torch.stack((walked[2], first)))[0, 1].item()
+    assert correlation == pytest.approx(0.5**0.5, abs=0.03)  # the middle is as near to both

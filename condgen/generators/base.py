@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import condgen
 from condgen.evaluation.variance import VarianceRatio
-from condgen.noise import EVALUATION, TRAINING, normal, uniform
+from condgen.noise import EVALUATION, TRAINING, Distribution, normal, uniform
 
 FOLLOW_THE_DATA = ("num_classes", "image_shape")  # a family's arguments that the data set gives
 
@@ -58,9 +58,15 @@ class ConditionalGenerator(LightningModule, ABC):
     def generate(self, labels: Tensor, noise: Tensor) -> Tensor:
         """(N,) int64 labels and (N, *noise_shape) noise to (N, C, H, W) images in [0, 1]."""
 
+    @property
+    def noise_distribution(self) -> Distribution:
+        """Of each number of the noise: ``uniform`` in [0, 1), or standard ``normal``."""
+        return "uniform"
+
     def draw_noise(self, seed: int, indices: Sequence[int] | Tensor) -> Tensor:
-        """The noise of the samples number ``indices`` of a seed: (N, *noise_shape), on the CPU; uniform in [0, 1)."""
-        return uniform(seed, indices, self.noise_shape)
+        """The noise of the samples number ``indices`` of a seed: (N, *noise_shape), on the CPU."""
+        numbers = uniform(seed, indices, self.noise_shape)
+        return normal(numbers) if self.noise_distribution == "normal" else numbers
 
     def reconstruct(self, images: Tensor, labels: Tensor) -> Tensor | None:
         """Real images (N, C, H, W) in [0, 1], as the family draws them again; None for a family that does not."""

@@ -40,7 +40,7 @@ from condgen.batches import ImageLoader, Images
 from condgen.errors import UsageError, check_number
 from condgen.generators.base import AveragedGenerator, ScheduleName, optimizer_and_schedule
 from condgen.muon import Muon
-from condgen.noise import normal, uniform
+from condgen.noise import Distribution
 
 Rows = Tensor | slice  # (N,), which row of the embeddings is that of each image
 
@@ -361,8 +361,9 @@ class Diffusion(AveragedGenerator):
     def noise_shape(self) -> tuple[int, ...]:
         return self.image_shape
 
-    def draw_noise(self, seed: int, indices: Sequence[int] | Tensor) -> Tensor:
-        return normal(uniform(seed, indices, self.noise_shape))
+    @property
+    def noise_distribution(self) -> Distribution:
+        return "normal"
 
     def generate(self, labels: Tensor, noise: Tensor) -> Tensor:
         no_label = torch.full_like(labels, self.num_classes)

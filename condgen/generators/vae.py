@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from condgen.errors import check_number
 from condgen.generators.base import ConditionalGenerator, ScheduleName, optimizer_and_schedule
 from condgen.generators.dnn import DNNNetwork, with_label
-from condgen.noise import normal, uniform
+from condgen.noise import Distribution
 
 
 class Encoder(nn.Module):
@@ -209,8 +209,9 @@ class VAE(ConditionalGenerator):
     def sampler(self) -> nn.Module:
         return nn.ModuleList((self.prior, self.decoder))
 
-    def draw_noise(self, seed: int, indices: Sequence[int] | Tensor) -> Tensor:
-        return normal(uniform(seed, indices, self.noise_shape))
+    @property
+    def noise_distribution(self) -> Distribution:
+        return "normal"
 
     def location(self, latent: Tensor, labels: Tensor) -> Tensor:
         """The middle of each pixel's distribution, (N, C, H, W) in [-0.5, 1.5]: black and white lie well inside."""
