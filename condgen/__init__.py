@@ -15,8 +15,8 @@ def load(path: str | Path = "last", **settings: Any) -> ConditionalGenerator:
     """A trained generator, on the CPU and in eval mode.
 
     Args:
-        path: a checkpoint file, a run directory (its last checkpoint is taken), or ``last`` / ``best`` of the newest
-            run under ``./lightning_logs``.
+        path: a checkpoint file, a run directory (its last checkpoint is taken), ``last`` or ``best`` of the newest run
+            under ``./lightning_logs``, or what ``condgen export --format safetensors`` wrote.
         settings: of the family, that are to be others than in training: ``guidance=1.5`` for a diffusion.
 
     Raises:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import safetensors.torch
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -54,6 +56,30 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not _is_condgens(checkpoint):
         raise UsageError(f"{path} is not a checkpoint of condgen's: give one that `condgen fit` wrote.")
     return checkpoint
+
+
+def read_weights(content: bytes, path: Path) -> dict[str, Any]:
+    """What `condgen export --format safetensors` wrote, as far as a generator is built of it.
+
+    Raises:
+        UsageError: it is cut, or another program's.
+    """
+    try:
+        state_dict = safetensors.torch.load(content)
+        size = int.from_bytes(
+            content[:8], "little"
+        )  # of the header, in which safetensors.torch.load leaves the metadata
+        about = json.loads(content[8 : 8 + size])["__metadata__"]
+        hyper_parameters, version = json.loads(about["settings"]), about["condgen"]
+        if not isinstance(hyper_parameters, dict):
+            raise TypeError("its settings are none")
+        return {
+            "state_dict": state_dict,
+            "hyper_parameters": hyper_parameters,
+            "condgen": {"model": about["class"], "version": version},
+        }
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is not a whole file of `condgen export --format safetensors`.") from error
 
 
 def _is_condgens(checkpoint: Any) -> bool:
@@ -121,7 +147,12 @@ def imported_class(class_path: str, base: type[T], path: Path) -> type[T]:
 def load_generator(path: str | Path, **settings: Any) -> ConditionalGenerator:
     """See :func:`condgen.load`."""
     found = find_checkpoint(path, root=Path())
-    checkpoint = read_checkpoint(found)
+    checkpoint = read_weights(found.read_bytes(), found) if found.suffix == ".safetensors" else read_checkpoint(found)
+    return generator_of(checkpoint, found, settings)
+
+
+def generator_of(checkpoint: dict[str, Any], found: Path, settings: Mapping[str, Any]) -> ConditionalGenerator:
+    """The generator of a checkpoint, on the CPU and in eval mode; see :func:`condgen.load`."""
     generator_class = imported_class(checkpoint["condgen"]["model"], ConditionalGenerator, found)  # type: ignore[type-abstract]
     for name in settings.keys() - checkpoint["hyper_parameters"].keys():
         known = ", ".join(checkpoint["hyper_parameters"])

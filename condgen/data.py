@@ -61,6 +61,8 @@ class LabelledImages(LightningDataModule):
     image_shape: tuple[int, int, int] = (1, 28, 28)
     files: tuple[str, ...]
     """Names of the IDX files: training images and labels, test images and labels."""
+    origin: ClassVar[str] = ""
+    """Whose images they are, and their licence."""
     sample_available: ClassVar[bool] = False
 
     def __init__(
@@ -376,6 +378,7 @@ _MNIST_FILES = (
 class MNIST(LabelledImages):
     """MNIST: 60,000 and 10,000 handwritten digits (LeCun et al. 1998)."""
 
+    origin = "Y. LeCun and C. Cortes; CC BY-SA 3.0; derived from NIST Special Databases 1 and 3"
     classes = _DIGITS
     files = _MNIST_FILES
     sample_available = True
@@ -395,6 +398,7 @@ class MNIST(LabelledImages):
 class FashionMNIST(LabelledImages):
     """Fashion-MNIST: 60,000 and 10,000 pieces of clothing in ten classes (Xiao et al. 2017)."""
 
+    origin = "Zalando Research; MIT"
     classes = tuple(torchvision.datasets.FashionMNIST.classes)
     files = _MNIST_FILES
 
@@ -402,6 +406,7 @@ class FashionMNIST(LabelledImages):
 class KMNIST(LabelledImages):
     """Kuzushiji-MNIST: 60,000 and 10,000 cursive Japanese characters in ten classes (Clanuwat et al. 2018)."""
 
+    origin = "ROIS-DS Center for Open Data in the Humanities; CC BY-SA 4.0"
     classes = tuple(torchvision.datasets.KMNIST.classes)
     files = _MNIST_FILES
 
@@ -409,6 +414,7 @@ class KMNIST(LabelledImages):
 class QMNIST(LabelledImages):
     """QMNIST: MNIST's 60,000 training digits rebuilt, and 60,000 test digits (Yadav and Bottou 2019)."""
 
+    origin = "C. Yadav and L. Bottou; BSD 3-Clause; derived from NIST Special Database 19"
     classes = _DIGITS
     files = (
         "qmnist-train-images-idx3-ubyte",
@@ -432,6 +438,8 @@ class EMNIST(LabelledImages):
         split: which of its parts.
         **settings: those of every data set.
     """
+
+    origin = "G. Cohen, S. Afshar, J. Tapson and A. van Schaik; derived from NIST Special Database 19"
 
     def __init__(
         self,

@@ -14,9 +14,10 @@ from condgen.data import LabelledImages
 from condgen.errors import UsageError
 from condgen.evaluation.judge import judge
 from condgen.evaluation.report import compare, score
+from condgen.export import export
 from condgen.mistakes import Names, Option, is_question, option_names, read_config, read_options, short_name
 
-FUNCTIONS = {function.__name__: function for function in (score, compare, judge)}
+FUNCTIONS = {function.__name__: function for function in (score, compare, judge, export)}
 
 
 def call(verb: str, words: list[str], parser: LightningArgumentParser) -> None:
@@ -52,7 +53,10 @@ def _check_names(verb: str, parser: LightningArgumentParser, options: list[Optio
         given = next((str(option.value) for option in reversed(options) if option.name == "data"), None)
         families["data"] = {**imported_families(LabelledImages)}
         chosen["data"] = short_name(given or default["class_path"])
-    Names(verb, {verb: option_names(parser)}, families, chosen).check_options(options)
+    names = option_names(parser)
+    if "model" in names:  # settings of whatever family the checkpoint is of, which knows them
+        options = [option for option in options if not option.name.startswith("model.")]
+    Names(verb, {verb: names}, families, chosen).check_options(options)
 
 
 def _data_beside(paths: list[str], options: list[Option]) -> dict[str, Any]:

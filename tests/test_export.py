@@ -1,0 +1,179 @@
+"""What ``condgen export`` writes draws the same images elsewhere, and says what it is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from conftest import FIVE_SMALL_BATCHES, SMALL
+from huggingface_hub import ModelCard
+from test_cli import FAMILIES, refused
+
+import condgen
+from condgen.__main__ import main
+from condgen.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def run_of(fit_args, tmp_path_factory):
+    """A small run of a family, which is trained when it is first asked for."""
+    found = {}
+
+    def run_of(name: str):
+        if name not in found:
+            folder = tmp_path_factory.mktemp(name)
+            few = [*FIVE_SMALL_BATCHES, "--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1"]
+            small = [*SMALL["Diffusion"], "--model.sampling_steps", "2"] if name == "Diffusion" else []
+            options = ["--model", name, *small, *few, "--trainer.default_root_dir", str(folder)]
+            assert main([*fit_args, *options]) == 0
+            found[name] = folder / "lightning_logs" / "version_0"
+        return found[name]
+
+    return run_of
+
+
+def export(run, format: str, *options: str):
+    assert main(["export", "--ckpt_path", str(run), "--format", format, *options]) == 0
+    return run / "export" / format / f"generator.{format}"
+
+
+def expected(generator, number: int):
+    labels, noise = torch.arange(number) % 10, generator.draw_noise(7, range(number))
+    with torch.no_grad():
+        return labels, noise, generator.generate(labels, noise)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_onnxruntime_draws_what_pytorch_draws_and_the_file_says_how(name, run_of, capsys):
+    file = export(run_of(name), "onnx")
+    session = onnxruntime.InferenceSession(str(file))
+    generator = condgen.load(run_of(name))
+    for number in (1, 12):
+        labels, noise, images = expected(generator, number)
+        (drawn,) = session.run(None, {"labels": labels.numpy(), "noise": noise.numpy()})
+        assert drawn.shape == images.shape
+        assert np.abs(drawn - images.numpy()).max() < 1e-4
+    about = session.get_modelmeta().custom_metadata_map
+    assert (about["family"], about["data"]) == (name, "MNIST")
+    assert json.loads(about["labels"]) == list("0123456789")
+    assert tuple(json.loads(about["noise_shape"])) == generator.noise_shape
+    noise = generator.draw_noise(0, range(200))
+    assert (about["noise_distribution"] == "uniform") == (0 <= noise.min() <= noise.max() < 1)
+    assert about["command"] == f"condgen export --ckpt_path {run_of(name)} --format onnx"
+    assert "Largest difference to PyTorch" in capsys.readouterr().out
+    assert b"site-packages" not in file.read_bytes()  # paths of the machine stay there
+
+
+def test_pt2_draws_without_condgen(run_of, tmp_path):
+    file = export(run_of("Diffusion"), "pt2")
+    labels, noise, images = expected(condgen.load(run_of("Diffusion")), 3)
+    torch.save((labels, noise), tmp_path / "asked.pt")
+    program = f"""
+import sys
+sys.modules["condgen"] = sys.modules["lightning"] = None  # there are none
+import torch
+extra = {{"metadata.json": ""}}
+generate = torch.export.load({str(file)!r}, extra_files=extra).module()
+torch.save(generate(*torch.load("asked.pt")), "drawn.pt")
+print(extra["metadata.json"])
+"""
+    printed = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, check=True, text=True, stdout=subprocess.PIPE
+    )
+    assert json.loads(printed.stdout)["family"] == "Diffusion"
+    assert torch.allclose(torch.load(tmp_path / "drawn.pt"), images, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_condgen_loads_weights_that_it_exported(name, run_of):
+    file = export(run_of(name), "safetensors")
+    labels, noise, images = expected(condgen.load(run_of(name)), 3)
+    with torch.no_grad():
+        assert torch.equal(condgen.load(file).generate(labels, noise), images)
+
+
+def test_weights_that_are_cut_or_another_programs_are_refused(run_of, tmp_path):
+    content = export(run_of("DNN"), "safetensors").read_bytes()
+    for name, wrong in (("cut", content[:-1]), ("header", content[:100]), ("empty", b""), ("pickle", b"\x80\x02." * 9)):
+        (tmp_path / f"{name}.safetensors").write_bytes(wrong)
+        with pytest.raises(UsageError, match=f"{name}.safetensors is not a whole file"):
+            condgen.load(tmp_path / f"{name}.safetensors")
+    foreign = content.replace(b"condgen.generators.dnn.DNN", b"elsewhere.families.dnn.DNN", 1)
+    (tmp_path / "foreign.safetensors").write_bytes(foreign)
+    with pytest.raises(UsageError, match="which condgen does not know"):
+        condgen.load(tmp_path / "foreign.safetensors")
+
+
+def test_settings_of_sampling_are_built_in(run_of, capsys):
+    options = ["--model.guidance", "3", "--model.sampling_steps", "3", "--model.guidance_interval", "[0,1]"]
+    file = export(run_of("Diffusion"), "safetensors", *options)
+    guided = condgen.load(run_of("Diffusion"), guidance=3, sampling_steps=3, guidance_interval=[0, 1])
+    labels, noise, images = expected(guided, 3)
+    with torch.no_grad():
+        assert torch.equal(condgen.load(file).generate(labels, noise), images)
+        assert not torch.equal(condgen.load(run_of("Diffusion")).generate(labels, noise), images)
+    arguments = ["export", "--ckpt_path", str(run_of("DNN")), "--model.guidance", "3"]
+    assert "DNN has no setting guidance" in refused(arguments, capsys)
+
+
+def test_what_draws_no_images_is_not_exported(run_of, tmp_path, capsys):
+    shutil.copytree(run_of("DNN"), tmp_path / "run", ignore=shutil.ignore_patterns("export"))
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(last, weights_only=True)
+    next(iter(checkpoint["state_dict"].values())).fill_(float("nan"))
+    torch.save(checkpoint, last)
+    capsys.readouterr()
+    assert main(["export", "--ckpt_path", str(tmp_path / "run"), "--format", "safetensors"]) == 1
+    assert "nothing is written" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "export").exists()
+
+
+def test_without_onnx_one_line_says_what_to_install(run_of, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert main(["export", "--ckpt_path", str(run_of("DNN"))]) == 1
+    assert "pip install 'condgen[export]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("format", ["onnx", "pt2", "safetensors"])
+def test_the_card_is_one_and_its_snippet_draws(format, run_of, monkeypatch):
+    folder = export(run_of("DNN"), format).parent
+    assert {path.name for path in folder.iterdir()} == {f"generator.{format}", "README.md", "grid.png"}
+    card = ModelCard((folder / "README.md").read_text())
+    assert (card.data.license, card.data.library_name, card.data.datasets) == ("mit", "condgen", ["mnist"])
+    for heading in ("Data", "Recipe", "Scores", "Limits", "Licence"):
+        assert f"\n## {heading}\n" in card.text
+    assert "CC BY-SA 3.0" in card.text
+    assert "Not measured: `condgen test`" in card.text
+    monkeypatch.chdir(folder)
+    names: dict[str, object] = {}
+    exec(card.text.partition("```python\n")[2].partition("```")[0], names)
+    assert tuple(names["images"].shape) == (2, 1, 28, 28)
+
+
+def test_the_card_has_the_scores_of_this_checkpoint_alone(run_of, tmp_path):
+    shutil.copytree(run_of("DNN"), tmp_path / "run", ignore=shutil.ignore_patterns("export"))
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    score = {"value": 0.75, "uncertainty": 0.01, "floor": 0.9, "floor_uncertainty": None}
+    found = {
+        "checkpoint": {"steps": checkpoint["global_step"]},
+        "settings": {k: list(v) if isinstance(v, tuple) else v for k, v in checkpoint["hyper_parameters"].items()},
+        "data": "MNIST",
+        "scores": {"accuracy": score, "coverage": {**score, "value": 0.0}, "novelty": {**score, "value": None}},
+        "cost": {},
+    }
+    cards = []
+    for steps in (found["checkpoint"]["steps"], 1):
+        found["checkpoint"]["steps"] = steps
+        (tmp_path / "run" / "scores.json").write_text(json.dumps(found))
+        cards.append(ModelCard((export(tmp_path / "run", "safetensors").parent / "README.md").read_text()))
+    results = cards[0].data.eval_results
+    assert [(result.metric_type, result.metric_value) for result in results] == [("accuracy", 0.75), ("coverage", 0.0)]
+    assert {(result.dataset_name, result.dataset_split) for result in results} == {("MNIST", "test")}
+    assert "| accuracy | 0.7500 ± 0.0100 |" in cards[0].text
+    assert cards[1].data.eval_results is None  # those of another checkpoint
