@@ -32,6 +32,18 @@ def claim_run(root: Path) -> Path:
             ) from error
 
 
+def newest_run(root: Path, file: str) -> Path:
+    """The newest run under ``root/lightning_logs`` that has a file.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for _, run in _versions(root):
+        if (run / file).is_file():
+            return run
+    raise UsageError(f"No run under {root / RUNS} has {file}: train one with `condgen fit --config configs/base.yaml`.")
+
+
 def find_checkpoint(path: str | Path, root: Path) -> Path:
     """The checkpoint file that is meant.
 

@@ -16,8 +16,9 @@ from condgen.evaluation.judge import judge
 from condgen.evaluation.report import compare, score
 from condgen.export import export
 from condgen.mistakes import Names, Option, is_question, option_names, read_config, read_options, short_name
+from condgen.plot import plot
 
-FUNCTIONS = {function.__name__: function for function in (score, compare, judge, export)}
+FUNCTIONS = {function.__name__: function for function in (score, compare, judge, plot, export)}
 
 
 def call(verb: str, words: list[str], parser: LightningArgumentParser) -> None:
@@ -36,13 +37,14 @@ def call(verb: str, words: list[str], parser: LightningArgumentParser) -> None:
         parser.parse_args(words)  # prints it, and ends
     first = next((n for n, word in enumerate(words) if word.startswith("-")), len(words))
     paths, options = words[:first], read_options(words[first:])
-    wanted = {"path": "one path", "paths": "paths"}.get(next(iter(parameters)), "no path")
-    if not {"one path": len(paths) == 1, "paths": paths, "no path": not paths}[wanted]:
+    takes = {"path": "one path", "paths": "paths", "runs": "runs"}  # by the name of the first parameter
+    wanted = takes.get(next(iter(parameters)), "no path")
+    if not {"one path": len(paths) == 1, "paths": paths, "runs": True, "no path": not paths}[wanted]:
         raise UsageError(f"condgen {verb} takes {wanted} before its options: see condgen {verb} --help.")
     if "data" in parameters:
         parser.set_defaults({"data": _data_beside(paths, options)})
     _check_names(verb, parser, options)
-    given = [json.dumps(paths)] if wanted == "paths" else paths
+    given = [json.dumps(paths)] if wanted in ("paths", "runs") else paths
     config = parser.parse_args([*given, *map(str, options)])
     function(**parser.instantiate_classes(config))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,7 @@ def compare(
             raise UsageError(
                 f"These scores have another {what} each ({', '.join(values)}): compare what is comparable."
             )
-    names = _names(found)
+    names = run_names({path: str(content.get("generator", "")) for path, content in found.items()})
     if samples is not None:
         runs = {names[path]: (Path(path), content) for path, content in found.items()}
         draw_side_by_side(runs, labels, Path(samples))
@@ -172,13 +172,16 @@ def compare(
     print("Picture:", ", ".join(name for name in (output, samples) if name))
 
 
-def _names(found: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """A name for each path, the shortest that tells them apart: the family, the family and the run, or the path."""
-    families = {path: str(content.get("generator", "")) for path, content in found.items()}
-    if "" not in families.values() and len(set(families.values())) == len(found):
-        return families
+def run_names(families: Mapping[str, str]) -> dict[str, str]:
+    """A name for each path, the shortest that tells them apart: the family, the family and the run, or the path.
+
+    Args:
+        families: of each path; empty where it is not known.
+    """
+    if "" not in families.values() and len(set(families.values())) == len(families):
+        return dict(families)
     names = {path: f"{family} {_name(Path(path))}".strip() for path, family in families.items()}
-    return names if len(set(names.values())) == len(found) else {path: path for path in found}
+    return names if len(set(names.values())) == len(families) else {path: path for path in families}
 
 
 def _name(path: Path) -> str:
