@@ -360,7 +360,8 @@ class CondgenCLI(LightningCLI):
         if run and (run / "samples.gif").is_file():
             lines.append(f"  see the samples of every epoch    {run / 'samples'}/, {run / 'samples.gif'}")
         lines += [
-            f"  see the curves                    tensorboard --logdir {self.root / RUNS}",
+            f"  see the curves                    condgen plot {run}",
+            f"  see them while it trains          tensorboard --logdir {self.root / RUNS}",
             f"  draw samples                      condgen predict --ckpt_path {run}",
             f"  score them                        condgen test --ckpt_path {run}",
             f"  train on                          condgen fit --ckpt_path {run}{longer}",

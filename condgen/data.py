@@ -54,6 +54,8 @@ class LabelledImages(LightningDataModule):
         samples_per_label: predict: samples of each.
         sample_seed: predict: the seed of the noise.
         first_index: predict: number of the request's first sample that is drawn.
+        shared_noise: predict: the k-th sample of every label has the same noise, so that a column of ``grid.png`` shows
+            what the noise alone decides, the style.
     """
 
     classes: Sequence[str]
@@ -75,13 +77,16 @@ class LabelledImages(LightningDataModule):
         samples_per_label: int = 10,
         sample_seed: int = 0,
         first_index: int = 0,
+        shared_noise: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.root, self.source, self.batch_size, self.num_workers = Path(root), source, batch_size, num_workers
         spelled = self.spelled(labels) if isinstance(labels, str) else labels
         self.labels = list(range(self.num_classes)) if spelled is None else spelled
+        self.word = labels if isinstance(labels, str) else None
         self.samples_per_label, self.sample_seed, self.first_index = samples_per_label, sample_seed, first_index
+        self.shared_noise = shared_noise
         self._check_settings()
         self._images: tuple[Images, Images] | None = None
 
@@ -319,7 +324,9 @@ class LabelledImages(LightningDataModule):
 
     @property
     def request(self) -> SampleRequest:
-        return SampleRequest(self.labels, self.samples_per_label, self.first_index, self.sample_seed, self.batch_size)
+        return SampleRequest(
+            self.labels, self.samples_per_label, self.first_index, self.sample_seed, self.batch_size, self.shared_noise
+        )
 
     def predict_dataloader(self) -> DataLoader[SampleBlock]:
         assert self.trainer is not None

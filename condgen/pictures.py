@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -36,3 +37,11 @@ def write_png(image: Tensor, path: Path) -> None:
     """Writes an image (1 or 3, H, W) uint8 as a PNG file."""
     with replacing(path) as file:
         file.write(png(image))
+
+
+def write_gif(frames: Sequence[Tensor], path: Path, milliseconds: int, pause: int) -> None:
+    """Writes images (3, H, W) uint8 as an endless GIF in grey, so many milliseconds each; the last stays ``pause``."""
+    first, *others = (Image.fromarray(frame.permute(1, 2, 0).numpy()).convert("L") for frame in frames)
+    durations = [milliseconds] * len(others) + [pause]
+    with replacing(path) as file:
+        first.save(file, "GIF", save_all=True, append_images=others, duration=durations, loop=0, disposal=2)

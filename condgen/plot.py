@@ -87,7 +87,7 @@ def draw(runs: Mapping[str, Curves], path: Path) -> None:
     """
     from matplotlib.figure import Figure  # here: only those who want a picture wait for it
     from matplotlib.lines import Line2D
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
     losses = {
         family: {name: curves for name, curves in runs.items() if curves.family == family}
@@ -126,6 +126,7 @@ def draw(runs: Mapping[str, Curves], path: Path) -> None:
             panel.axhline(1, color="0.4", linestyle=":", zorder=0)
         if score == "score_frechet_distance":
             panel.set_yscale("log")
+            panel.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5, 7)))
             for axis in ("major", "minor"):
                 getattr(panel.yaxis, f"set_{axis}_formatter")(FuncFormatter(lambda value, _: f"{value:g}"))
         elif score == "score_accuracy":

@@ -142,6 +142,55 @@ def test_a_failed_prediction_leaves_no_folder(trained, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_word_is_spelled_in_each_row_of_its_picture(predict, last):
+    folder = predict("--data.labels", "2026", "--data.samples_per_label", "3")
+    rows = manifest(folder)
+    assert [row["label"] for row in rows] == [label for label in "2026" for _ in range(3)]
+    picture = pixels(folder / "word.png")[..., 0]
+    assert picture.shape == (2 + 3 * 30, 2 + 4 * 30)
+    for number, row in enumerate(rows):
+        top, left = 2 + 30 * (number % 3), 2 + 30 * (number // 3)
+        assert np.array_equal(picture[top : top + 28, left : left + 28], pixels(folder / row["file"]))
+
+
+def test_shared_noise_is_the_same_in_a_column(predict, last):
+    folder = predict("--data.labels", "[5,6]", "--data.samples_per_label", "3", "--data.shared_noise", "true")
+    rows = manifest(folder)
+    assert [row["noise"] for row in rows] == ["0", "1", "2"] * 2
+    drawn = np.stack([pixels(folder / row["file"]) for row in rows])
+    assert_alike(drawn, expected(last, 0, [5] * 3 + [6] * 3, [0, 1, 2, 0, 1, 2])[:, 0])
+    rest = predict("--data.labels", "[5,6]", "--data.samples_per_label", "3", "--data.shared_noise", "true",
+                   "--data.first_index", "4", name="rest")  # fmt: skip
+    for row in manifest(rest):
+        assert (rest / row["file"]).read_bytes() == (folder / row["file"]).read_bytes()
+
+
+def test_a_walk_goes_through_the_samples_and_back_to_the_first(predict, last, trained, capsys):
+    options = ("--data.labels", "[3,1,4]", "--data.samples_per_label", "2", "--data.sample_seed", "9")
+    folder = predict(*options, "--predictions.walk", "5")
+    samples = [pixels(folder / row["file"]) for row in manifest(folder)]
+    with Image.open(folder / "walk.gif") as gif:
+        frames = []
+        for frame in range(gif.n_frames):
+            gif.seek(frame)
+            frames.append(np.asarray(gif.convert("L")))
+    assert len(frames) == 2 * 5  # to the second, and back
+    assert frames[0].shape == (2 + 30, 2 + 3 * 30)
+    for label in range(3):
+        inside = (slice(2, 30), slice(2 + 30 * label, 30 + 30 * label))
+        assert_alike(frames[0][inside], samples[2 * label])
+        assert_alike(frames[5][inside], samples[2 * label + 1])
+        assert np.abs(frames[2][inside].astype(int) - samples[2 * label]).max() > 1  # in between it is neither
+    strip = pixels(folder / "walk.png")[..., 0]
+    assert strip.shape == (2 + 3 * 30, 2 + 6 * 30)
+    assert_alike(strip[32:60, 2:30], samples[2])
+    assert_alike(strip[32:60, 152:180], samples[3])
+    again = ["predict", "--trainer.default_root_dir", str(trained), "--predictions.dirpath", str(folder.parent / "no")]
+    said = refused([*again, "--predictions.walk", "5", "--data.samples_per_label", "1"], capsys)
+    assert "data.samples_per_label 2" in said
+    assert not (folder.parent / "no").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_million_samples_need_no_more_memory_than_a_hundred_thousand(last, tmp_path):

@@ -17,16 +17,20 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from condgen.batches import SampleBlock, SampleRequest
-from condgen.errors import UsageError
+from condgen.errors import UsageError, check_number
 from condgen.files import FolderClaim
+from condgen.generators import ConditionalGenerator
 from condgen.pictures import grid, png, to_bytes, write_png
+from condgen.walk import write_walk
 
 SHARD_SIZE = 65_536
 GRID_ROWS, GRID_COLUMNS = 100, 32  # what a picture can show
 
 
 class PredictionFiles(Callback):
-    """Writes the requested samples, ``grid.png`` (a row a label) and ``manifest.csv`` (index, label, seed, file).
+    """Writes the requested samples, ``grid.png`` (a row a label) and ``manifest.csv``: index, label, seed, noise, file.
+
+    Where the labels were given as a word, ``word.png`` has it in each of its rows.
 
     Everything is written into a folder beside, ``DIRPATH.partial``, which is renamed when whole. Each process writes
     the samples that it draws; the files are the same for any number of processes, which share the file system.
@@ -36,12 +40,20 @@ class PredictionFiles(Callback):
         format: ``png`` writes a file a sample. ``npz`` writes shards of 65,536 samples with the arrays
             ``images`` (uint8, N×C×H×W), ``labels`` and ``indices`` (int64).
         overwrite: put the new folder in the place of an existing one, instead of refusing.
+        walk: also write ``walk.gif``, in which each label's samples turn into each other in so many steps, and
+            ``walk.png``, a row a label: the way from its first sample to its second.
     """
 
     def __init__(
-        self, dirpath: str | None = None, format: Literal["png", "npz"] = "png", overwrite: bool = False
+        self,
+        dirpath: str | None = None,
+        format: Literal["png", "npz"] = "png",
+        overwrite: bool = False,
+        walk: int | None = None,
     ) -> None:
-        self.dirpath, self.format, self.overwrite = dirpath, format, overwrite
+        if walk is not None:
+            check_number("predictions.walk", walk, at_least=1, at_most=100)
+        self.dirpath, self.format, self.overwrite, self.walk = dirpath, format, overwrite, walk
         self._claim: FolderClaim | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -49,6 +61,12 @@ class PredictionFiles(Callback):
         self.folder = Path(self.dirpath).resolve() if self.dirpath else Path(run) / "predictions"
         self.partial = self.folder.with_name(f"{self.folder.name}.partial")
         self.request: SampleRequest = trainer.datamodule.request  # type: ignore[attr-defined]
+        self.is_word = trainer.datamodule.word is not None  # type: ignore[attr-defined]
+        if self.walk and self.request.samples_per_label < 2:
+            raise UsageError(
+                f"predictions.walk is {self.walk}, but there is one sample of each label, from which no way leads to "
+                "another: give data.samples_per_label 2 or more."
+            )
         if self.folder.exists() and not self.overwrite:
             raise UsageError(
                 f"{self.folder} exists: give another folder as --predictions.dirpath, or --predictions.overwrite true."
@@ -100,10 +118,17 @@ class PredictionFiles(Callback):
             if self.format == "npz":
                 for shard in range(self._shards):
                     self._finish_shard(shard, pl_module.image_shape)  # type: ignore[arg-type]
-            write_png(self._grid(), self.partial / "grid.png")
+            rows = self._rows()
+            write_png(grid(rows.flatten(0, 1), rows.shape[1]), self.partial / "grid.png")
+            if self.is_word:
+                write_png(grid(rows.transpose(0, 1).flatten(0, 1), len(rows)), self.partial / "word.png")
+            if self.walk:
+                assert isinstance(pl_module, ConditionalGenerator)
+                with trainer.precision_plugin.forward_context():
+                    write_walk(pl_module, self.request, self.walk, (GRID_ROWS, GRID_COLUMNS), self.partial)
             with open(self.partial / "manifest.csv", "w", newline="") as file:
                 writer = csv.writer(file)
-                writer.writerow(("index", "label", "seed", "file"))
+                writer.writerow(("index", "label", "seed", "noise", "file"))
                 writer.writerows(self._manifest())
             shutil.rmtree(replaced := self.folder.with_name(f"{self.folder.name}.replaced"), ignore_errors=True)
             if self.folder.exists():
@@ -142,9 +167,10 @@ class PredictionFiles(Callback):
             return f"samples-{self._shard_of(index):05d}-of-{self._shards:05d}.npz"
         return f"{index:06d}-label-{self.request.label_of(index)}.png"
 
-    def _manifest(self) -> Iterator[tuple[int, int, int, str]]:
+    def _manifest(self) -> Iterator[tuple[int, int, int, int, str]]:
         for index in self._indices:
-            yield index, self.request.label_of(index), self.request.seed, self._file_of(index)
+            noise = self.request.noise_of(index)
+            yield index, self.request.label_of(index), self.request.seed, noise, self._file_of(index)
 
     def _finish_shard(self, shard: int, image_shape: tuple[int, int, int]) -> None:
         indices = self._shard_indices(shard)
@@ -156,8 +182,8 @@ class PredictionFiles(Callback):
         )
         self._raw_path(shard).unlink()
 
-    def _grid(self) -> Tensor:
-        """A row for each of the request's labels; what was not drawn, or does not fit, is left out."""
+    def _rows(self) -> Tensor:
+        """The samples that a picture has room for, (labels, samples, C, H, W) uint8; black where none was drawn."""
         per_label = self.request.samples_per_label
         columns = min(per_label, GRID_COLUMNS)
         first_row = self.request.first_index // per_label
@@ -165,9 +191,9 @@ class PredictionFiles(Callback):
         images = [self._read(row * per_label + column) for row in rows for column in range(columns)]
         blank = next((torch.zeros_like(image) for image in images if image is not None), None)
         if blank is None:  # all that was drawn lies beyond the columns that fit
-            images = [self._read(index) for index in self._indices[:columns]]
-            blank = torch.zeros_like(images[0])  # type: ignore[arg-type]
-        return grid(torch.stack([blank if image is None else image for image in images]), columns)
+            drawn = [self._read(index) for index in self._indices[:columns]]
+            return torch.stack([image for image in drawn if image is not None])[None]
+        return torch.stack([blank if image is None else image for image in images]).unflatten(0, (-1, columns))
 
     def _read(self, index: int) -> Tensor | None:
         """Sample number ``index`` as it was written, (C, H, W) uint8; None where it was not asked for."""

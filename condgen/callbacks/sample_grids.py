@@ -12,15 +12,15 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms.functional import pil_to_tensor
 
 from condgen.batches import Images
 from condgen.data import LabelledImages
 from condgen.errors import check_number
 from condgen.evaluation.samples import sample_grid
 from condgen.evaluation.scores import first_of_each_label, rows_of
-from condgen.files import replacing
 from condgen.generators import ConditionalGenerator
-from condgen.pictures import grid, to_bytes, write_png
+from condgen.pictures import grid, to_bytes, write_gif, write_png
 
 
 @contextmanager
@@ -97,9 +97,5 @@ class SampleGrids(Callback):
         epochs = range(trainer.current_epoch)
         paths = [path for epoch in epochs if (path := self.run / "samples" / f"epoch={epoch:03d}.png").is_file()]
         if paths:
-            frames = [Image.open(path).convert("L") for path in paths]
-            milliseconds = [500] * (len(frames) - 1) + [2000]
-            with replacing(self.run / "samples.gif") as file:
-                frames[0].save(
-                    file, "GIF", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0, disposal=2
-                )
+            frames = [pil_to_tensor(Image.open(path)) for path in paths]
+            write_gif(frames, self.run / "samples.gif", milliseconds=500, pause=2000)

@@ -178,7 +178,7 @@ class ConditionalGenerator(LightningModule, ABC):
 
     def predict_step(self, batch: Any) -> Tensor:
         """A block of requested samples (:class:`condgen.batches.SampleBlock`) to its images (N, C, H, W) in [0, 1]."""
-        noise = self.draw_noise(batch.seed, batch.indices.cpu()).to(self.device)
+        noise = self.draw_noise(batch.seed, batch.noise.cpu()).to(self.device)
         return self.generate(batch.labels, noise).float()
 
     # Checkpoints: beside Lightning's own content, what is needed to build the same objects again.
