@@ -4,13 +4,15 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from conftest import SMALL
 
 from condgen.__main__ import main
 
 ROOT = Path(__file__).parent.parent
-BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+FENCED = re.compile(r"(?:^\*\*`([^`\n]+)`\*\*(?:, `([^`\n]+)`)?:?\n\n)?^```(\w+)\n(.*?)^```$", flags=re.S | re.M)
 FEW = {
     "fit": shlex.split(
         "--trainer.limit_train_batches 3 --trainer.limit_val_batches 2 --trainer.log_every_n_steps 1"
@@ -19,6 +21,7 @@ FEW = {
     "judge": ["--epochs", "1"],
 }
 ELSEWHERE = {
+    "mkdocs": "tests/test_docs.py builds with it",
     "pip": "`.ci/run` installs with them",
     "pytest": "this is it",
     "python": "tests/test_benchmarks.py runs a part of them",
@@ -34,31 +37,75 @@ def commands(block: str) -> list[list[str]]:
     ]
 
 
+class Block(NamedTuple):
+    """A block of code between fences, under a line **`FILE`**, or **`FILE`**, `Class.function`, where there is one."""
+
+    file: str
+    place: str
+    language: str
+    text: str
+
+    @property
+    def is_quoted(self) -> bool:
+        """Whether it shows a file of the project, instead of being run or written into a file."""
+        return bool(self.file) and (ROOT / self.file).is_file()
+
+
+def blocks(page: Path) -> list[Block]:
+    return [Block(*found.groups(default="")) for found in FENCED.finditer(page.read_text())]
+
+
+def run(page: Path, mnist_root: Path, folder: Path) -> int:
+    """Runs the commands and snippets of a page in a folder and says how many; a block with a file's name is written."""
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    shutil.copytree(mnist_root, folder / "data")
+    for other in ("FashionMNIST", "KMNIST"):
+        shutil.copytree(mnist_root / "MNIST", folder / "data" / other)
+    ran = 0
+    for block in blocks(page):
+        if block.is_quoted:
+            continue
+        if block.file:
+            (folder / block.file).write_text(block.text)
+        elif block.language == "python":
+            exec(compile(block.text, page.name, "exec"), {})
+            ran += 1
+        else:
+            assert block.language == "bash"
+            ran += sum(ran_here(command) for command in commands(block.text))
+    return ran
+
+
+def ran_here(command: list[str]) -> bool:
+    """Whether a command is one that is run here, after which it has succeeded."""
+    if command[:3] == ["python", "-m", "condgen"]:
+        command = command[2:]
+    program, *arguments = command
+    if program in ELSEWHERE:
+        return False
+    assert program == "condgen"
+    if "ddp" in arguments:
+        return False  # tests/test_processes.py starts processes
+    few = [*FEW.get(arguments[0], [])]
+    if arguments[0] == "fit" and "--ckpt_path" not in arguments:
+        few += ["--trainer.max_epochs", "1"]
+    if "configs/diffusion.yaml" in arguments:
+        few += SMALL["Diffusion"]
+    assert main([*arguments, *few]) == 0, arguments
+    return True
+
+
+def links(page: Path) -> list[str]:
+    """The files that a page links to."""
+    return re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text())
+
+
 def test_every_command_and_snippet_works(mnist_root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    shutil.copytree(mnist_root, tmp_path / "data")
-    for other in ("FashionMNIST", "KMNIST"):
-        shutil.copytree(mnist_root / "MNIST", tmp_path / "data" / other)
-    ran = 0
-    for language, block in BLOCKS:
-        if language == "python":
-            exec(compile(block, "README.md", "exec"), {})
-            ran += 1
-            continue
-        for program, *arguments in commands(block):
-            if program in ELSEWHERE:
-                continue
-            assert program == "condgen"
-            if "ddp" in arguments:
-                continue  # tests/test_processes.py starts processes
-            epochs = ["--trainer.max_epochs", "1"] if arguments[0] == "fit" and "--ckpt_path" not in arguments else []
-            assert main([*arguments, *FEW.get(arguments[0], []), *epochs]) == 0, arguments
-            ran += 1
-    assert ran >= 8
+    assert run(ROOT / "README.md", mnist_root, tmp_path) >= 8
     assert (tmp_path / "digits.png").is_file()
 
 
-@pytest.mark.parametrize("path", re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / "README.md").read_text()))
+@pytest.mark.parametrize("path", links(ROOT / "README.md"))
 def test_every_link_leads_somewhere(path):
     assert (ROOT / path).exists()
