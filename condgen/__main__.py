@@ -20,6 +20,7 @@ condgen draws images for labels: train a generator, look at its samples, go on f
   condgen test                                  its scores: how good, how varied, how new
   condgen score PATH                            those of samples in files, made by any program
   condgen compare RUN RUN ...                   those of several runs, as a table and a picture
+  condgen demo                                  a page in the browser to play with what runs draw
   condgen judge --data KMNIST                   train what scores need for another data set
 
 Options are those of the config; a flag beats the file:

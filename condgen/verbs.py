@@ -11,12 +11,13 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from condgen.checkpoints import imported_class, imported_families
 from condgen.data import LabelledImages
+from condgen.demo.serve import demo
 from condgen.errors import UsageError
 from condgen.evaluation.judge import judge
 from condgen.evaluation.report import compare, score
 from condgen.mistakes import Names, Option, is_question, option_names, read_config, read_options, short_name
 
-FUNCTIONS = {function.__name__: function for function in (score, compare, judge)}
+FUNCTIONS = {function.__name__: function for function in (score, compare, judge, demo)}
 
 
 def call(verb: str, words: list[str], parser: LightningArgumentParser) -> None:
@@ -35,13 +36,13 @@ def call(verb: str, words: list[str], parser: LightningArgumentParser) -> None:
         parser.parse_args(words)  # prints it, and ends
     first = next((n for n, word in enumerate(words) if word.startswith("-")), len(words))
     paths, options = words[:first], read_options(words[first:])
-    wanted = {"path": "one path", "paths": "paths"}.get(next(iter(parameters)), "no path")
-    if not {"one path": len(paths) == 1, "paths": paths, "no path": not paths}[wanted]:
+    wanted = {"path": "one path", "paths": "paths", "runs": "any paths"}.get(next(iter(parameters)), "no path")
+    if not {"one path": len(paths) == 1, "paths": paths, "any paths": True, "no path": not paths}[wanted]:
         raise UsageError(f"condgen {verb} takes {wanted} before its options: see condgen {verb} --help.")
     if "data" in parameters:
         parser.set_defaults({"data": _data_beside(paths, options)})
     _check_names(verb, parser, options)
-    given = [json.dumps(paths)] if wanted == "paths" else paths
+    given = [json.dumps(paths)] if wanted in ("paths", "any paths") else paths
     config = parser.parse_args([*given, *map(str, options)])
     function(**parser.instantiate_classes(config))
 

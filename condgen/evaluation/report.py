@@ -144,7 +144,7 @@ def compare(
     for option, name in (("output", output), ("samples", samples)):
         if name is not None and not name.endswith(".png"):
             raise UsageError(f"{option} is {name}: give a name that ends in .png.")
-    found = {str(path).rstrip("/"): _read_scores(Path(path)) for path in paths}
+    found = {str(path).rstrip("/"): read_scores(Path(path)) for path in paths}
     for what in ("data", "source", "judge"):
         values = sorted({str(content.get(what)) for content in found.values()})
         if len(values) > 1:
@@ -187,7 +187,12 @@ def _name(path: Path) -> str:
     )
 
 
-def _read_scores(path: Path) -> dict[str, Any]:
+def read_scores(path: Path) -> dict[str, Any]:
+    """The content of a ``scores.json``, or of that in a run directory.
+
+    Raises:
+        UsageError: there is none, or it is not one of condgen's.
+    """
     file = path / "scores.json" if path.is_dir() else path
     try:
         content = json.loads(file.read_text())
