@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -17,7 +18,7 @@ AT_ONCE = 8  # runs
 STRIP, FRAMES = 11, 21  # images of a way, and of half an animation
 TINT = torch.tensor([255, 196, 110]).view(3, 1, 1)  # of training images
 
-Setting = float | None  # guidance, then sampling steps; None is as trained
+Setting = str  # guidance, then sampling steps, as typed; nothing is as trained
 
 
 class Answers:
@@ -47,7 +48,7 @@ class Answers:
             if near:
                 found, far = drawing.nearest_training_images(run, samples)
                 shown = _below(shown, found, int(each))
-                said.append(f"distance of pixels {far.mean():.1f}, at least {far.min():.1f}")
+                said.append(f"distance {far.mean():.1f}, the least {far.min():.1f}")
             content = png(grid(shown, int(each)))
             file = f"{run.family}-{run.name}-seed-{int(seed)}"
             links = [saving(f"{file}.png", content), saving(f"{file}.npz", npz(samples))]
@@ -63,22 +64,27 @@ class Answers:
         said = f"{part:.0%} of the way from sample {first:.0f} to sample {second:.0f}"
         return figure(picture(png(image), said, times=10), f"{label} by {run.family}", [said])
 
-    def way(self, name: str, label: str, seed: float, first: float, second: float, *settings: Setting) -> str:
-        """The whole way from one sample to another, as an animation and at a glance."""
+    def way(
+        self, name: str, label: str, seed: float, first: float, second: float, *settings: Setting
+    ) -> tuple[str, str]:
+        """The whole way from one sample to another, at a glance and as an animation."""
         run = chosen(self.runs, name)
         parts = torch.linspace(0, 1, FRAMES).tolist()
         images = drawing.morph(run, label, seed, first, second, parts, run.generator(*settings))
-        moving, still = animation(images), png(grid(images[:: (FRAMES - 1) // (STRIP - 1)], STRIP))
+        still, moving = png(grid(images[:: (FRAMES - 1) // (STRIP - 1)], STRIP)), animation(images)
         file = f"{run.family}-{run.name}-{label}-{first:.0f}-to-{second:.0f}"
-        return figure(
-            picture(moving, "there and back", times=1), "There and back", [], [saving(f"{file}.webp", moving)]
-        ) + (figure(picture(still, "the whole way"), "The whole way", [], [saving(f"{file}.png", still)]))
+        return (
+            figure(picture(still, "the way"), "The whole way", [], [saving(f"{file}.png", still)], wide=True),
+            figure(picture(moving, "there and back", 1), "There and back", [], [saving(f"{file}.webp", moving)]),
+        )
 
     def own_value(self, name: str, seed: float, sample: float, coordinate: float) -> tuple[float, float, float]:
-        """The range of a coordinate, and the value that it has in a sample's noise, as far as it is in the range."""
+        """The range of a coordinate, and the value that it has in a sample's noise, as far as it is in the range
+        and as a slider has it."""
         generator = chosen(self.runs, name).generator()
         low, high = drawing.RANGES[generator.noise_distribution]
-        return low, high, min(high, max(low, drawing.own_value(seed, sample, coordinate, generator)))
+        own = drawing.own_value(seed, sample, coordinate, generator)
+        return low, high, min(high, max(low, round(own, 2)))
 
     def move(
         self, value: float, name: str, label: str, seed: float, sample: float, coordinate: float, *settings: Setting
@@ -99,9 +105,9 @@ class Answers:
         )
         change = (images.amax(0).float() - images.amin(0).float()).max() / 255
         content, title = png(grid(images, STRIP)), f"Coordinate {coordinate:.0f} from {low:.0f} to {high:.0f}"
-        said = [f"one of {generator.noise_shape} numbers", f"it changes no pixel by more than {change:.0%}"]
+        said = [f"It is one of {math.prod(generator.noise_shape):,}, and changes no pixel by more than {change:.0%}."]
         links = [saving(f"{run.family}-{run.name}-{label}-coordinate-{coordinate:.0f}.png", content)]
-        return figure(picture(content, title), title, said, links)
+        return figure(picture(content, title), title, said, links, wide=True)
 
     def epoch(self, name: str, number: float) -> str:
         """The grid that a training left after an epoch."""
@@ -110,7 +116,7 @@ class Answers:
         number = min(whole("grid", number, 1, 10**6), len(grids))  # of another run there may be more
         path = grids[number - 1]
         said = [run.name, f"{path.stem}: {number} of {len(grids)}"]
-        return figure(picture(path.read_bytes(), said[1]), run.family, said)
+        return figure(picture(path.read_bytes(), said[1], times=2), run.family, said)
 
     def scores(self, names: list[str]) -> str:
         """The scores of the runs beside those of real images."""

@@ -19,7 +19,7 @@ from condgen.evaluation.scores import cell
 from condgen.generators import ConditionalGenerator
 from condgen.pictures import png
 
-CAPTION_SCORES = ("accuracy", "coverage", "diversity")
+CAPTION_SCORES = ("accuracy", "coverage")
 FRAMES_PER_SECOND, ENLARGED = 12, 10
 
 
@@ -47,20 +47,29 @@ def saving(name: str, content: bytes) -> str:
     return f'<a download="{escape(name.replace("/", "-"))}" href="{uri}">{name.rpartition(".")[2].upper()}</a>'
 
 
-def figure(image: str, title: str, lines: Sequence[str] = (), links: Sequence[str] = ()) -> str:
-    """A picture with a caption: ``image`` and ``links`` are HTML, ``title`` and ``lines`` any text."""
-    said = "".join(f"<span>{escape(line)}</span>" for line in lines if line)
-    save = f"<span>Save {' '.join(links)}</span>" if links else ""
-    return f"<figure>{image}<figcaption><b>{escape(title)}</b>{said}{save}</figcaption></figure>"
+def figure(image: str, title: str, lines: Sequence[str] = (), links: Sequence[str] = (), wide: bool = False) -> str:
+    """A picture with a caption beside it, or below where it is ``wide``.
+
+    Args:
+        image: HTML.
+        title: any text, as are ``lines``.
+        lines: below the title.
+        links: HTML; behind the last line.
+        wide: whether the picture has all of the width.
+    """
+    said = [escape(line) for line in lines if line]
+    if links:
+        said.append(f"save {' '.join(links)}")
+    texts = "".join(f"<span>{line}</span>" for line in said)
+    return f"<figure{' class=wide' * wide}>{image}<figcaption><b>{escape(title)}</b>{texts}</figcaption></figure>"
 
 
 def caption(run: Run, generator: ConditionalGenerator) -> list[str]:
     """The run, its settings where they can be chosen, and its scores where it has some with these settings."""
     settings = {name: getattr(generator, name) for name in ("guidance", "sampling_steps") if name in run.settings}
-    said = [
-        f"{run.name} · {run.data.full_name}",
-        ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in settings.items()),
-    ]
+    said = [f"{run.name} · {run.data.full_name}"]
+    if settings:
+        said.append(" · ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in settings.items()))
     try:
         found = run.scores
     except UsageError:
@@ -68,7 +77,7 @@ def caption(run: Run, generator: ConditionalGenerator) -> list[str]:
     if any((found.get("settings") or {}).get(name) != value for name, value in settings.items()):
         return said
     values = {name: found["scores"].get(name, {}).get("value") for name in CAPTION_SCORES}
-    return said + [f"{name} {value:.3f}" for name, value in values.items() if value is not None]
+    return [*said, " · ".join(f"{name} {value:.3f}" for name, value in values.items() if value is not None)]
 
 
 def npz(samples: Images) -> bytes:

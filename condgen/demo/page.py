@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 from gradio.events import Dependency
 
 from condgen.demo.answers import AT_ONCE, Answers
@@ -49,22 +48,18 @@ def plainly(answer: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def show(
-    answer: Callable[..., Any],
-    inputs: list[Component],
-    picture: gr.HTML,
-    *triggers: Any,
-    after: Dependency | None = None,
+    answer: Callable[..., Any], inputs: list[Any], *pictures: gr.HTML, at: list[Any], after: Dependency | None = None
 ) -> None:
-    """Lets a picture be drawn at the triggers, and ``after`` another event; where it cannot be, none is left."""
-    ask: dict[str, Any] = {"fn": plainly(answer), "inputs": inputs, "outputs": picture, **ANSWER}
-    asked = [gr.on(triggers, api_name=answer.__name__, **ask)]
+    """Lets pictures be drawn at events, and ``after`` another has been answered; where they cannot be, none stay."""
+    ask: dict[str, Any] = {"fn": plainly(answer), "inputs": inputs, "outputs": [*pictures], **ANSWER}
+    asked = [gr.on(at, api_name=answer.__name__, **ask)]
     if after is not None:
         asked.append(after.then(api_visibility="private", **ask))
     for drawn in asked:
-        drawn.failure(lambda: "", None, picture, **PREPARE)
+        drawn.failure(lambda: "" if len(pictures) == 1 else ("",) * len(pictures), None, [*pictures], **PREPARE)
 
 
-def changes(*inputs: Component) -> list[Any]:
+def changes(*inputs: Any) -> list[Any]:
     return [given.change for given in inputs]
 
 
@@ -76,20 +71,18 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
     classes = list(newest.data.classes)
     what = classes[min(2, len(classes) - 1)]
 
-    def number(value: float | None, label: str, **more: Any) -> gr.Number:
-        return gr.Number(value, label=label, min_width=110, **more)
+    def number(value: int, label: str) -> gr.Number:
+        return gr.Number(value, label=label, precision=0, min_width=110)
 
-    def settings() -> list[Component]:
-        def setting(name: str, label: str) -> gr.Number:
+    def settings() -> list[Any]:
+        def setting(name: str, label: str) -> gr.Textbox:
             there = any(name in run.settings for run in runs.values())
-            return number(None, label, placeholder="as trained", visible=there)
+            return gr.Textbox(label=label, placeholder="as trained", max_length=20, min_width=110, visible=there)
 
         return [setting("guidance", "Guidance"), setting("sampling_steps", "Sampling steps")]
 
     def several() -> gr.Dropdown:
-        return gr.Dropdown(
-            labelled, value=alike[::-1], multiselect=True, max_choices=AT_ONCE, label="Runs", scale=6, min_width=330
-        )
+        return gr.Dropdown(labelled, value=alike[::-1], multiselect=True, max_choices=AT_ONCE, label="Runs")
 
     def one() -> gr.Dropdown:
         return gr.Dropdown(labelled, value=newest.name, label="Run", scale=2, min_width=220)
@@ -98,40 +91,59 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
         return gr.Dropdown(classes, value=what, label="Label", min_width=110)
 
     def picture(name: str) -> gr.HTML:
-        return gr.HTML(elem_id=name, elem_classes="shown")
+        return gr.HTML(elem_id=name, elem_classes="shown", min_width=320)
 
     def labels(name: str, label: str) -> Any:
         there = list(chosen(runs, name).data.classes)
         return gr.Dropdown(there, value=label if label in there else there[0])
 
     with gr.Blocks(title="condgen", analytics_enabled=False) as page:
-        gr.HTML("<h1>condgen</h1><p>The same label again and again: which family draws it anew each time?</p>")
+        gr.HTML(
+            "<h1>condgen</h1> The same label again and again: which family draws it anew each time?", elem_id="head"
+        )
 
         with gr.Tab("Side by side"):
-            with gr.Row():
-                which, text = several(), gr.Textbox(what, label="Draw", min_width=110)
-                each, seed, of_family = number(10, "Samples of each"), number(0, "Seed"), settings()
-                near = gr.Checkbox(label="Nearest training images", min_width=220)
+            with gr.Group():
+                which = several()
+                with gr.Row():
+                    text = gr.Textbox(what, label="Draw", min_width=110)
+                    each, seed, of_family = number(10, "Samples of each"), number(0, "Seed"), settings()
+                    near = gr.Checkbox(label="Nearest training images", info="in amber, below", scale=2, min_width=230)
             request = [which, text, each, seed, near, *of_family]
-            show(answers.side_by_side, request, picture("side_by_side"), page.load, *changes(*request))
+            show(answers.side_by_side, request, picture("side_by_side"), at=[page.load, *changes(*request)])
 
         with gr.Tab("Morph") as tab:
-            with gr.Row():
-                run, label, seed = one(), one_label(), number(0, "Seed")
-                first, second, of_family = number(0, "From sample"), number(1, "To sample"), settings()
-            part = gr.Slider(0, 1, 0, step=0.01, label="Part of the way")
+            with gr.Group():
+                with gr.Row():
+                    run, label, seed = one(), one_label(), number(0, "Seed")
+                    first, second, of_family = number(0, "From sample"), number(1, "To sample"), settings()
+                part = gr.Slider(0, 1, 0, step=0.01, label="Part of the way", elem_id="part")
             ends = [run, label, seed, first, second, *of_family]
             prepared = run.change(labels, [run, label], label, **PREPARE)
+            whole_way = picture("whole_way")
             with gr.Row():
-                image, way = picture("morph"), picture("way")
-            show(answers.morph, [part, *ends], image, tab.select, *changes(part, *ends[1:]), after=prepared)
-            show(answers.way, ends, way, tab.select, *changes(*ends[1:]), after=prepared)
+                show(
+                    answers.morph,
+                    [part, *ends],
+                    picture("morph"),
+                    at=[tab.select, *changes(part, *ends[1:])],
+                    after=prepared,
+                )
+                show(
+                    answers.way,
+                    ends,
+                    whole_way,
+                    picture("moving"),
+                    at=[tab.select, *changes(*ends[1:])],
+                    after=prepared,
+                )
 
         with gr.Tab("Noise") as tab:
-            with gr.Row():
-                run, label, seed = one(), one_label(), number(0, "Seed")
-                sample, coordinate, of_family = number(0, "Sample"), number(0, "Coordinate"), settings()
-            value = gr.Slider(-3, 3, 0, step=0.01, label="Value of the coordinate")
+            with gr.Group():
+                with gr.Row():
+                    run, label, seed = one(), one_label(), number(0, "Seed")
+                    sample, coordinate, of_family = number(0, "Sample"), number(0, "Coordinate"), settings()
+                value = gr.Slider(-3, 3, 0, step=0.01, label="Value of the coordinate", elem_id="value")
 
             def its_value(name: str, label: str, *which: Any) -> Any:
                 try:
@@ -140,20 +152,18 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
                     return gr.skip(), gr.skip()
                 return labels(name, label), gr.Slider(low, high, own)
 
-            of_noise = [run, label, seed, sample, coordinate]
+            noise: list[Any] = [run, label, seed, sample, coordinate]
             prepared = gr.on(
-                [tab.select, *changes(run, seed, sample, coordinate)], its_value, of_noise, [label, value], **PREPARE
+                [tab.select, *changes(run, seed, sample, coordinate)], its_value, noise, [label, value], **PREPARE
             )
-            with gr.Row():
-                image, span = picture("move"), picture("span")
-            inputs = [*of_noise, *of_family]
-            show(answers.move, [value, *inputs], image, *changes(value, label, *of_family), after=prepared)
-            show(answers.span, inputs, span, *changes(label, *of_family), after=prepared)
+            noise += of_family
+            show(answers.span, noise, picture("span"), at=changes(label, *of_family), after=prepared)
+            show(answers.move, [value, *noise], picture("move"), at=changes(value, label, *of_family), after=prepared)
 
         with gr.Tab("Epochs") as tab:
             with gr.Row():
                 run = one()
-                epoch = gr.Slider(1, 2, 1, step=1, label="Grid", scale=5, min_width=300)
+                epoch = gr.Slider(1, 2, 1, step=1, label="Grid", scale=5, min_width=300, elem_id="grid")
 
             def grids(name: str) -> Any:
                 try:
@@ -162,9 +172,9 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
                     return gr.skip()
 
             prepared = gr.on([tab.select, run.change], grids, run, epoch, **PREPARE)
-            show(answers.epoch, [run, epoch], picture("epoch"), epoch.change, after=prepared)
+            show(answers.epoch, [run, epoch], picture("epoch"), at=[epoch.change], after=prepared)
 
         with gr.Tab("Scores") as tab:
             which = several()
-            show(answers.scores, [which], picture("scores"), tab.select, which.change)
+            show(answers.scores, [which], picture("scores"), at=[tab.select, which.change])
     return page

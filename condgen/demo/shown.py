@@ -57,20 +57,28 @@ class Run(NamedTuple):
             )
         return scores
 
-    def generator(self, guidance: float | None = None, sampling_steps: float | None = None) -> ConditionalGenerator:
-        """The generator, loaded once; with other settings where the family has them, None for those of its training.
+    def generator(self, guidance: str | float | None = "", steps: str | float | None = "") -> ConditionalGenerator:
+        """The generator, loaded once; with other settings where the family has them, nothing for those of its training.
 
         Raises:
             UsageError: a setting is out of bounds, or the checkpoint is not there any more.
         """
         wanted: dict[str, float] = {}
-        if guidance is not None and "guidance" in self.settings:
-            check_number("guidance", guidance, at_least=0, at_most=GUIDANCE)
-            wanted["guidance"] = float(guidance)
-        if sampling_steps is not None and "sampling_steps" in self.settings:
-            wanted["sampling_steps"] = whole("sampling steps", sampling_steps, 1, STEPS)
+        if "guidance" in self.settings and (number := _number("guidance", guidance)) is not None:
+            check_number("guidance", number, at_least=0, at_most=GUIDANCE)
+            wanted["guidance"] = number
+        if "sampling_steps" in self.settings and (number := _number("sampling steps", steps)) is not None:
+            wanted["sampling_steps"] = whole("sampling steps", number, 1, STEPS)
         written = self.checkpoint.stat().st_mtime_ns if self.checkpoint.is_file() else 0
         return _load(self.checkpoint, written, **wanted)
+
+
+def _number(name: str, typed: str | float | None) -> float | None:
+    """What was typed as a number, None for nothing."""
+    try:
+        return None if typed in ("", None) else float(typed)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{name} is {typed!r:.40}: give a number, or nothing for that of the training.") from error
 
 
 @lru_cache(maxsize=16)
@@ -97,7 +105,8 @@ def find_runs(paths: Sequence[str], root: Path) -> dict[str, Run]:
     Raises:
         UsageError: there are none, or what is given is none.
     """
-    checkpoints = [_checkpoint(path, root) for path in dict.fromkeys(paths or runs_with_a_checkpoint(root))]
+    given: Sequence[str | Path] = paths or runs_with_a_checkpoint(root)
+    checkpoints = [_checkpoint(path, root) for path in dict.fromkeys(given)]
     names = _names(checkpoints)
     found: dict[str, Run] = {}
     data: dict[tuple[Any, ...], LabelledImages] = {}  # runs on the same images share them
