@@ -104,7 +104,7 @@ def page(browser, address) -> Iterator[Page]:
         "request", lambda r: None if r.url.startswith((f"{address}/", "data:", "blob:")) else elsewhere.append(r.url)
     )
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", complaints.append)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(address)
     page.locator("#side_by_side img").first.wait_for(timeout=60_000)
     yield page
@@ -349,40 +349,44 @@ def ask(address: str, what: str, *data: object) -> tuple[str, str]:
 
 
 def test_a_program_gets_the_same_picture(address, folder):
-    event, data = ask(address, "side_by_side", [DNN], "2", 1, 0, False, "", "")
+    event, data = ask(address, "side_by_side", [DNN], "2", 2, 0, False, "", "")
     assert event == "complete"
     source = json.loads(data)[0].partition("base64,")[2].partition('"')[0]
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(source))))
-    assert (tiles(picture, 1, 1) == drawn(folder, DNN, [2], [0])).all()
+    assert (tiles(picture, 1, 2) == drawn(folder, DNN, [2, 2], [0, 1])).all()
 
 
 @pytest.mark.parametrize(
     ("what", "data", "says"),
     [
         ("side_by_side", ([DNN], "2", 10_000, 0, False, "", ""), "samples is 10000: give 1 to 20"),
-        ("side_by_side", ([DNN], "2", 1.5, 0, False, "", ""), ""),
+        ("side_by_side", ([DNN], "2", 1.5, 0, False, "", ""), "samples is 1.5: give a whole number"),
         ("side_by_side", ([DNN], "2" * 10_000, 1, 0, False, "", ""), "too long"),
         ("side_by_side", ([DNN], None, 1, 0, False, "", ""), "Type what to draw"),
         ("side_by_side", ([DNN] * 9, "2", 1, 0, False, "", ""), "9 runs are chosen: choose 1 to 8"),
         ("side_by_side", ([], "2", 1, 0, False, "", ""), "0 runs are chosen"),
+        ("side_by_side", (DNN, "2", 1, 0, False, "", ""), "choose 1 to 8"),
+        ("side_by_side", ([{"path": "/etc/passwd"}], "2", 1, 0, False, "", ""), "There is no run"),
+        ("side_by_side", ([DNN], ["2"], [1] * 999, 0, False, "", ""), "Type what to draw"),
+        ("side_by_side", ([DNN], "2", [1] * 999, 0, False, "", ""), "samples is [1, 1"),
         ("side_by_side", ([DIFFUSION], "2", 1, 0, False, "1e9", ""), "guidance is 1000000000.0: give 0 to 20"),
         ("side_by_side", ([DIFFUSION], "2", 1, 0, False, "", "1e4"), "sampling steps is 10000.0: give 1 to 100"),
         ("side_by_side", ([DIFFUSION], "2" * 20, 20, 0, False, "2", "100"), "evaluations of the network"),
-        ("side_by_side", (["../../etc/passwd"], "2", 1, 0, False, "", ""), "../../etc/passwd"),
+        ("side_by_side", (["../../etc/passwd"], "2", 1, 0, False, "", ""), "no run '../../etc/passwd' here"),
         ("morph", (0, "/etc/passwd", "2", 0, 0, 1, "", ""), "/etc/passwd"),
-        ("morph", (7, DNN, "2", 0, 0, 1, "", ""), "7"),
+        ("morph", (7, DNN, "2", 0, 0, 1, "", ""), "way is 7: give 0 to 1"),
         ("morph", (0, DNN, "2", 0, -1, 1, "", ""), "sample is -1"),
         ("move", (0, DNN, "2", 0, 0, 62, "", ""), "coordinate is 62: give 0 to 61"),
         ("span", (DNN, "2", 0, 0, 10**30, "", ""), "coordinate is 1"),
-        ("epoch", ("..", 1), ".."),
-        ("scores", (["../.."],), "../.."),
+        ("epoch", ("..", 1), "There is no run '..' here"),
+        ("scores", (["../.."],), "There is no run"),
     ],
 )  # fmt: skip
 def test_a_program_is_held_to_the_same_bounds(address, what, data, says):
     event, answer = ask(address, what, *data)
     assert (event, "base64" in answer) == ("error", False)
     assert says in json.loads(answer)["error"]
-    assert len(answer) < 600
+    assert len(answer) < 700
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "lightning_logs/version_0/config.yaml", "../../etc/passwd"])

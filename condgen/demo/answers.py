@@ -32,8 +32,8 @@ class Answers:
         self.runs = runs
 
     def _some(self, names: Sequence[str] | None) -> list[Run]:
-        if not names or len(names) > AT_ONCE:
-            raise UsageError(f"{len(names or ())} runs are chosen: choose 1 to {AT_ONCE}.")
+        if not isinstance(names, list) or not 1 <= len(names) <= AT_ONCE:
+            raise UsageError(f"{len(names) if isinstance(names, list) else 0} runs are chosen: choose 1 to {AT_ONCE}.")
         return [chosen(self.runs, name) for name in names]
 
     def side_by_side(

@@ -29,7 +29,7 @@ def labels_of(data: LabelledImages, text: str | None) -> list[int]:
     Raises:
         UsageError: there are none, too many, or there is no such class.
     """
-    text = (text or "").strip()
+    text = text.strip() if isinstance(text, str) else ""
     if not text:
         raise UsageError(f"Type what to draw: one or more of {', '.join(data.classes):.300}.")
     if len(text) > 400:

@@ -16,8 +16,9 @@ from condgen.demo.drawing import epochs
 from condgen.demo.shown import Run, chosen
 from condgen.errors import UsageError
 
-ANSWER: dict[str, Any] = {  # one request at a time, and of those that wait the last
-    "trigger_mode": "always_last", "show_progress": "hidden", "concurrency_limit": 1, "concurrency_id": "drawing",
+ANSWER: dict[str, Any] = {  # one request at a time, and of those that wait the last; its inputs we check ourselves
+    "trigger_mode": "always_last", "show_progress": "hidden", "preprocess": False,
+    "concurrency_limit": 1, "concurrency_id": "drawing",
 }  # fmt: skip
 PREPARE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 
@@ -41,7 +42,7 @@ def plainly(answer: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return answer(*request)
         except UsageError as error:
-            said = html.escape(str(error), quote=False)  # gradio shows it as HTML
+            said = html.escape(str(error)[:600], quote=False)  # gradio shows it as HTML
             raise gr.Error(said, title="Not drawn", duration=8, print_exception=False) from error
 
     return answered
