@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
@@ -91,15 +92,10 @@ def npz(samples: Images) -> bytes:
 
 def animation(images: Tensor) -> bytes:
     """Images (N, C, H, W) uint8, there and back without end: an enlarged, lossless WebP file."""
-    frames = [Image.open(io.BytesIO(png(image))).convert("RGB") for image in [*images, *images[1:-1].flip(0)]]
-    frames = [
-        frame.resize((frame.width * ENLARGED, frame.height * ENLARGED), Image.Resampling.NEAREST) for frame in frames
-    ]
-    content = io.BytesIO()
-    frames[0].save(
-        content, "WEBP", save_all=True, append_images=frames[1:], duration=1000 // FRAMES_PER_SECOND, loop=0,
-        lossless=True,
-    )  # fmt: skip
+    large = images.repeat_interleave(ENLARGED, 2).repeat_interleave(ENLARGED, 3)
+    frames = [Image.open(io.BytesIO(png(image))).convert("RGB") for image in [*large, *large[1:-1].flip(0)]]
+    content, pace = io.BytesIO(), 1000 // FRAMES_PER_SECOND
+    frames[0].save(content, "WEBP", save_all=True, append_images=frames[1:], duration=pace, loop=0, lossless=True)
     return content.getvalue()
 
 
@@ -119,29 +115,23 @@ def score_tables(runs: Sequence[Run]) -> str:
 
 
 def _table(scored: Sequence[tuple[Run, dict[str, Any]]]) -> str:
-    floor = scored[0][1]["scores"]
-    rows = []
-    for name, of in floor.items():
-        found = [scores["scores"].get(name, {}) for _, scores in scored]
-        far = [abs(f["value"] - of["floor"]) if None not in (f.get("value"), of.get("floor")) else None for f in found]
-        best = min((distance for distance in far if distance is not None), default=None)
-        cells = [
-            _cell(f.get("value"), f.get("uncertainty"), d is not None and d == best)
-            for f, d in zip(found, far, strict=True)
-        ]
-        rows.append((name, [*cells, _cell(of.get("floor"), of.get("floor_uncertainty"))]))
-    for name in dict.fromkeys(name for _, scores in scored for name in scores["cost"]):
-        rows.append((name, [*(_cell(scores["cost"].get(name)) for _, scores in scored), "<td></td>"]))
+    _, first = scored[0]
     heads = "".join(f"<th>{escape(run.family)}<br><small>{escape(run.name)}</small></th>" for run, _ in scored)
-    body = "".join(f"<tr><th>{escape(name.replace('_', ' '))}</th>{''.join(cells)}</tr>" for name, cells in rows)
-    images = f"{scored[0][1]['data']}: {scored[0][1].get('test_images', 0):,} test images"
-    return (
-        f"<div class=table><table><caption>{escape(images)}; bold is nearest to real images</caption>"
-        f"<tr><th></th>{heads}<th>real images</th></tr>{body}</table></div>"
-    )
+    rows = [f"<tr><th></th>{heads}<th>real images</th></tr>"]
+    for name, real in first["scores"].items():
+        found = [scores["scores"].get(name, {}) for _, scores in scored]
+        far = [abs(of["value"] - real["floor"]) if of.get("value") is not None else math.inf for of in found]
+        cells = [_cell(of.get("value"), of.get("uncertainty"), d == min(far)) for of, d in zip(found, far, strict=True)]
+        cells.append(_cell(real["floor"], real["floor_uncertainty"]))
+        rows.append(f"<tr><th>{escape(name.replace('_', ' '))}</th>{''.join(cells)}</tr>")
+    for name in first["cost"]:
+        cells = [_cell(scores["cost"].get(name)) for _, scores in scored]
+        rows.append(f"<tr><th>{escape(name.replace('_', ' '))}</th>{''.join(cells)}<td></td></tr>")
+    title = f"{first['test_images']:,} test images of {first['data']}; the nearest to real images is bold"
+    return f"<div class=table><table><caption>{escape(title)}</caption>{''.join(rows)}</table></div>"
 
 
-def _cell(value: Any, uncertainty: Any = None, best: bool = False) -> str:
-    number = cell(value) if isinstance(value, int | None) else f"{value:,.3f}"
+def _cell(value: float | None, uncertainty: float | None = None, best: bool = False) -> str:
+    number = f"{value:,.3f}" if isinstance(value, float) else cell(value)
     error = f" <small>± {uncertainty:.3f}</small>" if uncertainty is not None else ""
     return f"<td>{'<b>' * best}{escape(number)}{'</b>' * best}{error}</td>"

@@ -11,8 +11,7 @@ from typing import Any
 import gradio as gr
 from gradio.events import Dependency
 
-from condgen.demo.answers import AT_ONCE, Answers
-from condgen.demo.drawing import epochs
+from condgen.demo.answers import RUNS, Answers, grids
 from condgen.demo.shown import Run, chosen
 from condgen.errors import UsageError
 
@@ -20,7 +19,9 @@ ANSWER: dict[str, Any] = {  # one request at a time, and of those that wait the 
     "trigger_mode": "always_last", "show_progress": "hidden", "preprocess": False,
     "concurrency_limit": 1, "concurrency_id": "drawing",
 }  # fmt: skip
-PREPARE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+PREPARE: dict[str, Any] = {  # what inputs can be, at once
+    "trigger_mode": "always_last", "show_progress": "hidden", "api_visibility": "private", "queue": False,
+}  # fmt: skip
 
 
 def launch(runs: dict[str, Run], host: str, port: int) -> gr.Blocks:
@@ -67,7 +68,7 @@ def changes(*inputs: Any) -> list[Any]:
 def build(runs: dict[str, Run]) -> gr.Blocks:
     """The page of runs by their names, the newest first."""
     answers, newest = Answers(runs), next(iter(runs.values()))
-    alike = [run.name for run in runs.values() if run.data.full_name == newest.data.full_name][:AT_ONCE]
+    alike = [run.name for run in runs.values() if run.data.full_name == newest.data.full_name][:RUNS]
     labelled = [(f"{run.family} · {name}", name) for name, run in runs.items()]
     classes = list(newest.data.classes)
     what = classes[min(2, len(classes) - 1)]
@@ -83,7 +84,7 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
         return [setting("guidance", "Guidance"), setting("sampling_steps", "Sampling steps")]
 
     def several() -> gr.Dropdown:
-        return gr.Dropdown(labelled, value=alike[::-1], multiselect=True, max_choices=AT_ONCE, label="Runs")
+        return gr.Dropdown(labelled, value=alike[::-1], multiselect=True, max_choices=RUNS, label="Runs")
 
     def one() -> gr.Dropdown:
         return gr.Dropdown(labelled, value=newest.name, label="Run", scale=2, min_width=220)
@@ -122,22 +123,10 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
             ends = [run, label, seed, first, second, *of_family]
             prepared = run.change(labels, [run, label], label, **PREPARE)
             whole_way = picture("whole_way")
+            new_ends = [tab.select, *changes(*ends[1:])]
             with gr.Row():
-                show(
-                    answers.morph,
-                    [part, *ends],
-                    picture("morph"),
-                    at=[tab.select, *changes(part, *ends[1:])],
-                    after=prepared,
-                )
-                show(
-                    answers.way,
-                    ends,
-                    whole_way,
-                    picture("moving"),
-                    at=[tab.select, *changes(*ends[1:])],
-                    after=prepared,
-                )
+                show(answers.morph, [part, *ends], picture("morph"), at=[*new_ends, part.change], after=prepared)
+                show(answers.way, ends, whole_way, picture("moving"), at=new_ends, after=prepared)
 
         with gr.Tab("Noise") as tab:
             with gr.Group():
@@ -166,13 +155,13 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
                 run = one()
                 epoch = gr.Slider(1, 2, 1, step=1, label="Grid", scale=5, min_width=300, elem_id="grid")
 
-            def grids(name: str) -> Any:
+            def last_grid(name: str) -> Any:
                 try:
-                    return gr.Slider(1, max(2, len(epochs(chosen(runs, name)))))
+                    return gr.Slider(1, max(2, len(grids(chosen(runs, name)))))
                 except UsageError:
                     return gr.skip()
 
-            prepared = gr.on([tab.select, run.change], grids, run, epoch, **PREPARE)
+            prepared = gr.on([tab.select, run.change], last_grid, run, epoch, **PREPARE)
             show(answers.epoch, [run, epoch], picture("epoch"), at=[epoch.change], after=prepared)
 
         with gr.Tab("Scores") as tab:
