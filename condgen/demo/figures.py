@@ -128,7 +128,7 @@ def _table(scored: Sequence[tuple[Run, dict[str, Any]]]) -> str:
         cells = [_cell(scores["cost"].get(name)) for _, scores in scored]
         rows.append(f"<tr><th>{escape(name.replace('_', ' '))}</th>{''.join(cells)}<td></td></tr>")
     title = f"{first['test_images']:,} test images of {first['data']}; the nearest to real images is bold"
-    return f"<div class=table><table><caption>{escape(title)}</caption>{''.join(rows)}</table></div>"
+    return f"<p>{escape(title)}</p><div class=table><table>{''.join(rows)}</table></div>"
 
 
 def _cell(value: float | None, uncertainty: float | None = None, best: bool = False) -> str:
