@@ -21,6 +21,7 @@ condgen draws images for labels: train a generator, look at its samples, go on f
   condgen score PATH                            those of samples in files, made by any program
   condgen compare RUN RUN ...                   those of several runs, as a table and a picture
   condgen plot RUN RUN ...                      the curves of one run or several as a picture
+  condgen demo                                  a page in the browser to play with what runs draw
   condgen export --format onnx                  the newest run's generator for other programs: onnx, pt2, safetensors
   condgen judge --data KMNIST                   train what scores need for another data set
 

@@ -16,6 +16,11 @@ def _versions(root: Path) -> list[tuple[int, Path]]:
     return sorted(((int(match[1]), path) for match, path in found if match and path.is_dir()), reverse=True)
 
 
+def runs_with_a_checkpoint(root: Path) -> list[Path]:
+    """The runs under ``root/lightning_logs`` that can be gone on with, newest first."""
+    return [run for _, run in _versions(root) if (run / "checkpoints" / "last.ckpt").is_file()]
+
+
 def claim_run(root: Path) -> Path:
     """Makes the directory of a new run, which no other process can take at the same time."""
     number = next((number + 1 for number, _ in _versions(root)), 0)

@@ -11,6 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from condgen.checkpoints import imported_class, imported_families
 from condgen.data import LabelledImages
+from condgen.demo.serve import demo
 from condgen.errors import UsageError
 from condgen.evaluation.judge import judge
 from condgen.evaluation.report import compare, score
@@ -18,7 +19,7 @@ from condgen.export import export
 from condgen.mistakes import Names, Option, is_question, option_names, read_config, read_options, short_name
 from condgen.plot import plot
 
-FUNCTIONS = {function.__name__: function for function in (score, compare, judge, plot, export)}
+FUNCTIONS = {function.__name__: function for function in (score, compare, judge, plot, demo, export)}
 
 
 def call(verb: str, words: list[str], parser: LightningArgumentParser) -> None:

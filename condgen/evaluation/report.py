@@ -191,7 +191,7 @@ def _name(path: Path) -> str:
 
 
 def read_scores(path: Path) -> dict[str, Any]:
-    """The content of a run's ``scores.json``, or of such a file.
+    """The content of a ``scores.json``, or of that in a run directory.
 
     Raises:
         UsageError: there is none, or it is not one of condgen's.

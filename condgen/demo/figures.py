@@ -1,0 +1,137 @@
+"""What the page shows, as HTML: pictures within it and to save from it, so that no file is written anywhere."""
+
+from __future__ import annotations
+
+import io
+import math
+from base64 import b64encode
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from condgen.batches import Images
+from condgen.demo.shown import Run
+from condgen.errors import UsageError
+from condgen.evaluation.scores import cell
+from condgen.generators import ConditionalGenerator
+from condgen.pictures import png
+
+CAPTION_SCORES = ("accuracy", "coverage")
+FRAMES_PER_SECOND, ENLARGED = 12, 10
+
+
+def _data_uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{b64encode(content).decode()}"
+
+
+def picture(content: bytes, alt: str, times: int = 3) -> str:
+    """An image file, shown as many whole times its size as fit, at most ``times`` (``page.css``).
+
+    Raises:
+        UsageError: it is no whole image file.
+    """
+    try:
+        image = Image.open(io.BytesIO(content))
+    except OSError as error:
+        raise UsageError(f"The picture of {alt} is damaged on the disk.") from error
+    source = _data_uri(content, f"image/{(image.format or '').lower()}")
+    return f'<img src="{source}" alt="{escape(alt)}" style="--w:{image.width}px;--times:{times}">'
+
+
+def saving(name: str, content: bytes) -> str:
+    """A link that saves a file under its name."""
+    uri = _data_uri(content, "application/octet-stream")
+    return f'<a download="{escape(name.replace("/", "-"))}" href="{uri}">{name.rpartition(".")[2].upper()}</a>'
+
+
+def figure(image: str, title: str, lines: Sequence[str] = (), links: Sequence[str] = (), wide: bool = False) -> str:
+    """A picture with a caption beside it, or below where it is ``wide``.
+
+    Args:
+        image: HTML.
+        title: any text, as are ``lines``.
+        lines: below the title.
+        links: HTML; behind the last line.
+        wide: whether the picture has all of the width.
+    """
+    said = [escape(line) for line in lines if line]
+    if links:
+        said.append(f"save {' '.join(links)}")
+    texts = "".join(f"<span>{line}</span>" for line in said)
+    return f"<figure{' class=wide' * wide}>{image}<figcaption><b>{escape(title)}</b>{texts}</figcaption></figure>"
+
+
+def caption(run: Run, generator: ConditionalGenerator) -> list[str]:
+    """The run, its settings where they can be chosen, and its scores where it has some with these settings."""
+    settings = {name: getattr(generator, name) for name in ("guidance", "sampling_steps") if name in run.settings}
+    said = [f"{run.name} · {run.data.full_name}"]
+    if settings:
+        said.append(" · ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in settings.items()))
+    try:
+        found = run.scores
+    except UsageError:
+        return said
+    if any((found.get("settings") or {}).get(name) != value for name, value in settings.items()):
+        return said
+    values = {name: found["scores"].get(name, {}).get("value") for name in CAPTION_SCORES}
+    return [*said, " · ".join(f"{name} {value:.3f}" for name, value in values.items() if value is not None)]
+
+
+def npz(samples: Images) -> bytes:
+    """The arrays of ``condgen predict --predictions.format npz``: images, labels, indices."""
+    content = io.BytesIO()
+    np.savez_compressed(
+        content, images=samples.images.numpy(), labels=samples.labels.numpy(), indices=np.arange(len(samples))
+    )
+    return content.getvalue()
+
+
+def animation(images: Tensor) -> bytes:
+    """Images (N, C, H, W) uint8, there and back without end: an enlarged, lossless WebP file."""
+    large = images.repeat_interleave(ENLARGED, 2).repeat_interleave(ENLARGED, 3)
+    frames = [Image.open(io.BytesIO(png(image))).convert("RGB") for image in [*large, *large[1:-1].flip(0)]]
+    content, pace = io.BytesIO(), 1000 // FRAMES_PER_SECOND
+    frames[0].save(content, "WEBP", save_all=True, append_images=frames[1:], duration=pace, loop=0, lossless=True)
+    return content.getvalue()
+
+
+def score_tables(runs: Sequence[Run]) -> str:
+    """The scores of runs: a table for all that are scored against the same images, and how the others are."""
+    tables: dict[tuple[str, ...], list[tuple[Run, dict[str, Any]]]] = {}
+    missing = []
+    for run in runs:
+        try:
+            scores = run.scores
+        except UsageError as error:
+            missing.append(f"<li>{escape(str(error))}</li>")
+        else:
+            key = tuple(str(scores.get(name)) for name in ("data", "source", "judge"))
+            tables.setdefault(key, []).append((run, scores))
+    return "".join(map(_table, tables.values())) + (f"<ul>{''.join(missing)}</ul>" if missing else "")
+
+
+def _table(scored: Sequence[tuple[Run, dict[str, Any]]]) -> str:
+    _, first = scored[0]
+    heads = "".join(f"<th>{escape(run.family)}<br><small>{escape(run.name)}</small></th>" for run, _ in scored)
+    rows = [f"<tr><th></th>{heads}<th>real images</th></tr>"]
+    for name, real in first["scores"].items():
+        found = [scores["scores"].get(name, {}) for _, scores in scored]
+        far = [abs(of["value"] - real["floor"]) if of.get("value") is not None else math.inf for of in found]
+        cells = [_cell(of.get("value"), of.get("uncertainty"), d == min(far)) for of, d in zip(found, far, strict=True)]
+        cells.append(_cell(real["floor"], real["floor_uncertainty"]))
+        rows.append(f"<tr><th>{escape(name.replace('_', ' '))}</th>{''.join(cells)}</tr>")
+    for name in first["cost"]:
+        cells = [_cell(scores["cost"].get(name)) for _, scores in scored]
+        rows.append(f"<tr><th>{escape(name.replace('_', ' '))}</th>{''.join(cells)}<td></td></tr>")
+    title = f"{first['test_images']:,} test images of {first['data']}; the nearest to real images is bold"
+    return f"<p>{escape(title)}</p><div class=table><table>{''.join(rows)}</table></div>"
+
+
+def _cell(value: float | None, uncertainty: float | None = None, best: bool = False) -> str:
+    number = f"{value:,.3f}" if isinstance(value, float) else cell(value)
+    error = f" <small>± {uncertainty:.3f}</small>" if uncertainty is not None else ""
+    return f"<td>{'<b>' * best}{escape(number)}{'</b>' * best}{error}</td>"
