@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 from conftest import SMALL
+from PIL import Image
 
 from condgen.__main__ import main
 
@@ -105,6 +106,8 @@ def test_every_command_and_snippet_works(mnist_root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(ROOT / "README.md", mnist_root, tmp_path) >= 8
     assert (tmp_path / "digits.png").is_file()
+    with Image.open(tmp_path / "2026.pgm") as picture:
+        assert picture.size == (4 * 28, 28)
 
 
 @pytest.mark.parametrize("path", links(ROOT / "README.md"))
