@@ -17,7 +17,7 @@ import yaml
 from condgen.data import LabelledImages
 from condgen.errors import UsageError
 from condgen.evaluation.report import read_scores
-from condgen.evaluation.scores import cell
+from condgen.evaluation.scores import with_errors
 from condgen.generators import ConditionalGenerator
 
 DRAW = {
@@ -167,10 +167,5 @@ def score_table(scores: dict[str, Any] | None) -> str:
     if scores is None:
         return "Not measured: `condgen test` does it, and the next export takes them."
     lines = ["| score | samples | real images |", "|---|---|---|"]
-    for name, of in scores["scores"].items():
-        cells = [
-            "–" if of[value] is None else f"{cell(of[value])} ± {cell(of[error])}"
-            for value, error in (("value", "uncertainty"), ("floor", "floor_uncertainty"))
-        ]
-        lines.append(f"| {name} | {cells[0]} | {cells[1]} |")
+    lines += [f"| {name} | {' | '.join(with_errors(of))} |" for name, of in scores["scores"].items()]
     return "\n".join(lines)

@@ -201,15 +201,19 @@ def cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4f}"
 
 
+def with_errors(found: dict[str, Any]) -> tuple[str, str]:
+    """A score and its floor, each with its standard error."""
+    pairs = (found["value"], found["uncertainty"]), (found["floor"], found["floor_uncertainty"])
+    value, floor = ("–" if number is None else f"{cell(number)} ± {cell(error)}" for number, error in pairs)
+    return value, floor
+
+
 def table(scores: dict[str, dict[str, Any]], cost: dict[str, float | None]) -> str:
     """Scores and cost as they are printed."""
     lines = [f"{'':28}{'samples':>20}{'real images':>20}"]
     for name, found in scores.items():
-        cells = [
-            "–" if found[value] is None else f"{cell(found[value])} ± {cell(found[error])}"
-            for value, error in (("value", "uncertainty"), ("floor", "floor_uncertainty"))
-        ]
-        lines.append(f"{name:28}{cells[0]:>20}{cells[1]:>20}")
+        value, floor = with_errors(found)
+        lines.append(f"{name:28}{value:>20}{floor:>20}")
     for name, number in cost.items():
         if number is not None:
             lines.append(f"{name:28}{number if isinstance(number, int) else round(number, 3):>20,}")
