@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import FIVE_SMALL_BATCHES, SMALL
+from conftest import FIVE_SMALL_BATCHES, SMALL, write_idx
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 from subprocesses import condgen_process, free_port
@@ -31,18 +31,33 @@ from condgen.errors import UsageError
 from condgen.noise import between
 from condgen.pictures import to_bytes
 
-DNN, DIFFUSION = "version_0", "version_1"
+LETTERS, DNN, DIFFUSION = "version_0", "version_1", "version_2"
 
 
 @pytest.fixture(scope="module")
-def folder(trained, mnist_root, tmp_path_factory) -> Path:
-    """Two finished runs: version_0, a DNN that has scores, and version_1, a diffusion that has none."""
+def folder(trained, mnist_root, digits, tmp_path_factory) -> Path:
+    """Three finished runs: a DNN on letters, a DNN on digits that alone has scores, and, the newest, a diffusion."""
     folder = tmp_path_factory.mktemp("demo")
-    shutil.copytree(trained / "lightning_logs", folder / "lightning_logs")
-    options = ["--data.root", str(mnist_root), "--trainer.default_root_dir", str(folder), "--trainer.max_epochs", "1"]
-    off = ["--training_scores.every_n_epochs", "null", "--trainer.log_every_n_steps", "1"]
-    assert main(["fit", "--model", "Diffusion", *SMALL["Diffusion"], *FIVE_SMALL_BATCHES, *options, *off]) == 0
-    (folder / "lightning_logs" / DNN / "scores.json").write_text(json.dumps(scores_of(folder / "lightning_logs" / DNN)))
+    for part in ("train", "test"):
+        raw = folder / "data" / "EMNIST" / "raw"
+        write_idx(raw / f"emnist-letters-{part}-images-idx3-ubyte", digits[0][:64])
+        write_idx(raw / f"emnist-letters-{part}-labels-idx1-ubyte", np.arange(64, dtype=np.uint8) % 26 + 1)
+    letters = ["--data", "EMNIST", "--data.split", "letters", "--data.root", str(folder / "data")]
+    diffusion = ["--model", "Diffusion", *SMALL["Diffusion"], "--data.root", str(mnist_root)]
+    options = [
+        "--trainer.default_root_dir",
+        str(folder),
+        "--trainer.max_epochs",
+        "1",
+        "--trainer.log_every_n_steps",
+        "1",
+    ]
+    options += [*FIVE_SMALL_BATCHES, "--training_scores.every_n_epochs", "null"]
+    runs = folder / "lightning_logs"
+    assert main(["fit", *letters, *options]) == 0
+    shutil.copytree(trained / "lightning_logs" / "version_0", runs / DNN)
+    (runs / DNN / "scores.json").write_text(json.dumps(scores_of(runs / DNN)))
+    assert main(["fit", *diffusion, *options]) == 0
     return folder
 
 
@@ -208,6 +223,23 @@ def test_runs_are_chosen_and_sampled_in_another_way(page, folder):
     eventually(page, lambda: page.locator("#side_by_side b").all_inner_texts() == ["DNN"])
 
 
+def test_each_data_set_is_spelled_with_its_own_labels(page, folder):
+    field(page, "Draw").fill("cab")
+    page.get_by_text("MNIST has no 'c'").first.wait_for()
+    field(page, "Runs").press("Backspace")
+    field(page, "Runs").press("Backspace")
+    field(page, "Runs").click()
+    page.get_by_role("option", name=LETTERS).click()
+    cab = drawn(folder, LETTERS, np.repeat([2, 0, 1], 10).tolist(), range(30))
+    eventually(page, lambda: [p.shape for p in pictures(page, "side_by_side")] == [(92, 302, 3)])
+    assert (tiles(pictures(page, "side_by_side")[0], 3, 10) == cab).all()
+    open_tab(page, "Morph")
+    for run, label in ((LETTERS, "a"), (DIFFUSION, "0")):
+        choose(page, run)
+        eventually(page, lambda label=label: field(page, "Label").input_value() == label)
+        eventually(page, shows(page, "morph", drawn(folder, run, [0], [0])[0]))
+
+
 def test_below_a_sample_stands_the_nearest_training_image(page, mnist_root):
     page.get_by_label("Nearest training images").check()
     eventually(page, lambda: pictures(page, "side_by_side")[0].shape == (62, 302, 3))
@@ -223,7 +255,7 @@ def test_below_a_sample_stands_the_nearest_training_image(page, mnist_root):
 def test_a_sample_morphs_into_another_while_the_slider_is_dragged(page, folder):
     open_tab(page, "Morph")
     field(page, "To sample").fill("5")
-    choose(page, "DNN")
+    choose(page, DNN)
     ends = drawn(folder, DNN, [2, 2], [0, 5])
     eventually(page, shows(page, "morph", ends[0]))
     box = page.locator("#part input[type=range]").bounding_box()
@@ -258,7 +290,7 @@ def test_one_coordinate_of_the_noise_is_moved(page, folder):
     page.locator("#move img").wait_for()
     slider = page.locator("#value input[type=range]")
     assert [slider.get_attribute(name) for name in ("min", "max")] == ["-3", "3"]
-    choose(page, "DNN")
+    choose(page, DNN)
     eventually(page, lambda: [slider.get_attribute(name) for name in ("min", "max")] == ["0", "1"])
     field(page, "Coordinate").fill("61")
     field(page, "Sample").fill("4")
@@ -275,7 +307,7 @@ def test_one_coordinate_of_the_noise_is_moved(page, folder):
 
 def test_the_grids_of_all_epochs_are_on_a_slider(page, folder):
     open_tab(page, "Epochs")
-    choose(page, "DNN")
+    choose(page, DNN)
     slider = page.locator("#grid input[type=range]")
     for number, file in ((1, "epoch=000.png"), (2, "epoch=001.png")):
         eventually(page, lambda: slider.get_attribute("max") == "2")
@@ -389,7 +421,7 @@ def test_a_program_is_held_to_the_same_bounds(address, what, data, says):
     assert len(answer) < 700
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "lightning_logs/version_0/config.yaml", "../../etc/passwd"])
+@pytest.mark.parametrize("path", ["/etc/passwd", f"lightning_logs/{DNN}/config.yaml", "../../etc/passwd"])
 def test_no_file_is_given_away(address, folder, path):
     for file in (path, str(folder / path)):
         with pytest.raises(urllib.error.HTTPError) as refused:
@@ -424,11 +456,11 @@ def test_without_gradio_it_says_how_to_get_it(folder, monkeypatch, capsys):
 
 
 def test_runs_are_the_newest_first_or_those_that_are_given(folder, last, monkeypatch):
-    assert list(find_runs([], folder)) == [DIFFUSION, DNN]
+    assert list(find_runs([], folder)) == [DIFFUSION, DNN, LETTERS]
     runs = folder / "lightning_logs"
     best = runs / DNN / "checkpoints" / "best.ckpt"
-    given = find_runs([str(runs / DNN), str(best), last, str(runs / DNN)], folder)
-    assert list(given) == [str(runs / DNN / "checkpoints" / "last.ckpt"), f"{DNN}/best.ckpt", last]
+    given = find_runs([str(runs / LETTERS), str(best), last, str(runs / LETTERS)], folder)
+    assert list(given) == [str(runs / LETTERS / "checkpoints" / "last.ckpt"), f"{DNN}/best.ckpt", last]
     assert [run.family for run in given.values()] == ["DNN"] * 3
 
 
@@ -436,7 +468,7 @@ def test_a_broken_run_is_left_out_unless_it_is_asked_for(folder, tmp_path, capsy
     shutil.copytree(folder / "lightning_logs", tmp_path / "lightning_logs")
     broken = tmp_path / "lightning_logs" / DNN
     (broken / "checkpoints" / "last.ckpt").write_bytes(b"half")
-    assert list(find_runs([], tmp_path)) == [DIFFUSION]
+    assert list(find_runs([], tmp_path)) == [DIFFUSION, LETTERS]
     assert "not a whole checkpoint" in one_line(capsys)
     with pytest.raises(UsageError, match="not a whole checkpoint"):
         find_runs([str(broken)], tmp_path)

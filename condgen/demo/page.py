@@ -20,7 +20,8 @@ ANSWER: dict[str, Any] = {  # one request at a time, and of those that wait the 
     "concurrency_limit": 1, "concurrency_id": "drawing",
 }  # fmt: skip
 PREPARE: dict[str, Any] = {  # what inputs can be, at once
-    "trigger_mode": "always_last", "show_progress": "hidden", "api_visibility": "private", "queue": False,
+    "trigger_mode": "always_last", "show_progress": "hidden", "preprocess": False,
+    "api_visibility": "private", "queue": False,
 }  # fmt: skip
 
 
@@ -142,11 +143,11 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
                     return gr.skip(), gr.skip()
                 return labels(name, label), gr.Slider(low, high, own)
 
-            noise: list[Any] = [run, label, seed, sample, coordinate]
+            at = [run, label, seed, sample, coordinate]
             prepared = gr.on(
-                [tab.select, *changes(run, seed, sample, coordinate)], its_value, noise, [label, value], **PREPARE
+                [tab.select, *changes(run, seed, sample, coordinate)], its_value, at, [label, value], **PREPARE
             )
-            noise += of_family
+            noise = [*at, *of_family]
             show(answers.span, noise, picture("span"), at=changes(label, *of_family), after=prepared)
             show(answers.move, [value, *noise], picture("move"), at=changes(value, label, *of_family), after=prepared)
 

@@ -39,7 +39,7 @@ def demo(runs: list[str], port: int = 7860, host: str = "127.0.0.1") -> None:
         raise UsageError("The page needs gradio: pip install 'condgen[demo]'.") from error
     page = launch(shown, host, port)
     try:
-        print(f"{len(shown)} run(s) on the page http://{host}:{port} (Ctrl-C ends it)", flush=True)
+        print(f"The page of {len(shown):,} runs: http://{host}:{port} (Ctrl-C ends it)", flush=True)
         threading.Event().wait()
     finally:
         page.close(verbose=False)
