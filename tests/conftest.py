@@ -16,6 +16,7 @@ from condgen.__main__ import main
 
 SMALL = {  # settings of families that train slowly
     "Diffusion": ["--model.channels", "[8,16]"],
+    "VAE": ["--model.flow_steps", "2"],
 }
 FIVE_SMALL_BATCHES = ["--data.batch_size", "16", "--trainer.limit_train_batches", "5"]
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
@@ -67,7 +68,7 @@ def fit_args(mnist_root: Path) -> list[str]:
         "--training_scores.every_n_epochs",
         "null",
     ]
-    return ["fit", "--data.root", str(mnist_root), *options]
+    return ["fit", "--data.root", str(mnist_root), *FIVE_SMALL_BATCHES, *options]
 
 
 @pytest.fixture(scope="session")

@@ -263,7 +263,14 @@ def test_each_step_learns_from_the_images_of_its_batch(fit_args, tmp_path, monke
 
     monkeypatch.setattr(Diffusion, "training_step", checked)
     small = ["--model", "Diffusion", "--model.channels", "[8,16]", "--trainer.limit_val_batches", "1"]
-    few = ["--data.batch_size", "30", "--trainer.default_root_dir", str(tmp_path)]
+    few = [
+        "--data.batch_size",
+        "30",
+        "--trainer.limit_train_batches",
+        "11",
+        "--trainer.default_root_dir",
+        str(tmp_path),
+    ]
     assert main([*fit_args, *small, *few]) == 0
     assert (torch.cat(asked) == 10).any()  # hidden labels reach the network
     assert agree == [True] * 22  # two epochs of 11 batches, whose lessons are prepared for all at once

@@ -100,7 +100,9 @@ def torchrun_nodes(arguments: list[str], folder: Path) -> list[ForkedPython]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_machines_started_by_torchrun_train_the_same_run(ddp_run, fit_args, tmp_path):
+    """Half a minute: pytest -m slow -n 0 tests/test_processes.py"""
     finish(*torchrun_nodes(fit_args, tmp_path))
     run = tmp_path / "lightning_logs" / "version_0"
     assert (run / "metrics.csv").read_bytes() == (ddp_run / "metrics.csv").read_bytes()
