@@ -106,7 +106,8 @@ def wait_for(port: int, process) -> None:
 def browser() -> Iterator[BrowserContext]:
     """A browser, whose windows share what it has fetched once."""
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        options = ["--no-sandbox", "--disable-dev-shm-usage"]  # in a container it may neither, nor has it the room
+        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=options)
         yield chromium.new_context(viewport={"width": 1280, "height": 900})
         chromium.close()
 
