@@ -66,9 +66,7 @@ def read_weights(content: bytes, path: Path) -> dict[str, Any]:
     """
     try:
         state_dict = safetensors.torch.load(content)
-        size = int.from_bytes(
-            content[:8], "little"
-        )  # of the header, in which safetensors.torch.load leaves the metadata
+        size = int.from_bytes(content[:8], "little")  # of the header, whose metadata safetensors.torch.load leaves
         about = json.loads(content[8 : 8 + size])["__metadata__"]
         hyper_parameters, version = json.loads(about["settings"]), about["condgen"]
         if not isinstance(hyper_parameters, dict):

@@ -13,7 +13,7 @@ from condgen.errors import UsageError
 from condgen.evaluation.report import run_names
 from condgen.files import replacing
 from condgen.mistakes import read_config, short_name
-from condgen.runs import newest_run
+from condgen.runs import RUNS, runs_with
 
 SCORES = {  # what is measured alike in every family
     "variance_ratio": "pixel variance within a label, over real",
@@ -39,7 +39,11 @@ def plot(runs: list[str], output: str | None = None) -> None:
     """
     if output is not None and not output.endswith(".png"):
         raise UsageError(f"output is {output}: give a name that ends in .png.")
-    folders = [Path(run) for run in runs] or [newest_run(Path(), "metrics.csv")]
+    folders = [Path(run) for run in runs] or runs_with("metrics.csv", Path())[:1]
+    if not folders:
+        raise UsageError(
+            f"No run under {RUNS} has metrics.csv: train one with `condgen fit --config configs/base.yaml`."
+        )
     found = {str(folder).rstrip("/"): read_curves(folder) for folder in folders}
     names = run_names({path: curves.family for path, curves in found.items()})
     path = Path(output) if output else folders[0] / "metrics.png" if len(found) == 1 else Path("metrics.png")

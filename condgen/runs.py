@@ -16,9 +16,9 @@ def _versions(root: Path) -> list[tuple[int, Path]]:
     return sorted(((int(match[1]), path) for match, path in found if match and path.is_dir()), reverse=True)
 
 
-def runs_with_a_checkpoint(root: Path) -> list[Path]:
-    """The runs under ``root/lightning_logs`` that can be gone on with, newest first."""
-    return [run for _, run in _versions(root) if (run / "checkpoints" / "last.ckpt").is_file()]
+def runs_with(file: str, root: Path) -> list[Path]:
+    """The runs under ``root/lightning_logs`` that have a file, newest first."""
+    return [run for _, run in _versions(root) if (run / file).is_file()]
 
 
 def claim_run(root: Path) -> Path:
@@ -37,18 +37,6 @@ def claim_run(root: Path) -> Path:
             ) from error
 
 
-def newest_run(root: Path, file: str) -> Path:
-    """The newest run under ``root/lightning_logs`` that has a file.
-
-    Raises:
-        UsageError: there is none.
-    """
-    for _, run in _versions(root):
-        if (run / file).is_file():
-            return run
-    raise UsageError(f"No run under {root / RUNS} has {file}: train one with `condgen fit --config configs/base.yaml`.")
-
-
 def find_checkpoint(path: str | Path, root: Path) -> Path:
     """The checkpoint file that is meant.
 
@@ -61,10 +49,9 @@ def find_checkpoint(path: str | Path, root: Path) -> Path:
         UsageError: there is none.
     """
     if str(path) in ("last", "best"):
-        for _, run in _versions(root):
-            checkpoint = run / "checkpoints" / f"{path}.ckpt"
-            if checkpoint.is_file():
-                return checkpoint
+        file = f"checkpoints/{path}.ckpt"
+        for run in runs_with(file, root):
+            return run / file
         raise UsageError(
             f"No run under {root / RUNS} has a checkpoint {path}.ckpt: train one with "
             "`condgen fit --config configs/base.yaml`, or give a checkpoint's path as --ckpt_path."

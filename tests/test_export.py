@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import FIVE_SMALL_BATCHES, SMALL
+from conftest import SMALL
 from huggingface_hub import ModelCard
 from test_cli import FAMILIES, refused
 
@@ -28,7 +28,7 @@ def run_of(fit_args, tmp_path_factory):
     def run_of(name: str):
         if name not in found:
             folder = tmp_path_factory.mktemp(name)
-            few = [*FIVE_SMALL_BATCHES, "--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1"]
+            few = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1"]
             short = ["--model.sampling_steps", "2", "--model.solver", "euler"] if name == "Diffusion" else []
             options = ["--model", name, *SMALL.get(name, []), *short, *few, "--trainer.default_root_dir", str(folder)]
             assert main([*fit_args, *options]) == 0

@@ -6,7 +6,7 @@ import csv
 
 import pytest
 import torch
-from conftest import FIVE_SMALL_BATCHES, SMALL
+from conftest import SMALL
 from subprocesses import finish, two_processes
 from test_cli import FAMILIES
 
@@ -65,7 +65,7 @@ def rows(run) -> list[dict[str, str]]:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_mixed_precision_trains_what_float32_trains(name, fit_args, tmp_path):
     losses = []
-    few = ["--trainer.max_epochs", "1", *FIVE_SMALL_BATCHES, "--trainer.limit_val_batches", "1"]
+    few = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1"]
     for precision in ("32-true", "bf16-mixed"):
         folder = tmp_path / precision
         common = ["--trainer.precision", precision, "--trainer.default_root_dir", str(folder)]
@@ -81,7 +81,7 @@ def test_mixed_precision_trains_what_float32_trains(name, fit_args, tmp_path):
 )
 def test_two_processes_resume_every_family_exactly(name, fit_args, tmp_path):
     """Two networks that learn; a minute for the others: pytest -m slow -n 0 tests/test_families.py"""
-    few = [*FIVE_SMALL_BATCHES, "--trainer.limit_val_batches", "1", "--sample_grids.every_n_epochs", "9"]
+    few = ["--trainer.limit_val_batches", "1", "--sample_grids.every_n_epochs", "9"]
     fit = [*fit_args, "--model", name, *SMALL.get(name, []), *few, "--trainer.default_root_dir"]
     finish(*two_processes([*fit, "whole"], tmp_path))
     finish(*two_processes([*fit, "cut", "--trainer.max_epochs", "1"], tmp_path))
@@ -94,7 +94,7 @@ def test_two_processes_resume_every_family_exactly(name, fit_args, tmp_path):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradients_are_gathered_and_clipped_for_every_family(name, fit_args, tmp_path):
-    few = [*FIVE_SMALL_BATCHES, "--trainer.limit_val_batches", "1", *SMALL.get(name, [])]
+    few = ["--trainer.limit_val_batches", "1", *SMALL.get(name, [])]
     options = ["--trainer.accumulate_grad_batches", "2", "--trainer.gradient_clip_val", "0.5"]
     folder = ["--trainer.default_root_dir", str(tmp_path)]
     assert main([*fit_args, "--model", name, *few, *options, *folder]) == 0

@@ -14,7 +14,7 @@ from condgen.data import LabelledImages
 from condgen.errors import UsageError, check_number
 from condgen.evaluation.report import read_scores
 from condgen.generators import ConditionalGenerator
-from condgen.runs import RUNS, find_checkpoint, run_of, runs_with_a_checkpoint
+from condgen.runs import RUNS, find_checkpoint, run_of, runs_with
 
 
 class Run(NamedTuple):
@@ -97,7 +97,7 @@ def find_runs(paths: Sequence[str], root: Path) -> dict[str, Run]:
     Raises:
         UsageError: there are none, or what is given is none.
     """
-    checkpoints = [find_checkpoint(run, root) for run in runs_with_a_checkpoint(root)] if not paths else []
+    checkpoints = [find_checkpoint(run, root) for run in runs_with("checkpoints/last.ckpt", root)] if not paths else []
     for path in dict.fromkeys(paths):
         try:
             checkpoints.append(find_checkpoint(path, root))
