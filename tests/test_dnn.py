@@ -129,9 +129,16 @@ def test_with_a_large_label_gain_the_untrained_network_draws_by_the_label_alone(
     assert parts[1] < 0.05
 
 
+def test_the_optimiser_takes_its_settings():
+    (adam,) = DNN(optimizer="AdamW", lr=0.01, betas=(0.5, 0.99), weight_decay=0.1).configure_optimizers().param_groups
+    assert (adam["lr"], adam["betas"], adam["weight_decay"]) == (0.01, (0.5, 0.99), 0.1)
+    (sgd,) = DNN(optimizer="SGD", lr=0.01, betas=(0.5, 0.99)).configure_optimizers().param_groups
+    assert (sgd["lr"], sgd["momentum"]) == (0.01, 0)
+
+
 @pytest.mark.parametrize(
     "setting",
-    [{"latent_dim": 0}, {"target_std": 0.0}, {"lr": -1.0}, {"weight_decay": -1}, {"label_gain": 0.0}],
+    [{"latent_dim": 0}, {"target_std": 0.0}, {"lr": -1.0}, {"weight_decay": -1}, {"label_gain": 0.0}, {"betas": (0.9, 1.0)}],
 )
 def test_impossible_settings_are_refused(setting):
     with pytest.raises(UsageError, match=str(next(iter(setting.values())))):
