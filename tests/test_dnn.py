@@ -138,7 +138,14 @@ def test_the_optimiser_takes_its_settings():
 
 @pytest.mark.parametrize(
     "setting",
-    [{"latent_dim": 0}, {"target_std": 0.0}, {"lr": -1.0}, {"weight_decay": -1}, {"label_gain": 0.0}, {"betas": (0.9, 1.0)}],
+    [
+        {"latent_dim": 0},
+        {"target_std": 0.0},
+        {"lr": -1.0},
+        {"weight_decay": -1},
+        {"label_gain": 0.0},
+        {"betas": (0.9, 1.0)},
+    ],
 )
 def test_impossible_settings_are_refused(setting):
     with pytest.raises(UsageError, match=str(next(iter(setting.values())))):
