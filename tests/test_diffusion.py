@@ -19,7 +19,7 @@ IMAGE = torch.linspace(-1, 1, 16).view(1, 1, 4, 4)  # in the range of the U-Net
 NOISE = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("solver", ["euler", "heun"])
+@pytest.mark.parametrize("solver", ["euler", "heun", "multistep"])
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_where_there_is_one_image_the_flow_ends_in_it(steps, solver):
     def velocity(x, time):
@@ -54,6 +54,11 @@ def test_euler_is_of_first_order_and_heun_of_second_so_that_a_step_is_worth_its_
     assert error("euler", 40) == pytest.approx(error("euler", 20) / 2, rel=0.2)
     assert error("heun", 40) == pytest.approx(error("heun", 20) / 4, rel=0.2)
     assert error("heun", 20) < error("euler", 39) / 2
+
+
+def test_multistep_is_of_second_order_and_takes_half_of_heuns_evaluations():
+    assert error("multistep", 40) == pytest.approx(error("multistep", 20) / 4, rel=0.2)
+    assert error("multistep", 20) < 2 * error("heun", 20)
 
 
 @pytest.mark.parametrize("objective", ["flow", "noise"])
@@ -106,11 +111,13 @@ def diffusion(**settings) -> Diffusion:
 @pytest.mark.parametrize(
     ("settings", "evaluations"),
     [
-        ({}, 9),
+        ({}, 6),
+        ({"sampling_steps": 5, "solver": "heun"}, 9),
         ({"sampling_steps": 3, "solver": "euler"}, 3),
-        ({"guidance": 2.0}, 13),  # twice each at 0.2 and 0.4
-        ({"guidance": 2.0, "guidance_interval": (0, 1)}, 18),
-        ({"guidance": 2.0, "sampling_steps": 7}, 19),
+        ({"guidance": 2.0}, 9),  # twice at 1/6, 2/6 and 3/6
+        ({"guidance": 2.0, "sampling_steps": 5, "solver": "heun"}, 13),  # twice each at 0.2 and 0.4
+        ({"guidance": 2.0, "guidance_interval": (0, 1)}, 12),
+        ({"guidance": 2.0, "sampling_steps": 7, "solver": "heun"}, 19),
         ({"guidance": 2.0, "sampling_steps": 10, "solver": "euler", "guidance_interval": (0.2, 0.4)}, 13),
         ({"guidance": 2.0, "objective": "noise", "sampling_steps": 10, "guidance_interval": (0, 1)}, 20),
         ({"objective": "noise", "sampling_steps": 10}, 10),

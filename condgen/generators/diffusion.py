@@ -157,7 +157,7 @@ class UNet(nn.Module):
 IMAGE_VARIANCE = 0.4  # of a pixel in [-1, 1], about: 0.38 in MNIST, 0.50 in FashionMNIST; it only scales what is learnt
 
 Field = Callable[[Tensor, float], Tensor]  # what the network says of images (N, C, H, W) with noise at a time
-Solver = Literal["heun", "euler"]
+Solver = Literal["multistep", "heun", "euler"]
 
 
 class RectifiedFlow:
@@ -189,6 +189,8 @@ class RectifiedFlow:
     def sample(self, velocity: Field, noise: Tensor, steps: int) -> Tensor:
         """Follows the velocity from noise (N, C, H, W) to images, in equal steps."""
         times = [step / steps for step in range(steps + 1)]
+        if self.solver == "multistep":
+            return self._multistep(velocity, noise, times)
         x = noise
         for t, t_next in itertools.pairwise(times):
             v = velocity(x, t)
@@ -197,6 +199,23 @@ class RectifiedFlow:
                 ahead = x + (t_next - t) * (v + velocity(ahead, t_next)) / 2
             x = ahead
         return x
+
+    def _multistep(self, velocity: Field, noise: Tensor, times: Sequence[float]) -> Tensor:
+        """Goes towards the image to which the velocity leads, and which changes on the way as it did in the step before.
+
+        The way to an image that moves at a constant rate is known, so no step is too long for it. This is of second
+        order, and of the kind of DPM-Solver++ (Lu et al. 2022), but straight in this flow's time.
+        """
+        x = noise
+        image = change = torch.zeros_like(x)
+        for t, t_next in itertools.pairwise(times):
+            before, image = image, x + (1 - t) * velocity(x, t)
+            if t > 0:
+                change = (image - before) / (t_next - t)  # in equal steps
+            kept = (1 - t_next) / (1 - t)
+            if t_next < 1:
+                x = kept * x + (1 - kept) * image + (t_next - t + (1 - t_next) * math.log(kept)) * change
+        return image
 
 
 class DDPM:
@@ -294,7 +313,8 @@ class Diffusion(AveragedGenerator):
         channels: of the U-Net at half and at a quarter of the image's side.
         objective: ``flow`` learns the velocity of rectified flow, ``noise`` the noise of DDPM, sampled by DDIM.
         sampling_steps: from noise to image.
-        solver: of ``flow``: ``euler`` asks the network once a step, ``heun`` twice, but once in the last.
+        solver: of ``flow``: ``multistep`` asks the network once a step and goes by its last two answers, ``heun`` asks
+            twice, but once in the last step, ``euler`` once.
         guidance: 1 for none; above, the network is asked twice where it guides.
         guidance_interval: where it guides: from which part of image in the mixture of image and noise to which, where 0
             is noise and 1 the image. For ``flow`` these are times.
@@ -314,8 +334,8 @@ class Diffusion(AveragedGenerator):
         image_shape: Sequence[int] = (1, 28, 28),
         channels: Sequence[int] = (64, 112),
         objective: Literal["flow", "noise"] = "flow",
-        sampling_steps: int = 5,
-        solver: Solver = "heun",
+        sampling_steps: int = 6,
+        solver: Solver = "multistep",
         guidance: float = 1.0,
         guidance_interval: Sequence[float] = (0.1, 0.5),
         convolution_lr: float = 0.03,
