@@ -54,7 +54,7 @@ def guided() -> Path:
     found = FOLDER / "guided" / "lightning_logs" / "version_0"
     if not found.exists():
         shutil.copytree(of, found, ignore=shutil.ignore_patterns("scores.json"))
-    return scored(found, "--model.guidance", "1.4", "--model.sampling_steps", "7")
+    return scored(found, "--model.guidance", "1.4", "--model.solver", "heun", "--model.sampling_steps", "7")
 
 
 def within(folder: Path) -> list[str]:

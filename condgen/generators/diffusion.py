@@ -201,7 +201,7 @@ class RectifiedFlow:
         return x
 
     def _multistep(self, velocity: Field, noise: Tensor, times: Sequence[float]) -> Tensor:
-        """Goes towards the image to which the velocity leads, and which changes on the way as it did in the step before.
+        """Goes towards the image to which the velocity leads, which changes on the way as it did in the step before.
 
         The way to an image that moves at a constant rate is known, so no step is too long for it. This is of second
         order, and of the kind of DPM-Solver++ (Lu et al. 2022), but straight in this flow's time.
