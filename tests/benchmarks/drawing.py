@@ -72,10 +72,16 @@ def bare_rate(run: Path, samples: int, block_size: int = 64) -> float:
 
 
 def with_a_time_each(generator: Diffusion, labels: Tensor, noise: Tensor) -> Tensor:
-    """Draws with the network as it is trained: with a time and a label for each image."""
+    """Draws with the network as it is trained: with a time and a label for each image, and once without for guidance."""
+    no_label = torch.full_like(labels, generator.num_classes)
 
     def field(x: Tensor, at: float) -> Tensor:
-        return generator.answer(generator.averaged, x, x.new_full((len(x),), at), labels)
+        times = x.new_full((len(x),), at)
+        with_label = generator.answer(generator.averaged, x, times, labels)
+        if not generator.is_guided(at):
+            return with_label
+        without = generator.answer(generator.averaged, x, times, no_label)
+        return without + generator.guidance * (with_label - without)
 
     return generator.objective.sample(field, noise, generator.sampling_steps) / 2 + 0.5
 
