@@ -107,8 +107,10 @@ def test_the_grid_is_what_the_generator_draws(trained, last):
         assert np.array_equal(picture[top : top + 28, left : left + 28], expected)
 
 
-def test_taking_grids_changes_nothing_in_the_training(fit_args, last, tmp_path):
-    assert main([*fit_args, "--trainer.default_root_dir", str(tmp_path), "--sample_grids.every_n_epochs", "9"]) == 0
+def test_grids_and_saves_change_nothing_in_the_training(fit_args, last, tmp_path):
+    """Here without the one and with more of the other."""
+    beside = ["--sample_grids.every_n_epochs", "9", "--checkpoint.every_n_train_steps", "2"]
+    assert main([*fit_args, "--trainer.default_root_dir", str(tmp_path), *beside]) == 0
     run = tmp_path / "lightning_logs" / "version_0"
     assert not (run / "samples").exists()
     assert same_weights(run / "checkpoints" / "last.ckpt", Path(last))
@@ -190,12 +192,13 @@ def test_a_resumed_run_is_the_uninterrupted_one_in_one_directory(fit_args, train
 
 @pytest.fixture
 def killed_at_step_8(monkeypatch, tmp_path):
-    """Trains as told, then puts the run back to the checkpoint that it had after step 8 of 10.
+    """Trains as told, then puts the run back to the checkpoint that it had after step 8 of 10: that, and a copy of the
+    whole run.
 
     That is what a kill leaves; the rows and grids that were written later lie there too, and have to be replaced.
     """
 
-    def train(arguments: list[str], folder: Path) -> Path:
+    def train(arguments: list[str], folder: Path) -> tuple[Path, Path]:
         run, kept = folder / "lightning_logs" / "version_0", tmp_path / "after-step-8.ckpt"
         save = RunCheckpoint.on_train_batch_start
 
@@ -208,8 +211,9 @@ def killed_at_step_8(monkeypatch, tmp_path):
             patch.setattr(RunCheckpoint, "on_train_batch_start", save_and_keep)
             common = ["--trainer.default_root_dir", str(folder), "--checkpoint.every_n_train_steps", "4"]
             assert main([*arguments, *common]) == 0
+        whole = Path(shutil.copytree(run, folder / "whole"))
         kept.rename(run / "checkpoints" / "last.ckpt")
-        return run
+        return run, whole
 
     return train
 
@@ -225,10 +229,7 @@ def killed_at_step_8(monkeypatch, tmp_path):
 )
 def test_from_the_middle_of_an_epoch_too(recipe, fit_args, tmp_path, killed_at_step_8):
     """With loader workers, with a monitor that is yet to come, and for a config of every family."""
-    whole_folder = ["--trainer.default_root_dir", str(tmp_path / "whole")]
-    assert main([*fit_args, *recipe, *whole_folder]) == 0
-    whole = tmp_path / "whole" / "lightning_logs" / "version_0"
-    run = killed_at_step_8([*fit_args, *recipe], tmp_path)
+    run, whole = killed_at_step_8([*fit_args, *recipe], tmp_path)
     common = ["--trainer.default_root_dir", str(tmp_path)]
     assert main([*fit_args, *recipe, *common, "--ckpt_path", "last"]) == 0
     assert same_weights(run / "checkpoints" / "last.ckpt", whole / "checkpoints" / "last.ckpt")
@@ -240,12 +241,11 @@ def test_from_the_middle_of_an_epoch_too(recipe, fit_args, tmp_path, killed_at_s
 
 def test_a_schedule_is_gone_on_with_to_its_end(fit_args, tmp_path, killed_at_step_8):
     arguments = [*fit_args, "--model.schedule", "cosine", "--model.warmup_steps", "2"]
-    run = killed_at_step_8(arguments, tmp_path / "killed")
-    assert main([*arguments, "--trainer.default_root_dir", str(tmp_path / "killed"), "--ckpt_path", "last"]) == 0
-    assert main([*arguments, "--trainer.default_root_dir", str(tmp_path / "whole")]) == 0
-    whole = tmp_path / "whole" / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
-    assert same_weights(run / "checkpoints" / "last.ckpt", whole)
-    assert torch.load(whole, weights_only=True)["optimizer_states"][0]["param_groups"][0]["lr"] < 1e-10
+    run, whole = killed_at_step_8(arguments, tmp_path)
+    assert main([*arguments, "--trainer.default_root_dir", str(tmp_path), "--ckpt_path", "last"]) == 0
+    assert same_weights(run / "checkpoints" / "last.ckpt", whole / "checkpoints" / "last.ckpt")
+    reached = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)
+    assert reached["optimizer_states"][0]["param_groups"][0]["lr"] < 1e-10
 
 
 SCHEDULES = {  # the part of the rate at a part of the way from the warm-up to the end

@@ -72,7 +72,7 @@ def bare_rate(run: Path, samples: int, block_size: int = 64) -> float:
 
 
 def with_a_time_each(generator: Diffusion, labels: Tensor, noise: Tensor) -> Tensor:
-    """Draws with the network as it is trained: with a time and a label for each image, and once without for guidance."""
+    """Draws with the network as it is trained: a time and a label for each image, and a pass without for guidance."""
     no_label = torch.full_like(labels, generator.num_classes)
 
     def field(x: Tensor, at: float) -> Tensor:
