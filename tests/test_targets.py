@@ -27,7 +27,7 @@ TARGETS = {
     "gan": {"minutes": 30, "accuracy": 0.975, "coverage": 0.80, "diversity": (0.9, 1.1), "distance": 0.15},
     "vae": {"minutes": 20, "accuracy": 0.95, "coverage": 0.75, "diversity": (0.85, 9.0), "distance": 0.4},
     "drifting": {"minutes": 30, "accuracy": 0.90, "coverage": 0.60, "diversity": (0.85, 9.0), "distance": 0.5},
-    "diffusion": {"minutes": 30, "accuracy": 0.985, "coverage": 0.92, "diversity": (0.95, 1.05), "distance": 0.04},
+    "diffusion": {"minutes": 15, "accuracy": 0.985, "coverage": 0.92, "diversity": (0.95, 1.05), "distance": 0.04},
 }
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(4 * 3600)]
