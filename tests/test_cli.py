@@ -198,8 +198,8 @@ def killed_at_step_8(monkeypatch, tmp_path):
     That is what a kill leaves; the rows and grids that were written later lie there too, and have to be replaced.
     """
 
-    def train(arguments: list[str], folder: Path) -> tuple[Path, Path]:
-        run, kept = folder / "lightning_logs" / "version_0", tmp_path / "after-step-8.ckpt"
+    def train(arguments: list[str]) -> tuple[Path, Path]:
+        run, kept = tmp_path / "lightning_logs" / "version_0", tmp_path / "after-step-8.ckpt"
         save = RunCheckpoint.on_train_batch_start
 
         def save_and_keep(self, trainer, *args):
@@ -209,9 +209,9 @@ def killed_at_step_8(monkeypatch, tmp_path):
 
         with monkeypatch.context() as patch:
             patch.setattr(RunCheckpoint, "on_train_batch_start", save_and_keep)
-            common = ["--trainer.default_root_dir", str(folder), "--checkpoint.every_n_train_steps", "4"]
+            common = ["--trainer.default_root_dir", str(tmp_path), "--checkpoint.every_n_train_steps", "4"]
             assert main([*arguments, *common]) == 0
-        whole = Path(shutil.copytree(run, folder / "whole"))
+        whole = Path(shutil.copytree(run, tmp_path / "whole"))
         kept.rename(run / "checkpoints" / "last.ckpt")
         return run, whole
 
@@ -229,7 +229,7 @@ def killed_at_step_8(monkeypatch, tmp_path):
 )
 def test_from_the_middle_of_an_epoch_too(recipe, fit_args, tmp_path, killed_at_step_8):
     """With loader workers, with a monitor that is yet to come, and for a config of every family."""
-    run, whole = killed_at_step_8([*fit_args, *recipe], tmp_path)
+    run, whole = killed_at_step_8([*fit_args, *recipe])
     common = ["--trainer.default_root_dir", str(tmp_path)]
     assert main([*fit_args, *recipe, *common, "--ckpt_path", "last"]) == 0
     assert same_weights(run / "checkpoints" / "last.ckpt", whole / "checkpoints" / "last.ckpt")
@@ -241,7 +241,7 @@ def test_from_the_middle_of_an_epoch_too(recipe, fit_args, tmp_path, killed_at_s
 
 def test_a_schedule_is_gone_on_with_to_its_end(fit_args, tmp_path, killed_at_step_8):
     arguments = [*fit_args, "--model.schedule", "cosine", "--model.warmup_steps", "2"]
-    run, whole = killed_at_step_8(arguments, tmp_path)
+    run, whole = killed_at_step_8(arguments)
     assert main([*arguments, "--trainer.default_root_dir", str(tmp_path), "--ckpt_path", "last"]) == 0
     assert same_weights(run / "checkpoints" / "last.ckpt", whole / "checkpoints" / "last.ckpt")
     reached = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)
