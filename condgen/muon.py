@@ -71,7 +71,7 @@ class Muon(torch.optim.AdamW):
                 continue
             state = self.state[weight]  # named as AdamW names its own
             if not state:
-                state["step"], state["exp_avg"] = torch.zeros(()), torch.zeros_like(weight)
+                state["step"], state["exp_avg"] = torch.zeros((), device=weight.device), torch.zeros_like(weight)
             state["step"] += 1
             average = state["exp_avg"].lerp_(weight.grad, 1 - group["momentum"])
             step = orthogonal(weight.grad.lerp(average, group["momentum"]).flatten(1))

@@ -21,7 +21,7 @@ SMALL = {  # settings of families that train slowly
 }
 FIVE_SMALL_BATCHES = ["--data.batch_size", "16", "--trainer.limit_train_batches", "5"]
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # exact equality is promised on the CPU
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # a GPU only where asked: CUDA_VISIBLE_DEVICES=0 pytest
 if os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > 8e9:  # checkpoints of hundreds of runs, in memory
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")  # where pytest makes tmp_path: no test waits for a disk
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background would have it ignored, by children too

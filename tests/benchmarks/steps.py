@@ -37,6 +37,7 @@ class BareLoop:
         self.module.trainer = Alone(trainer)
         self.module.log = lambda *args, **kwargs: None
         self.module.train()
+        self.module.on_train_epoch_start()
         settings = self.module.configure_optimizers()
         self.optimizer = settings["optimizer"] if isinstance(settings, dict) else settings
         self.schedule = settings["lr_scheduler"]["scheduler"] if isinstance(settings, dict) else None
