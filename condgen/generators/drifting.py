@@ -154,12 +154,16 @@ class Drifting(AveragedGenerator):
             images: real ones, (M, C, H, W) in [0, 1].
             labels: their labels (M,).
         """
-        numbers = [of.bincount(minlength=self.num_classes) for of in (of_drawn, labels)]
-        in_both = torch.nonzero(torch.minimum(*numbers) > 1).flatten()
+        orders = [of.argsort(stable=True) for of in (of_drawn, labels)]
+        numbers = [of.bincount(minlength=self.num_classes).tolist() for of in (of_drawn, labels)]
         for features, real in zip(self.spaces(drawn), self.spaces(images), strict=True):
             scale = real.var(0).sum().mul(2).sqrt().clamp(min=1e-6)
-            for label in in_both:
-                yield features[of_drawn == label] / scale, real[labels == label] / scale
+            of_labels = zip(
+                (features / scale)[orders[0]].split(numbers[0]),
+                (real / scale)[orders[1]].split(numbers[1]),
+                strict=True,
+            )
+            yield from ((mine, theirs) for mine, theirs in of_labels if len(mine) > 1 and len(theirs) > 1)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
