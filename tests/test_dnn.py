@@ -19,6 +19,7 @@ LOSSES = [
     1.0330995321273804, 1.0303373336791992, 0.9848511219024658, 1.010629415512085, 1.0222480297088623,
     0.9872953295707703, 0.9840112924575806, 1.0335144996643066, 1.033013939857483, 1.021459698677063,
 ]  # fmt: skip
+UNROUNDED = {24: 1.0222593534996989, 29: 1.021469095263705}  # the losses furthest from the trace's, in float64
 MEANS = [
     0.2677384100531285, 0.24708540567520018, 0.2553967961670869, 0.2619093599377618, 0.254066128445295,
     0.24449213504867287, 0.2558714233490886, 0.2490353146900556, 0.26912906255611047, 0.2514545894132889,
@@ -77,12 +78,16 @@ def the_articles(dtype):
     return network, torch.optim.Adam(network.parameters(), lr=1e-4), loss_of, draw
 
 
-@pytest.mark.parametrize(("make", "steps"), [(ours, 30), (the_articles, 20)])
-def test_every_loss_of_the_article_is_followed(digits, make, steps):
-    """The network that is written down here too, until the trace's own rounding shows: in float64 both networks are
-    1.1e-5 from its loss 24. There the two agree to 1e-9 in all steps, as the next test says."""
+@pytest.mark.parametrize(("make", "amd"), [(ours, True), (ours, False), (the_articles, False)])
+def test_every_loss_of_the_article_is_followed(digits, make, amd, monkeypatch):
+    """To 1e-5, with the wide layer as it is on AMD's processors and on others, and by the network written down here.
+    The trace itself, of float32, is 1.1e-5 and 0.9e-5 from two of its losses without rounding: there one may be near
+    these instead."""
+    monkeypatch.setattr("condgen.generators.dnn.amd_processor", lambda: amd)
     losses, _ = losses_and_means(digits, torch.float32, make)
-    assert losses[:steps] == pytest.approx(LOSSES[:steps], rel=1e-5)
+    for step, loss in enumerate(losses):
+        possible = {LOSSES[step], UNROUNDED.get(step, LOSSES[step])}
+        assert any(loss == pytest.approx(expected, rel=1e-5) for expected in possible), step
 
 
 @pytest.mark.slow
@@ -96,6 +101,7 @@ def test_what_is_drawn_then_is_what_the_article_draws(digits):
         losses_and_means(digits, torch.float64, make) for make in (ours, the_articles)
     )
     assert losses == pytest.approx(expected_losses, rel=1e-9)
+    assert [losses[step] for step in UNROUNDED] == pytest.approx(list(UNROUNDED.values()), rel=1e-9)
     assert means == pytest.approx(expected_means, rel=1e-9)
     assert means == pytest.approx(MEANS, rel=2e-4)
 
