@@ -51,6 +51,7 @@ from condgen.files import replacing
 from condgen.generators import ConditionalGenerator
 from condgen.generators.base import FOLLOW_THE_DATA
 from condgen.loggers import run_loggers
+from condgen.machine import keep_memory, repeat_on_gpus
 from condgen.mistakes import (
     Names,
     Option,
@@ -454,19 +455,11 @@ def _quieten() -> None:
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
 
 
-def _repeat_on_gpus() -> None:
-    """Has the same command give the same numbers on a GPU, too, and convolutions the precision they have on a CPU."""
-    if torch.cuda.is_available():
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS wants for it
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        torch.backends.cudnn.allow_tf32 = False
-
-
 def run(arguments: list[str]) -> int:
     """Runs a command line and returns its exit code: 0; 1 or 2 after a mistake; 130 or 143 when told to stop."""
     _quieten()
-    _repeat_on_gpus()
+    keep_memory()
+    repeat_on_gpus()
     set_parsing_settings(add_print_completion_argument=True)
     try:
         if arguments[0] in FUNCTIONS:

@@ -8,8 +8,6 @@ label: every 3 is the same blurred 3. ``val_loss`` comes to rest on ``val_loss_f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +16,7 @@ from torch import Tensor, nn
 
 from condgen.errors import UsageError, check_number
 from condgen.generators.base import ConditionalGenerator, OptimizerName, ScheduleName, optimizer_and_schedule
-
-
-@cache
-def amd_processor() -> bool:
-    """Whether Linux names AMD as the maker of this machine's processor."""
-    cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.is_file() and "AuthenticAMD" in cpuinfo.read_text()
+from condgen.machine import amd_processor
 
 
 class WideLinear(nn.Linear):
