@@ -71,6 +71,16 @@ def test_a_run_leaves_settings_numbers_checkpoints_and_pictures(trained):
     assert len(accumulator.Images("samples")) == 2
 
 
+def test_the_training_loss_is_on_the_bar_and_monitored_where_no_step_is_logged(fit_args, tmp_path, capsys):
+    options = ["--trainer.log_every_n_steps", "0", "--checkpoint.monitor", "train_loss", "--trainer.max_epochs", "1"]
+    assert main([*fit_args, *options, "--trainer.default_root_dir", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert re.search(r"5/5 \[.*train_loss=[01]\.\d+, val_loss=", out + err)
+    run = tmp_path / "lightning_logs" / "version_0"
+    assert (run / "checkpoints" / "best.ckpt").is_file()
+    assert not any(row.get("train_loss") for row in rows_of(run))
+
+
 def test_the_lesson_is_logged(trained):
     epochs = [row for row in rows_of(trained / "lightning_logs" / "version_0") if row["val_loss"]]
     assert [row["epoch"] for row in epochs] == ["0", "1"]

@@ -60,7 +60,7 @@ def test_one_pass_backwards_gives_each_network_the_gradient_of_its_own_loss(gan,
     generator = torch.Generator().manual_seed(0)
     real, labels, noise = torch.rand(20, 1, 28, 28, generator=generator), torch.arange(20) % 10, torch.rand(20, 62)
     monkeypatch.setattr(gan, "batch_uniform", lambda *_: noise)
-    monkeypatch.setattr(GAN, "log", lambda *_, **__: None)
+    monkeypatch.setattr(gan, "log_train_loss", lambda *_, **__: None)
     real[:, 0, 0, 0] = 1  # exactly, as no drawn one: by which real images are known
     logits = gan.discriminator.forward
     monkeypatch.setattr(

@@ -11,6 +11,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
+from condgen.generators import ConditionalGenerator
+
 
 class RunProgressBar(TQDMProgressBar):
     """Lightning's bar of the epoch, with the number of epochs and the time left for all of them."""
@@ -39,6 +41,8 @@ class RunProgressBar(TQDMProgressBar):
     ) -> dict[str, int | str | float | dict[str, float]]:
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
+        if isinstance(pl_module, ConditionalGenerator) and pl_module.last_train_loss is not None:
+            metrics = {"train_loss": pl_module.last_train_loss.item(), **metrics}  # logged in fewer steps
         total, done = trainer.estimated_stepping_batches, trainer.fit_loop.total_batch_idx + 1
         if trainer.training and math.isfinite(total) and done > self._batches_before:
             rate = (time.monotonic() - self._started) / (done - self._batches_before)

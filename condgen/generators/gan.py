@@ -148,9 +148,7 @@ class GAN(AveragedGenerator):
         # sigmoid(-lead). From the generator's loss it would be times -sigmoid(lead), which is -exp(lead) times as much.
         quotient = -lead.detach().clamp(max=60).exp()[:, None, None, None]
         drawn.register_hook(lambda gradient: quotient * gradient)
-        self.log_train_loss(generator_loss)
-        self.log("train_discriminator_loss", discriminator_loss)
-        self.log("train_penalty", penalty)
+        self.log_train_loss(generator_loss, discriminator_loss=discriminator_loss, penalty=penalty)
         return discriminator_loss + penalty
 
     def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:

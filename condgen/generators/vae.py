@@ -244,9 +244,7 @@ class VAE(ConditionalGenerator):
         noise, _ = self.batch_normal(len(labels), batch_idx, self.noise_shape)
         log_likelihood, kl = self.evidence(images, labels, noise)
         loss = kl - log_likelihood
-        self.log_train_loss(loss)
-        self.log("train_reconstruction", -log_likelihood)
-        self.log("train_kl", kl)
+        self.log_train_loss(loss, reconstruction=-log_likelihood, kl=kl)
         return loss
 
     def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:

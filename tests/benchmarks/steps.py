@@ -21,12 +21,13 @@ class Alone:
     """What a family asks of its trainer in a training step, where there is none."""
 
     world_size, global_rank, training, current_epoch = 1, 0, True, 0
+    is_last_batch = should_update_logs = False
 
     def __init__(self, trainer: Trainer) -> None:
         self.datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         self.train_dataloader = trainer.train_dataloader
         self.estimated_stepping_batches = trainer.estimated_stepping_batches
-        self.fit_loop = self
+        self.fit_loop = self._logger_connector = self
 
 
 class BareLoop:
@@ -35,7 +36,6 @@ class BareLoop:
     def __init__(self, trainer: Trainer, module: LightningModule) -> None:
         self.module: Any = copy.deepcopy(module)
         self.module.trainer = Alone(trainer)
-        self.module.log = lambda *args, **kwargs: None
         self.module.train()
         self.module.on_train_epoch_start()
         settings = self.module.configure_optimizers()
