@@ -22,6 +22,7 @@ from condgen.__main__ import main
 from condgen.generators import Diffusion
 
 NPZ = ("--predictions.format", "npz")
+BLOCK_SIZE = 64  # samples that either contender draws at once
 
 
 def sampling(settings: Settings) -> Iterator[Row]:
@@ -44,8 +45,8 @@ def sampling(settings: Settings) -> Iterator[Row]:
 def request(run: Path, samples: int) -> list[str]:
     folder = run / "drawn"
     shutil.rmtree(folder, ignore_errors=True)
-    each = ["--data.samples_per_label", str(samples // 10), "--predictions.dirpath", str(folder)]
-    return ["predict", "--ckpt_path", str(run), *each]
+    each = ["--data.samples_per_label", str(samples // 10), "--data.batch_size", str(BLOCK_SIZE)]
+    return ["predict", "--ckpt_path", str(run), *each, "--predictions.dirpath", str(folder)]
 
 
 def rate(run: Path, samples: int, *options: str) -> float:
@@ -66,16 +67,16 @@ def bare_rate(run: Path, samples: int) -> float:
         return process.submit(bare_loop, run, samples).result()
 
 
-def bare_loop(run: Path, samples: int, block_size: int = 64) -> float:
+def bare_loop(run: Path, samples: int) -> float:
     """Samples a second of a loop that one would write by hand, laid out as PyTorch does it, for block after block."""
     generator = package.load(run).to(memory_format=torch.contiguous_format)
     draw = with_a_time_each if isinstance(generator, Diffusion) else type(generator).generate
     labels = torch.arange(10).repeat_interleave(samples // 10)
     began = time.perf_counter()
     with torch.no_grad():
-        for start in range(0, samples, block_size):
-            indices = range(start, min(start + block_size, samples))
-            draw(generator, labels[start : start + block_size], generator.draw_noise(0, indices))
+        for start in range(0, samples, BLOCK_SIZE):
+            indices = range(start, min(start + BLOCK_SIZE, samples))
+            draw(generator, labels[start : start + BLOCK_SIZE], generator.draw_noise(0, indices))
     return samples / (time.perf_counter() - began)
 
 
