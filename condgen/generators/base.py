@@ -118,7 +118,7 @@ class ConditionalGenerator(LightningModule, ABC):
         # Lightning's log takes a millisecond a value, which is a fortieth of the DNN's step
         if self.trainer._logger_connector.should_update_logs or self.trainer.is_last_batch:
             self.log_dict({"train_loss": loss, **{f"train_{name}": part for name, part in parts.items()}})
-        self._train_loss += torch.stack([loss.detach().float(), torch.ones_like(loss, dtype=torch.float32)])
+        self._train_loss += torch.stack([self.last_train_loss.float(), torch.ones_like(loss, dtype=torch.float32)])
 
     @property
     def label_means(self) -> Tensor:
