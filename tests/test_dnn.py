@@ -147,6 +147,16 @@ def test_with_a_large_label_gain_the_untrained_network_draws_by_the_label_alone(
     assert parts[1] < 0.05
 
 
+def test_the_output_gain_scales_what_the_last_layer_adds_up():
+    labels, noise = torch.arange(10), torch.rand(10, 62)
+    contrasts = []
+    for output_gain in (1.0, 0.25):
+        torch.manual_seed(0)
+        logits = DNN(output_gain=output_gain).generate(labels, noise).logit()
+        contrasts.append(logits.std().item())
+    assert contrasts[1] == pytest.approx(0.25 * contrasts[0], rel=1e-3)
+
+
 def test_the_optimiser_takes_its_settings():
     (adam,) = DNN(optimizer="AdamW", lr=0.01, betas=(0.5, 0.99), weight_decay=0.1).configure_optimizers().param_groups
     assert (adam["lr"], adam["betas"], adam["weight_decay"]) == (0.01, (0.5, 0.99), 0.1)
@@ -162,6 +172,7 @@ def test_the_optimiser_takes_its_settings():
         {"lr": -1.0},
         {"weight_decay": -1},
         {"label_gain": 0.0},
+        {"output_gain": 0.0},
         {"betas": (0.9, 1.0)},
     ],
 )

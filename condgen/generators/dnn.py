@@ -122,6 +122,8 @@ class DNN(ConditionalGenerator):
         warmup_steps: steps over which the learning rate rises to ``lr``.
         label_gain: factor on the label's weights in the first layer, at the start. Batch normalisation follows, so that
             far above 1 the network begins by drawing from the label alone, which is where it ends.
+        output_gain: factor on the last layer's weights, at the start. PyTorch sizes those of a transposed convolution
+            for its outputs, 4·4 a pixel, instead of the 4·64 numbers that add up in a pixel; 0.25 makes good for it.
     """
 
     def __init__(
@@ -138,6 +140,7 @@ class DNN(ConditionalGenerator):
         schedule: ScheduleName = "constant",
         warmup_steps: int = 0,
         label_gain: float = 1.0,
+        output_gain: float = 1.0,
     ) -> None:
         super().__init__(num_classes, image_shape)
         check_number("model.latent_dim", latent_dim, at_least=1, at_most=1_000_000)
@@ -149,16 +152,19 @@ class DNN(ConditionalGenerator):
         check_number("model.weight_decay", weight_decay, at_least=0)
         check_number("model.warmup_steps", warmup_steps, at_least=0)
         check_number("model.label_gain", label_gain, above=0)
+        check_number("model.output_gain", output_gain, above=0)
         self.save_hyperparameters()
         self.latent_dim = latent_dim
         self.target_mean, self.target_std = target_mean, target_std
         self.optimizer_name, self.lr, self.betas, self.weight_decay = optimizer, lr, tuple(betas), weight_decay
         self.schedule, self.warmup_steps = schedule, warmup_steps
         self.network = DNNNetwork(latent_dim + num_classes, self.image_shape)
-        first = self.network.fc[0]
+        first, last = self.network.fc[0], self.network.deconv[3]
         assert isinstance(first, nn.Linear)
+        assert isinstance(last, ThinConvTranspose2d)
         with torch.no_grad():
             first.weight[:, latent_dim:] *= label_gain
+            last.weight *= output_gain
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
