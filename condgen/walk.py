@@ -9,15 +9,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from condgen.batches import SampleRequest
+from condgen.evaluation.samples import draw_bytes
 from condgen.generators import ConditionalGenerator
 from condgen.noise import between
-from condgen.pictures import grid, to_bytes, write_gif, write_png
+from condgen.pictures import grid, write_gif, write_png
 
 COLUMNS = 10  # of labels, in a frame
-BLOCK = 64  # images that are drawn at once
 
 
-@torch.no_grad()
 def draw_walk(generator: ConditionalGenerator, labels: Tensor, noise: Tensor, steps: int) -> Tensor:
     """Samples on the way from each noise to the next one, and from the last to the first again.
 
@@ -34,9 +33,7 @@ def draw_walk(generator: ConditionalGenerator, labels: Tensor, noise: Tensor, st
     for number in tqdm(range(noise.shape[1]), desc="Walking", leave=False, mininterval=1, delay=1):
         ends = zip(noise[:, number], following[:, number], strict=True)
         ways = torch.stack([between(a, b, parts, generator.noise_distribution) for a, b in ends], dim=1)
-        of_all = ways.flatten(0, 1).to(labels.device)  # (steps * L, *noise_shape)
-        blocks = zip(labels.repeat(steps).split(BLOCK), of_all.split(BLOCK), strict=True)
-        drawn = torch.cat([to_bytes(generator.generate(*block).float()) for block in blocks])
+        drawn = draw_bytes(generator, labels.repeat(steps), ways.flatten(0, 1))
         frames.append(drawn.unflatten(0, (steps, len(labels))))
     return torch.cat(frames)
 
@@ -55,7 +52,7 @@ def write_walk(
         folder: for the files.
     """
     each = min(request.samples_per_label, most[1])
-    labels = torch.tensor(request.labels[: most[0]], device=generator.device)
+    labels = torch.tensor(request.labels[: most[0]])
     starts = torch.arange(len(labels))[:, None] * request.samples_per_label
     numbers = [request.noise_of(index) for index in (starts + torch.arange(each)).flatten().tolist()]
     noise = generator.draw_noise(request.seed, numbers).unflatten(0, (len(labels), each))

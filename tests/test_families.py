@@ -14,6 +14,8 @@ import condgen
 from condgen import generators
 from condgen.__main__ import main
 from condgen.errors import UsageError
+from condgen.evaluation.samples import sample_grid
+from condgen.pictures import to_bytes
 
 
 def family(name: str, **settings):
@@ -41,6 +43,25 @@ def test_a_samples_noise_hangs_on_its_number_and_seed_alone(name):
     whole = generator.draw_noise(5, range(10))
     assert torch.equal(generator.draw_noise(5, [7, 2]), whole[[7, 2]])
     assert not torch.equal(generator.draw_noise(6, [7, 2]), whole[[7, 2]])
+
+
+def test_a_grid_shows_each_sample_in_its_place_and_is_drawn_few_at_a_time():
+    drawn_at_once = []
+
+    class Counted(generators.DNN):
+        def generate(self, labels, noise):
+            drawn_at_once.append(len(labels))
+            return super().generate(labels, noise)
+
+    generator = Counted().eval()
+    picture = sample_grid(generator, range(10), 13, seed=5)
+    assert sum(drawn_at_once) == 130
+    assert max(drawn_at_once) <= 64  # memory does not grow with labels and samples
+    with torch.no_grad():
+        sample = generator.generate(torch.tensor([7]), generator.draw_noise(5, [7 * 13 + 4]))
+    top, left = 7 * 30 + 2, 4 * 30 + 2  # two pixels around each image of 28 by 28
+    shown = picture[0, top : top + 28, left : left + 28].int()
+    assert (shown - to_bytes(sample)[0, 0].int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize("name", FAMILIES)

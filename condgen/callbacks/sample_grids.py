@@ -17,7 +17,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from condgen.batches import Images
 from condgen.data import LabelledImages
 from condgen.errors import check_number
-from condgen.evaluation.samples import sample_grid
+from condgen.evaluation.samples import BLOCK, sample_grid
 from condgen.evaluation.scores import first_of_each_label, rows_of
 from condgen.generators import ConditionalGenerator
 from condgen.pictures import grid, to_bytes, write_gif, write_png
@@ -83,11 +83,14 @@ class SampleGrids(Callback):
         there = real.labels.bincount()
         columns = min(self.samples_per_label, int(there[there > 0].min()))
         shown = rows_of(real, first_of_each_label(real, dict.fromkeys(real.labels.unique().tolist(), columns)))
-        images = shown.images.to(generator.device).float().div(255)
-        drawn = generator.reconstruct(images, shown.labels.to(generator.device))
-        if drawn is None:
-            return None
-        pairs = torch.stack((shown.images, to_bytes(drawn.float())))
+        drawn = []
+        for images, labels in zip(shown.images.split(BLOCK), shown.labels.split(BLOCK), strict=True):
+            images, labels = images.to(generator.device), labels.to(generator.device)
+            reconstructions = generator.reconstruct(images.float().div(255), labels)
+            if reconstructions is None:
+                return None
+            drawn.append(to_bytes(reconstructions.float()))
+        pairs = torch.stack((shown.images, torch.cat(drawn)))
         pairs = pairs.unflatten(1, (-1, columns)).transpose(0, 1)  # (labels, 2, columns, C, H, W)
         return grid(pairs.flatten(0, 2), columns)
 

@@ -21,6 +21,16 @@ from condgen.errors import UsageError
 from condgen.generators import ConditionalGenerator
 from condgen.pictures import grid, to_bytes
 
+BLOCK = 64  # images that are drawn at once, so that memory does not grow with their number
+
+
+@torch.no_grad()
+def draw_bytes(generator: ConditionalGenerator, labels: Tensor, noise: Tensor) -> Tensor:
+    """Labels (N,) and noise (N, *noise_shape) to their images (N, C, H, W) uint8, on the CPU."""
+    blocks = zip(labels.split(BLOCK), noise.split(BLOCK), strict=True)
+    device = generator.device
+    return torch.cat([to_bytes(generator.generate(*(part.to(device) for part in block)).float()) for block in blocks])
+
 
 def draw(trainer: Trainer, generator: ConditionalGenerator, samples_per_label: int) -> tuple[Images, float]:
     """So many samples of each label, drawn by all processes as ``condgen predict`` draws them, and rounded to bytes.
@@ -43,12 +53,10 @@ def draw(trainer: Trainer, generator: ConditionalGenerator, samples_per_label: i
     return Images(images.cpu(), labels), time.monotonic() - began
 
 
-@torch.no_grad()
 def sample_grid(generator: ConditionalGenerator, labels: Sequence[int], samples_per_label: int, seed: int) -> Tensor:
     """The samples number 0, 1, … of a seed, so many of each label, a row a label: an image (3, H, W) uint8."""
-    each = torch.tensor(labels, device=generator.device).repeat_interleave(samples_per_label)
-    noise = generator.draw_noise(seed, range(len(each))).to(generator.device)
-    return grid(to_bytes(generator.generate(each, noise).float()), samples_per_label)
+    each = torch.tensor(labels).repeat_interleave(samples_per_label)
+    return grid(draw_bytes(generator, each, generator.draw_noise(seed, range(len(each)))), samples_per_label)
 
 
 def read(path: Path, data: LabelledImages) -> Images:
