@@ -13,10 +13,11 @@ from condgen.data import LabelledImages
 from condgen.demo.figures import animation, caption, figure, npz, picture, saving, score_tables
 from condgen.demo.shown import Run, chosen, whole
 from condgen.errors import UsageError, check_number
+from condgen.evaluation.samples import draw_bytes
 from condgen.evaluation.sets import nearest
 from condgen.generators import ConditionalGenerator
 from condgen.noise import Distribution, between
-from condgen.pictures import grid, png, to_bytes
+from condgen.pictures import grid, png
 
 RUNS, LABELS, EACH, IMAGES, EVALUATIONS = 8, 20, 20, 400, 10_000  # at most; the last two of one run
 RANGES: dict[Distribution, tuple[int, int]] = {"uniform": (0, 1), "normal": (-3, 3)}  # of one number of the noise
@@ -177,7 +178,6 @@ def coordinate_of(generator: ConditionalGenerator, coordinate: float) -> int:
     return whole("coordinate", coordinate, 0, math.prod(generator.noise_shape) - 1)
 
 
-@torch.no_grad()
 def generate(generator: ConditionalGenerator, labels: Tensor, noise: Tensor) -> Tensor:
     """(N,) labels and (N, *noise_shape) noise to (N, C, H, W) uint8; raises UsageError where it would take long."""
     if (evaluations := len(labels) * generator.evaluations_per_sample) > EVALUATIONS:
@@ -185,7 +185,7 @@ def generate(generator: ConditionalGenerator, labels: Tensor, noise: Tensor) -> 
             f"{evaluations:,} evaluations of the network take long: ask for fewer samples or steps, {EVALUATIONS:,} "
             "at most."
         )
-    return to_bytes(generator.generate(labels, noise).float())
+    return draw_bytes(generator, labels, noise)
 
 
 def nearest_training_images(run: Run, samples: Images) -> tuple[Tensor, Tensor]:

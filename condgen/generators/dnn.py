@@ -49,10 +49,10 @@ class ThinConvTranspose2d(nn.ConvTranspose2d):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size=4, stride=2, padding=1)
 
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(N, in_channels, H, W) to (N, out_channels, 2·H, 2·W)."""
         if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.is_grad_enabled():
-            return super().forward(x, output_size)
+            return super().forward(x)
         windows = self.weight.flatten(1).t() @ x.flatten(2)  # (N, out_channels·4·4, H·W)
         size = (2 * x.shape[2], 2 * x.shape[3])
         assert self.bias is not None
