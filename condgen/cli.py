@@ -324,11 +324,8 @@ class CondgenCLI(LightningCLI):
             with restoring(self.checkpoint_path):
                 epochs = int(self.checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
             if reached := self._reached(epochs, self.checkpoint["global_step"]):
-                unit, done = reached
-                raise UsageError(
-                    f"{self.checkpoint_path} has trained its {done} {unit}: "
-                    f"for more, give --trainer.max_{unit} {2 * done}."
-                )
+                done = " and ".join(f"{number} {unit}" for unit, number in reached.items())
+                raise UsageError(f"{self.checkpoint_path} has trained its {done}: for more, give {_longer(reached)}.")
         first = self.trainer.is_global_zero
         if first:
             self.datamodule.prepare_data()
@@ -355,8 +352,8 @@ class CondgenCLI(LightningCLI):
         _say("trainer.fast_dev_run: it works; nothing is kept." if trial else self._what_now(run))
 
     def _what_now(self, run: Path | None) -> str:
-        reached = self._reached(self.trainer.current_epoch, self.trainer.global_step)
-        longer = f" --trainer.max_{reached[0]} {2 * reached[1]}" if reached else ""
+        cut = not self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch  # the last epoch, by trainer.max_steps
+        longer = _longer(self._reached(self.trainer.current_epoch - cut, self.trainer.global_step))
         lines = [f"Run: {run}"]
         if run and (run / "samples.gif").is_file():
             lines.append(f"  see the samples of every epoch    {run / 'samples'}/, {run / 'samples.gif'}")
@@ -365,17 +362,14 @@ class CondgenCLI(LightningCLI):
             f"  see them while it trains          tensorboard --logdir {self.root / RUNS}",
             f"  draw samples                      condgen predict --ckpt_path {run}",
             f"  score them                        condgen test --ckpt_path {run}",
-            f"  train on                          condgen fit --ckpt_path {run}{longer}",
+            f"  train on                          condgen fit --ckpt_path {run} {longer}".rstrip(),
         ]
         return "\n".join(lines)
 
-    def _reached(self, epochs: int, steps: int) -> tuple[str, int] | None:
-        """The limit that a training of this length has come to, in ``epochs`` or ``steps``; None for none."""
-        for unit, done in (("epochs", epochs), ("steps", steps)):
-            most = getattr(self.trainer, f"max_{unit}")
-            if most not in (None, -1) and done >= most:
-                return unit, done
-        return None
+    def _reached(self, epochs: int, steps: int) -> dict[str, int]:
+        """The limits that a training of this length has come to, by their unit."""
+        limits = {"epochs": (epochs, self.trainer.max_epochs), "steps": (steps, self.trainer.max_steps)}
+        return {unit: done for unit, (done, most) in limits.items() if most not in (None, -1) and done >= most}
 
     def validate(self, **kwargs: Any) -> None:
         self.trainer.run_directory = self._checkpoint_run()
@@ -406,6 +400,11 @@ def _remove_run(run: Path) -> None:
     shutil.rmtree(run, ignore_errors=True)
     with contextlib.suppress(OSError):
         run.parent.rmdir()  # where no other run is in it
+
+
+def _longer(reached: dict[str, int]) -> str:
+    """The flags for twice as long a training as one that has come to these limits."""
+    return " ".join(f"--trainer.max_{unit} {2 * done}" for unit, done in reached.items())
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from torch import Tensor
 
@@ -52,6 +53,13 @@ class CheckpointConnector(_CheckpointConnector):
     def restore_training_state(self) -> None:
         with restoring(self._ckpt_path):
             super().restore_training_state()
+
+    def restore_loops(self) -> None:
+        """With ``max_steps`` Lightning takes an epoch's end for a place within the epoch, and ends the epoch again."""
+        super().restore_loops()
+        epochs = self.trainer.fit_loop.epoch_progress.current
+        if epochs.processed == epochs.ready:
+            _Loop.restarting.fset(self.trainer.fit_loop, False)  # type: ignore[attr-defined]
 
     def restore_optimizers(self) -> None:
         """Also refuses state of another shape than its weights', through which a fused optimiser reads and writes."""

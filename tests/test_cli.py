@@ -181,16 +181,33 @@ def test_base_yaml_is_what_condgen_does_without_a_config(capsys):
             ["--trainer.max_epochs", "-1", "--trainer.max_steps", "10"],
             "10 steps: for more, give --trainer.max_steps 20.",
         ),
+        (
+            ["--trainer.max_steps", "8"],
+            "has trained its 2 epochs and 10 steps: for more, give --trainer.max_epochs 4 --trainer.max_steps 20.",
+        ),
     ],
 )
 def test_a_finished_training_says_how_to_go_on(limit, way_out, fit_args, last, capsys):
     assert way_out in refused([*fit_args, "--ckpt_path", last, *limit], capsys)
 
 
-def test_a_resumed_run_is_the_uninterrupted_one_in_one_directory(fit_args, trained, last, tmp_path):
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (["--trainer.max_epochs", "1"], []),
+        (["--trainer.max_epochs", "1", "--trainer.max_steps", "10"], ["--trainer.max_steps", "10"]),
+        (["--trainer.max_steps", "5"], ["--trainer.max_steps", "10"]),
+        (["--trainer.max_steps", "7"], ["--trainer.max_steps", "10"]),
+        (["--trainer.max_steps", "7"], ["--trainer.max_steps", "-1"]),
+        (["--trainer.max_steps", "3", "--trainer.max_epochs", "1"], ["--trainer.max_steps", "20"]),
+    ],
+    ids=lambda limits: ",".join(limits[1::2]),
+)
+def test_a_resumed_run_is_the_uninterrupted_one_in_one_directory(first, then, fit_args, trained, last, tmp_path):
+    """Whatever limit ended it, at an epoch's end or within one."""
     common = ["--trainer.default_root_dir", str(tmp_path)]
-    assert main([*fit_args, *common, "--trainer.max_epochs", "1"]) == 0
-    assert main([*fit_args, *common, "--ckpt_path", "last"]) == 0
+    assert main([*fit_args, *common, *first]) == 0
+    assert main([*fit_args, *common, *then, "--ckpt_path", "last"]) == 0
     assert runs_in(tmp_path) == ["version_0"]
     run, whole = tmp_path / "lightning_logs" / "version_0", trained / "lightning_logs" / "version_0"
     assert same_weights(run / "checkpoints" / "last.ckpt", Path(last))
@@ -407,9 +424,21 @@ def test_the_bar_counts_the_epochs_that_the_run_will_take(fit_args, tmp_path, ca
     assert "Epoch 2/2" in said.out + said.err  # three steps in the first, two in the second
 
 
-def test_a_finished_run_says_how_to_train_on(trained, fit_args, capsys):
-    arguments = [*fit_args, "--trainer.default_root_dir", str(trained), "--ckpt_path", "last"]
-    assert "give --trainer.max_epochs" in refused(arguments, capsys)
+@pytest.mark.parametrize(
+    ("limits", "longer"),
+    [
+        (["--trainer.max_epochs", "1"], "--trainer.max_epochs 2"),
+        (["--trainer.max_steps", "7"], "--trainer.max_steps 14"),
+        (["--trainer.max_steps", "10"], "--trainer.max_epochs 4 --trainer.max_steps 20"),
+    ],
+)
+def test_a_finished_run_says_how_to_train_on(limits, longer, fit_args, tmp_path, capsys):
+    common = [*fit_args, "--trainer.default_root_dir", str(tmp_path)]
+    assert main([*common, *limits]) == 0
+    *_, said = capsys.readouterr().out.rstrip().splitlines()
+    assert said.endswith(f"version_0 {longer}")
+    assert longer in refused([*common, *limits, "--ckpt_path", "last"], capsys)
+    assert main([*common, "--ckpt_path", "last", *longer.split()]) == 0
 
 
 def test_a_generator_for_other_classes_is_refused(trained, capsys, monkeypatch):

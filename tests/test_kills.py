@@ -117,13 +117,14 @@ def whole(training, tmp_path_factory):
     return run
 
 
-def test_three_kills_change_nothing(training, whole, tmp_path):
+@pytest.mark.parametrize("end", [[], ["--trainer.max_steps", "18"]], ids=lambda end: "".join(end[1:]))
+def test_three_kills_change_nothing(end, training, whole, tmp_path):
     strikes = [
         (signal.SIGKILL, while_a_checkpoint_is_written, 0.3),
         (signal.SIGKILL, while_a_grid_is_written, 0.0),
         (signal.SIGTERM, now, 0.4),
     ]
-    assert survives(strikes, training(), tmp_path, whole()) >= 2
+    assert survives(strikes, training(*end), tmp_path, whole(*end)) >= 2
 
 
 def test_an_exception_saves_nothing_and_costs_nothing(training, whole, tmp_path):

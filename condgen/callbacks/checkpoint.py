@@ -89,6 +89,14 @@ class RunCheckpoint(Checkpoint):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         seconds = self._seconds + time.monotonic() - self._began
         checkpoint.setdefault("condgen", {}).update(first_open_step=self._first_open_step, train_seconds=seconds)
+        loops = checkpoint["loops"]["fit_loop"]
+        epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
+        if epochs["current"]["processed"] == epochs["current"]["started"] and not batches["is_last_batch"]:
+            # max_steps came before the epoch's end: a longer training goes on within the epoch, as after its last batch
+            for reach in ("total", "current"):
+                epochs[reach]["processed"] -= 1
+                batches[reach]["completed"] -= 1
+            loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._seconds = float(checkpoint["condgen"].get("train_seconds", 0))
