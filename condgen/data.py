@@ -63,6 +63,8 @@ class LabelledImages(LightningDataModule):
     image_shape: tuple[int, int, int] = (1, 28, 28)
     files: tuple[str, ...]
     """Names of the IDX files: training images and labels, test images and labels."""
+    files_are_called_as_mnists: ClassVar[bool] = False
+    """Then they are not looked for in ``root`` itself, where MNIST's may be."""
     origin: ClassVar[str] = ""
     """Whose images they are, and their licence."""
     sample_available: ClassVar[bool] = False
@@ -180,7 +182,8 @@ class LabelledImages(LightningDataModule):
 
     def _find(self) -> list[Path] | None:
         """The data set's four files, or None."""
-        for folder in (self.root / self.dataset / "raw", self.root / self.dataset, self.root):
+        folders = [self.root / self.dataset / "raw", self.root / self.dataset, self.root]
+        for folder in folders[:2] if self.files_are_called_as_mnists else folders:
             paths = [next((p for p in (folder / f, folder / f"{f}.gz") if p.is_file()), None) for f in self.files]
             if all(paths):
                 return [path for path in paths if path]
@@ -408,6 +411,7 @@ class FashionMNIST(LabelledImages):
     origin = "Zalando Research; MIT"
     classes = tuple(torchvision.datasets.FashionMNIST.classes)
     files = _MNIST_FILES
+    files_are_called_as_mnists = True
 
 
 class KMNIST(LabelledImages):
@@ -416,6 +420,7 @@ class KMNIST(LabelledImages):
     origin = "ROIS-DS Center for Open Data in the Humanities; CC BY-SA 4.0"
     classes = tuple(torchvision.datasets.KMNIST.classes)
     files = _MNIST_FILES
+    files_are_called_as_mnists = True
 
 
 class QMNIST(LabelledImages):

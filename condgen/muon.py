@@ -57,7 +57,6 @@ class Muon(torch.optim.AdamW):
         groups: list[dict[str, Any]] = [{"params": list(others)}, {"params": list(matrices), "lr": matrix_lr}]
         groups[1]["momentum"] = 0.95
         super().__init__(groups, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
-        self._step_supports_amp_scaling = False  # AdamW's does: let the scaler unscale, and skip what is not finite
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

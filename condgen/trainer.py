@@ -58,7 +58,7 @@ class CheckpointConnector(_CheckpointConnector):
         """With ``max_steps`` Lightning takes an epoch's end for a place within the epoch, and ends the epoch again."""
         super().restore_loops()
         epochs = self.trainer.fit_loop.epoch_progress.current
-        if epochs.processed == epochs.ready:
+        if epochs.processed == epochs.ready:  # type: ignore[attr-defined]
             _Loop.restarting.fset(self.trainer.fit_loop, False)  # type: ignore[attr-defined]
 
     def restore_optimizers(self) -> None:
@@ -114,6 +114,11 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
         value = settings.get(name)
         if isinstance(value, int | float) and not is_right(value):
             raise UsageError(f"trainer.{name} is {value}: give {allowed}.")
+    if str(settings.get("precision")) not in ("None", "32", "32-true", "16", "16-mixed", "bf16", "bf16-mixed"):
+        raise UsageError(
+            f"trainer.precision is {settings['precision']}, but images and noise are float32: "
+            "give 32-true, bf16-mixed or 16-mixed."
+        )
     for name, instead in (("overfit_batches", "give trainer.limit_train_batches"), ("barebones", "leave it out")):
         if settings.get(name):
             raise UsageError(f"trainer.{name} is {settings[name]}, which condgen does not support: {instead}.")

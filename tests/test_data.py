@@ -47,6 +47,18 @@ def test_files_are_found_where_people_put_them(mnist_root, tmp_path, layout, zip
     assert (len(data.train_images), len(data.val_images)) == (330, 70)
 
 
+def test_mnists_files_are_not_taken_for_another_data_sets(mnist_root, tmp_path):
+    """Whose files are called the same: in a folder of its own they are found."""
+    raw = mnist_root / "MNIST" / "raw"
+    shutil.copytree(raw, tmp_path, dirs_exist_ok=True)
+    for kind in (FashionMNIST, KMNIST):
+        data = kind(root=str(tmp_path), source="full")
+        with pytest.raises(UsageError, match=f"{kind.__name__} is not under"):
+            data.setup("fit")
+        shutil.copytree(raw, tmp_path / kind.__name__)
+        assert len(loaded(data).train_images) == 330
+
+
 def test_the_sample_is_4000_and_1000_digits_of_all_labels_alike(digits):
     data = loaded(MNIST(source="sample"))
     assert data.train_images.labels.bincount().tolist() == [400] * 10

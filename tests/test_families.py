@@ -97,6 +97,14 @@ def test_mixed_precision_trains_what_float32_trains(name, fit_args, tmp_path):
     assert main(["predict", "--data.samples_per_label", "1", *common]) == 0
 
 
+def test_gradients_are_clipped_in_mixed_precision_too(fit_args, tmp_path):
+    common = ["--trainer.precision", "bf16-mixed", "--trainer.default_root_dir", str(tmp_path)]
+    assert main([*fit_args, *common, "--trainer.gradient_clip_val", "1e-6"]) == 0
+    saved = torch.load(tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
+    means = [state["exp_avg"].flatten() for state in saved["optimizer_states"][0]["state"].values()]
+    assert 1e-8 < torch.cat(means).norm() < 1e-6
+
+
 @pytest.mark.parametrize(
     "name", [name if name == "GAN" else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 )

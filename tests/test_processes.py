@@ -12,9 +12,9 @@ from lightning.pytorch.callbacks import Callback
 from subprocesses import DDP, ON_THE_CPU, ForkedPython, condgen_process, finish, free_port, two_processes
 
 
-def val_losses(run: Path) -> list[float]:
+def values(run: Path, name: str) -> list[float]:
     with open(run / "metrics.csv", newline="") as file:
-        return [float(row["val_loss"]) for row in csv.DictReader(file) if row["val_loss"]]
+        return [float(row[name]) for row in csv.DictReader(file) if row[name]]
 
 
 class Recording(Callback):
@@ -48,7 +48,8 @@ def ddp_run(fit_args, tmp_path_factory):
 def test_two_processes_train_one_run(ddp_run, trained):
     """They see the images and latents that one process sees, but batch norm sees half batches: losses are near."""
     assert [path.name for path in ddp_run.parent.iterdir()] == ["version_0"]
-    assert val_losses(ddp_run) == pytest.approx(val_losses(trained / "lightning_logs" / "version_0"), rel=0.05)
+    one = values(trained / "lightning_logs" / "version_0", "val_loss")
+    assert values(ddp_run, "val_loss") == pytest.approx(one, rel=0.05)
     assert len(list((ddp_run / "samples").iterdir())) == 2
 
 
@@ -64,6 +65,16 @@ def test_two_processes_see_in_every_step_what_one_sees(fit_args, tmp_path):
     for whole, *parts in zip(one, *shares, strict=True):
         for everyone, even, odd in zip(whole, *parts, strict=True):  # images, labels, numbers
             assert torch.equal(everyone, torch.stack([even, odd], dim=1).flatten(0, 1))
+
+
+def test_two_processes_measure_the_variance_of_the_samples_that_one_draws(tmp_path):
+    """The diffusion draws for some of the validation images only."""
+    fit = ["fit", "--model", "Diffusion", "--model.channels", "[8,16]", "--training_scores.every_n_epochs", "null"]
+    fit += ["--data.source", "sample", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"]
+    finish(condgen_process([*fit, *ON_THE_CPU, "--trainer.default_root_dir", "one"], tmp_path))
+    finish(*two_processes([*fit, "--trainer.default_root_dir", "two"], tmp_path))
+    one, two = (values(tmp_path / name / "lightning_logs" / "version_0", "variance_ratio") for name in ("one", "two"))
+    assert two == pytest.approx(one, rel=1e-4)
 
 
 @pytest.mark.parametrize(("form", "batch_size"), [("png", "7"), ("npz", "1000")])
@@ -82,7 +93,7 @@ def test_two_processes_measure_what_one_measures(trained, tmp_path, verb):
     run = trained / "lightning_logs" / "version_0"
     output = finish(*two_processes([verb, "--ckpt_path", str(run)], tmp_path))
     printed = [float(number) for number in re.findall(r"\d\.\d{6,}", output)]
-    assert pytest.approx(val_losses(run)[-1], rel=1e-5) in printed
+    assert pytest.approx(values(run, "val_loss")[-1], rel=1e-5) in printed
 
 
 def torchrun_nodes(arguments: list[str], folder: Path) -> list[ForkedPython]:

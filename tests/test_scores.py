@@ -20,7 +20,7 @@ from test_cli import refused
 import condgen.callbacks.scores
 from condgen.__main__ import main
 from condgen.batches import Images
-from condgen.data import MNIST
+from condgen.data import MNIST, FashionMNIST
 from condgen.errors import UsageError
 from condgen.evaluation.judge import BUNDLED, Judge, accuracy, find_judge, in_parts
 from condgen.evaluation.samples import read
@@ -216,6 +216,16 @@ def test_files_of_any_program_are_scored(digits, mnist_root, tmp_path):
         assert (tmp_path / f"{left}nearest.png").is_file()
     assert found[0] == found[1]
     assert found[0]["accuracy"]["value"] > 0.98
+
+
+def test_folders_are_called_by_their_classes_too(digits, tmp_path):
+    data = FashionMNIST()
+    for name, image in zip(data.classes, digits[0], strict=False):
+        (tmp_path / name.replace("/", "-")).mkdir()
+        Image.fromarray(image).save(tmp_path / name.replace("/", "-") / "one.png")
+    found = read(tmp_path, data)
+    assert found.labels.tolist() == list(range(10))
+    assert torch.equal(found.images[:, 0], torch.from_numpy(digits[0][:10]))
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,12 @@ def test_with_the_textbooks_prior_the_kl_is_the_textbooks():
     assert kl.item() == pytest.approx(exact.item(), abs=0.5)
 
 
+def test_a_part_of_the_training_loss_chooses_the_best_checkpoint(fit_args, tmp_path):
+    monitor = ["--model", "VAE", "--checkpoint.monitor", "train_kl", "--trainer.max_epochs", "1"]
+    assert main([*fit_args, *monitor, "--trainer.default_root_dir", str(tmp_path)]) == 0
+    assert (tmp_path / "lightning_logs/version_0/checkpoints/best.ckpt").is_file()
+
+
 def test_the_bound_is_logged_in_its_parts_and_reconstructions_lie_beside_the_samples(fit_args, tmp_path):
     assert main([*fit_args, "--model", "VAE", "--trainer.default_root_dir", str(tmp_path)]) == 0
     run = tmp_path / "lightning_logs" / "version_0"

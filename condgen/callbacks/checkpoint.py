@@ -158,7 +158,8 @@ class RunCheckpoint(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
-            self._check_monitor({"train_loss", "train_loss_epoch"} | trainer.callback_metrics.keys())
+            if not self.monitor.startswith("train_"):  # which are only logged when training has begun
+                self._check_monitor({"train_loss", "train_loss_epoch"} | trainer.callback_metrics.keys())
         else:
             self._validated = True
 

@@ -65,7 +65,7 @@ def read(path: Path, data: LabelledImages) -> Images:
     Args:
         path: a folder of ``condgen predict``; an npz file with ``images`` (N, C, H, W) or (N, H, W), bytes or floats in
             [0, 1], and ``labels`` (N,); or a folder with a folder of pictures for each label, called by its number or
-            the class's name.
+            the class's name, with - for /.
         data: the data set whose images they are like.
 
     Raises:
@@ -141,7 +141,8 @@ def _read_predictions(folder: Path, data: LabelledImages) -> Images:
 
 
 def _read_folders(folder: Path, data: LabelledImages) -> Images:
-    names = {name: label for label, name in enumerate(data.classes)} | {str(n): n for n in range(data.num_classes)}
+    names = {name.replace("/", "-"): label for label, name in enumerate(data.classes)}
+    names |= {str(label): label for label in range(data.num_classes)}
     files = [
         (path, label)
         for name, label in names.items()

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 import condgen
+from condgen.errors import UsageError
 from condgen.evaluation.variance import VarianceRatio
 from condgen.noise import EVALUATION, TRAINING, Distribution, normal, uniform
 
@@ -286,10 +287,21 @@ def optimizer_and_schedule(
 ) -> OptimizerLRScheduler:
     """What ``configure_optimizers`` returns for an optimiser whose rate rises linearly over ``warmup_steps`` steps, and
     then stays (``constant``) or falls to zero over the rest of the run, in a straight line (``linear``) or like half a
-    cosine (``cosine``)."""
+    cosine (``cosine``).
+
+    Raises:
+        UsageError: the rate is to fall over the rest of a run that has no end.
+    """
+    # Fused ones can scale gradients themselves, which Lightning takes for a reason not to clip them.
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     if schedule == "constant" and not warmup_steps:
         return optimizer
-    total = int(module.trainer.estimated_stepping_batches)
+    total = module.trainer.estimated_stepping_batches
+    if schedule != "constant" and math.isinf(total):
+        raise UsageError(
+            f"model.schedule is {schedule}, but the training has no end: give --trainer.max_steps or "
+            "--trainer.max_epochs, or --model.schedule constant."
+        )
     # That made the training loader, before Lightning has restored where in its epoch it is: let it be made again then.
     module.trainer.fit_loop._combined_loader = None
 

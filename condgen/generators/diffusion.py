@@ -521,7 +521,8 @@ class Diffusion(AveragedGenerator):
     def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         images, labels = batch
         noise, times, _ = self.noise_and_times(len(labels), batch_idx)
-        if batch_idx * len(labels) < 300:  # drawing costs ten times what the loss does
+        before = batch_idx * self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        if before < 300:  # drawing costs ten times what the loss does
             self.measure_variance(self.generate(labels, noise), images, labels)
         images = 2 * images - 1
         answer = self.answer(self.averaged, self.mix(images, noise, times), times, labels)

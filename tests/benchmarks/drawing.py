@@ -46,7 +46,8 @@ def request(run: Path, samples: int) -> list[str]:
     folder = run / "drawn"
     shutil.rmtree(folder, ignore_errors=True)
     each = ["--data.samples_per_label", str(samples // 10), "--data.batch_size", str(BLOCK_SIZE)]
-    return ["predict", "--ckpt_path", str(run), *each, "--predictions.dirpath", str(folder)]
+    drawn = ["--predictions.dirpath", str(folder), "--trainer.accelerator", "cpu"]  # as a bare loop draws
+    return ["predict", "--ckpt_path", str(run), *each, *drawn]
 
 
 def rate(run: Path, samples: int, *options: str) -> float:
