@@ -480,6 +480,8 @@ def run(arguments: list[str]) -> int:
             return _fail(str(cause), 1)
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             return _fail(f"There is not enough memory: lower --data.batch_size ({error}).", 1)
+        if "Expected more than 1 value per channel" in str(error):
+            return _fail("Batch norm needs two images or more in each process's batch: raise --data.batch_size.", 1)
         if isinstance(error, OSError) and error.errno in STORAGE_REFUSES:
             return _fail(f"{error.filename or 'A file'} cannot be written ({error.strerror}).", 1)
         raise

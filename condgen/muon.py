@@ -14,8 +14,8 @@ def orthogonal(matrix: Tensor) -> Tensor:
     """About the nearest orthogonal matrix to one of shape (M, N): its singular values become roughly 1.
 
     Five steps of a Newton-Schulz iteration, whose polynomial is Keller Jordan's: it lifts small singular values fast,
-    and leaves all of them between 0.7 and 1.2. Each step multiplies by a polynomial of the Gram matrix, which is the
-    smaller one, so that the matrix itself is multiplied but once.
+    and leaves those above a five-hundredth of the matrix's norm between 0.68 and 1.2. Each step multiplies by a
+    polynomial of the Gram matrix, which is the smaller one, so that the matrix itself is multiplied but once.
     """
     wide = matrix if matrix.size(0) <= matrix.size(1) else matrix.T
     x = wide / wide.norm().clamp(min=1e-7)
@@ -33,7 +33,8 @@ class Muon(torch.optim.AdamW):
     """Muon for some weights (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"), and AdamW
     for all others.
 
-    The step of a matrix is the moving average of its gradients, made orthogonal. Weights of convolutions are matrices
+    The step of a matrix is the moving average of its gradients, with the last one added once more (Nesterov's
+    momentum), made orthogonal. Weights of convolutions are matrices
     of output channels by all that such a channel sees, which ``torch.optim.Muon`` refuses.
 
     Args:

@@ -57,8 +57,8 @@ class VarianceRatio(Metric):
             getattr(self, f"{name}_square").index_add_(0, labels, deviations.square().sum(1))
 
     def compute(self) -> Tensor:
-        """The ratio, a scalar of at least 0."""
+        """The ratio, a scalar of at least 0; not finite where no label has two real images that differ."""
         count = self.count.clamp(min=1)
         generated = self.generated_square / count - (self.generated_sum / count[:, None]).square().sum(1)
         real = self.real_square / count - (self.real_sum / count[:, None]).square().sum(1)
-        return generated.sum().clamp(min=0) / real.sum()
+        return generated.sum().clamp(min=0) / real.sum().clamp(min=0)

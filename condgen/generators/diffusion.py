@@ -321,8 +321,8 @@ class Diffusion(AveragedGenerator):
         convolution_lr: learning rate of Muon, which trains the weights of all convolutions but the last.
         lr: learning rate of AdamW, which trains all else.
         weight_decay: of AdamW.
-        averaging: what the network that draws keeps of its weights in a step, where it takes the rest from the one that
-            is trained.
+        averaging: the most that the network that draws keeps of its weights in a step, where it takes the rest from the
+            one that is trained. In step n it keeps (1 + n) / (10 + n), until that is more.
         schedule: what the learning rates do after the warm-up: stay, or fall to 0 over the run, in a straight line or
             like half a cosine.
         warmup_steps: steps over which the learning rates rise.

@@ -3,7 +3,7 @@
 The DNN's loss compares a drawn image with one real image, and so asks for the mean of them all. But in a step there are
 many drawn and many real images of a label, and each drawn one can be told where to go: towards the real images that are
 near it, and away from the drawn images that are near it. Where both are distributed alike, the two cancel, and it does
-not move. Elsewhere it drifts: the network is asked for what it drew, moved a little (Deng et al. 2026, "Generative
+not move. Elsewhere it drifts: the network is asked for what it drew, moved (Deng et al. 2026, "Generative
 Modeling via Drifting"). So samples move as those of a diffusion do, but while it trains, and to draw is one step.
 
 In pixels any two images are about as far from each other as any others, so they drift in random convolutions too, which
@@ -100,8 +100,8 @@ class Drifting(AveragedGenerator):
         drawn: images that a step draws, over the real ones of its batch: to compare costs less than to draw.
         temperatures: what counts as near, over the mean distance of a drawn image to a real one.
         lr: learning rate of Adam.
-        averaging: what the network that draws keeps of its weights in a step, where it takes the rest from the one that
-            is trained.
+        averaging: the most that the network that draws keeps of its weights in a step, where it takes the rest from the
+            one that is trained. In step n it keeps (1 + n) / (10 + n), until that is more.
         schedule: what the learning rate does after the warm-up: stay, or fall to 0 over the run, in a straight line or
             like half a cosine.
         warmup_steps: steps over which the learning rate rises.

@@ -81,8 +81,9 @@ class GAN(AveragedGenerator):
         discriminator_lr: learning rate of the discriminator.
         penalty: weight of the two gradient penalties, R1 and R2. A slope takes twice the multiplications of a logit,
             so they are estimated on every eighth image of a batch.
-        averaging: what the generator that draws keeps of its weights in a step, where it takes the rest from the one
-            that is trained: samples of the average are better than those of any one step.
+        averaging: the most that the generator that draws keeps of its weights in a step, where it takes the rest from
+            the one that is trained: samples of the average are better than those of any one step. In step n it keeps
+            (1 + n) / (10 + n), until that is more.
         schedule: what the learning rates do after the warm-up: stay, or fall to 0 over the run, in a straight line or
             like half a cosine.
         warmup_steps: steps over which the learning rates rise.

@@ -107,7 +107,7 @@ class FlowPrior(nn.Module):
     Args:
         dim: size of the latent, 2 or more.
         num_classes: labels are 0 … ``num_classes`` - 1.
-        steps: of the chain. Between two the numbers change places, so that each is seen and is moved.
+        steps: of the chain. Before each the numbers change places at random, so that nearly all are seen and moved.
         hidden_dim: of each step's network.
     """
 
