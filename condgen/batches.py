@@ -5,6 +5,7 @@ Both loaders are ``DataLoader``s over samplers that Lightning recognises as dist
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -85,6 +86,11 @@ def take_as_it_is(batch: Any) -> Any:
     return batch
 
 
+def leave_process_group(worker: int) -> None:
+    """Ctrl-C in a terminal, which all its processes get, is for the training, which still needs its workers."""
+    os.setpgrp()
+
+
 class ImageLoader(DataLoader[tuple[Tensor, Tensor]]):
     """Batches of images and labels that can be gone on with from the middle of an epoch.
 
@@ -98,6 +104,7 @@ class ImageLoader(DataLoader[tuple[Tensor, Tensor]]):
             sampler=sampler,
             num_workers=num_workers,
             collate_fn=take_as_it_is,
+            worker_init_fn=leave_process_group if num_workers else None,
         )
         self.positions = sampler
         self.yielded = 0
@@ -125,10 +132,10 @@ class ImageLoader(DataLoader[tuple[Tensor, Tensor]]):
         if state["batches"] >= state["of"]:
             self.positions.epoch, self.positions.start = state["epoch"] + 1, 0
             return
-        if state["batch_size"] != self.positions.batch_size:
+        if (state["of"], state["batch_size"]) != (len(self), self.positions.batch_size):
             raise UsageError(
-                f"The checkpoint is from the middle of an epoch in batches of {state['batch_size']}: go on with "
-                f"--data.batch_size {state['batch_size']}, or from a checkpoint of an epoch's end."
+                f"The checkpoint is from the middle of an epoch of {state['of']:,} batches of {state['batch_size']}: "
+                f"go on with the same data and --data.batch_size {state['batch_size']}, or from an epoch's end."
             )
         self.positions.epoch, self.positions.start = state["epoch"], state["batches"]
 

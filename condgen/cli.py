@@ -47,7 +47,7 @@ from condgen.checkpoints import (
 from condgen.data import LabelledImages
 from condgen.errors import UsageError, check_number
 from condgen.evaluation.report import about_checkpoint, report
-from condgen.files import replacing
+from condgen.files import alone_in, replacing
 from condgen.generators import ConditionalGenerator
 from condgen.generators.base import FOLLOW_THE_DATA
 from condgen.loggers import run_loggers
@@ -92,8 +92,11 @@ class RunConfig(SaveConfigCallback):
     """Writes the settings of a training into its run directory, with the data that were really used."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Nothing yet: what is found wrong before the training begins is not to be kept."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         run = trainer.log_dir
-        if stage != "fit" or not trainer.is_global_zero:
+        if not trainer.is_global_zero:
             return
         config = self.config.clone()
         config["data"]["init_args"]["source"] = trainer.datamodule.hparams.source  # type: ignore[attr-defined]
@@ -335,21 +338,22 @@ class CondgenCLI(LightningCLI):
         if first and run is None:
             run = claim_run(self.root)
         self.trainer.run_directory = run
-        if self.logs_into_run:
-            self.trainer.loggers = [*run_loggers(run or self.root, first_step if resumed else 0)]
-        trained = sum(weights.numel() for weights in self.model.parameters() if weights.requires_grad)
-        size = f"{type(self.model).__name__}, {trained:,} parameters"
-        _say(f"Run: {run} ({size})" + (f", going on from {self.checkpoint_path}" if self.checkpoint_path else ""))
-        try:
-            self.trainer.fit(**kwargs)
-        except BaseException:
-            begun = self.trainer.global_step not in (0, self.checkpoint["global_step"] if self.checkpoint else 0)
-            if run and resumed is None and first and not begun:
-                _remove_run(run)  # nothing was trained: nothing is left behind
-            raise
-        if trial and run:
-            _remove_run(run)
-        _say("trainer.fast_dev_run: it works; nothing is kept." if trial else self._what_now(run))
+        with alone_in(run) if first and run else contextlib.nullcontext():
+            if self.logs_into_run:
+                self.trainer.loggers = [*run_loggers(run or self.root, first_step if resumed else 0)]
+            trained = sum(weights.numel() for weights in self.model.parameters() if weights.requires_grad)
+            size = f"{type(self.model).__name__}, {trained:,} parameters"
+            _say(f"Run: {run} ({size})" + (f", going on from {self.checkpoint_path}" if self.checkpoint_path else ""))
+            try:
+                self.trainer.fit(**kwargs)
+            except BaseException:
+                begun = self.trainer.global_step not in (0, self.checkpoint["global_step"] if self.checkpoint else 0)
+                if run and resumed is None and first and not begun:
+                    _remove_run(run)  # nothing was trained: nothing is left behind
+                raise
+            if trial and run:
+                _remove_run(run)
+            _say("trainer.fast_dev_run: it works; nothing is kept." if trial else self._what_now(run))
 
     def _what_now(self, run: Path | None) -> str:
         cut = not self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch  # the last epoch, by trainer.max_steps

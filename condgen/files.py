@@ -86,13 +86,32 @@ class FolderClaim:
             self._lock = None
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a folder that they want alone, too, where its file system can do so.
+
+    Raises:
+        UsageError: another process has it.
+    """
+    descriptor = None
+    with contextlib.suppress(OSError):
+        descriptor = _lock(folder)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
 def _lock(path: Path) -> int:
     """Locks a folder for as long as the descriptor that it returns is open."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    except OSError as error:
         os.close(descriptor)
+        if not isinstance(error, BlockingIOError):
+            raise
         raise UsageError(f"{path} is being written by another process: wait for it, or give another folder.") from error
     return descriptor
 

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 import re
 import shutil
 import signal
@@ -15,6 +16,7 @@ import pytest
 import torch
 import yaml
 from conftest import SMALL, same_weights
+from lightning.pytorch.strategies import Strategy
 from PIL import Image
 from subprocesses import condgen_process, finish
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -241,6 +243,9 @@ def killed_at_step_8(monkeypatch, tmp_path):
             assert main([*arguments, *common]) == 0
         whole = Path(shutil.copytree(run, tmp_path / "whole"))
         kept.rename(run / "checkpoints" / "last.ckpt")
+        best = run / "checkpoints" / "best.ckpt"
+        if best.is_file() and torch.load(best, weights_only=True)["global_step"] > 8:
+            best.unlink()
         return run, whole
 
     return train
@@ -250,21 +255,100 @@ def killed_at_step_8(monkeypatch, tmp_path):
     "recipe",
     [
         ["--data.num_workers", "2"],
+        ["--trainer.val_check_interval", "3"],
+        ["--trainer.val_check_interval", "7", "--trainer.check_val_every_n_epoch", "null"],
         ["--training_scores.every_n_epochs", "3", "--checkpoint.monitor", "score_coverage", "--checkpoint.mode", "max"],
         *(["--config", str(c), *SMALL.get(family, [])] for family, c in {family_of(c): c for c in CONFIGS}.items()),
     ],
     ids=lambda recipe: Path(recipe[1]).stem,
 )
 def test_from_the_middle_of_an_epoch_too(recipe, fit_args, tmp_path, killed_at_step_8):
-    """With loader workers, with a monitor that is yet to come, and for a config of every family."""
+    """With loader workers, validation within epochs, a monitor yet to come, and for a config of every family."""
     run, whole = killed_at_step_8([*fit_args, *recipe])
     common = ["--trainer.default_root_dir", str(tmp_path)]
     assert main([*fit_args, *recipe, *common, "--ckpt_path", "last"]) == 0
-    assert same_weights(run / "checkpoints" / "last.ckpt", whole / "checkpoints" / "last.ckpt")
+    saved = [{path.name: path for path in (folder / "checkpoints").iterdir()} for folder in (run, whole)]
+    assert saved[0].keys() == saved[1].keys()
+    assert all(same_weights(path, saved[1][name]) for name, path in saved[0].items())
     assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
     assert (run / "samples.gif").read_bytes() == (whole / "samples.gif").read_bytes()
     accumulator = EventAccumulator(str(run)).Reload()
     assert [event.step for event in accumulator.Scalars("train_loss")] == [1, 3, 5, 7, 9]
+
+
+def test_a_schedule_that_comes_later_falls_to_its_end_too(fit_args, tmp_path):
+    arguments = [*fit_args, "--trainer.default_root_dir", str(tmp_path)]
+    assert main([*arguments, "--trainer.max_epochs", "1"]) == 0
+    assert main([*arguments, "--ckpt_path", "last", "--model.schedule", "linear"]) == 0
+    reached = torch.load(tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert reached["optimizer_states"][0]["param_groups"][0]["lr"] == 0
+
+
+def test_gathered_gradients_only_put_a_checkpoint_off(fit_args, tmp_path, monkeypatch):
+    """Of windows of two batches, and five batches to an epoch: 3 and 6 end none."""
+    steps = []
+    written = Strategy.save_checkpoint
+    monkeypatch.setattr(
+        Strategy,
+        "save_checkpoint",
+        lambda self, content, *args, **also: (
+            steps.append(content["global_step"]),
+            written(self, content, *args, **also),
+        ),
+    )
+    options = ["--trainer.accumulate_grad_batches", "2", "--checkpoint.every_n_train_steps", "3"]
+    assert main([*fit_args, *options, "--trainer.default_root_dir", str(tmp_path)]) == 0
+    assert steps == [2, 3, 4, 5, 6]  # after batches 4, 5 (the epoch's end), 7, 9 and 10
+
+
+def test_data_of_another_size_are_refused_within_an_epoch(fit_args, tmp_path, killed_at_step_8, capsys):
+    killed_at_step_8(fit_args)
+    other = [*fit_args, "--data.source", "sample", "--trainer.default_root_dir", str(tmp_path), "--ckpt_path", "last"]
+    assert "with the same data" in refused(other, capsys)
+
+
+def test_what_is_refused_on_going_on_is_not_kept(fit_args, tmp_path, capsys):
+    arguments = [*fit_args, "--trainer.default_root_dir", str(tmp_path)]
+    assert main([*arguments, "--trainer.max_epochs", "1"]) == 0
+    settings = tmp_path / "lightning_logs" / "version_0" / "config.yaml"
+    before = settings.read_text()
+    too_rare = ["--ckpt_path", "last", "--trainer.val_check_interval", "99"]
+    assert "val_check_interval" in refused([*arguments, *too_rare], capsys)
+    assert settings.read_text() == before
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(fit_args, tmp_path, capsys):
+    endless = [*fit_args, "--trainer.max_epochs", "500", "--trainer.default_root_dir", str(tmp_path)]
+    process = condgen_process(endless, tmp_path)
+    checkpoint = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+    while process.poll() is None and not checkpoint.is_file():
+        time.sleep(0.01)
+    assert "being written by another process" in refused([*endless, "--ckpt_path", "last"], capsys)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    one_more = torch.load(checkpoint, weights_only=True)["global_step"] // 5 + 1
+    assert main([*endless, "--ckpt_path", "last", "--trainer.max_epochs", str(one_more)]) == 0
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_a_training_and_its_loader_workers_saves_too(signum, fit_args, tmp_path):
+    """As Ctrl-C in a terminal is, or `timeout 60 condgen fit`."""
+    endless = [*fit_args, "--trainer.max_epochs", "500", "--data.num_workers", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "condgen", *endless],
+        cwd=tmp_path,
+        start_new_session=True,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    checkpoint = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+    while process.poll() is None and not checkpoint.is_file():
+        time.sleep(0.01)
+    os.killpg(process.pid, signum)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum, output
+    assert "Stopped and saved" in output
 
 
 def test_a_schedule_is_gone_on_with_to_its_end(fit_args, tmp_path, killed_at_step_8):

@@ -16,6 +16,7 @@ from typing import Any, Literal, NoReturn
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities import rank_zero_warn
 
 from condgen.errors import UsageError, check_number
@@ -67,8 +68,10 @@ class RunCheckpoint(Checkpoint):
         self._checked = False
         self._received: int | None = None
         self._stopping: int | None = None
+        self._due = False  # whether last.ckpt is to be written after the next step
         self._gathered: dict[str, Any] | None = None
-        self._validated = False
+        self._validated = False  # whether this epoch was, so far
+        self._value: float | None = None  # of the monitor, then
         self._handlers: dict[int, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -78,11 +81,15 @@ class RunCheckpoint(Checkpoint):
             "best": self.best,
             "is_best": self._is_best,
             "checked": self._checked,
+            "validated": self._validated,
+            "value": self._value,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         same = (state_dict["monitor"], state_dict["mode"]) == (self.monitor, self.mode)
         self._checked = same and state_dict.get("checked", False)
+        if same:
+            self._validated, self._value = state_dict.get("validated", False), state_dict.get("value")
         if same and (self.directory / "last.ckpt").is_file():  # else another run's best, which this one has not got
             self.best, self._is_best = state_dict["best"], state_dict.get("is_best", False)
 
@@ -96,7 +103,8 @@ class RunCheckpoint(Checkpoint):
             for reach in ("total", "current"):
                 epochs[reach]["processed"] -= 1
                 batches[reach]["completed"] -= 1
-            loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+            if not trainer.fit_loop._should_accumulate():
+                loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._seconds = float(checkpoint["condgen"].get("train_seconds", 0))
@@ -112,7 +120,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore_handlers()
-        if self._checked and self.best is None:
+        if self.best is None:
             rank_zero_warn(f"There is no best.ckpt: no epoch had a {self.monitor}.")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -132,50 +140,50 @@ class RunCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._agree_on_stop(trainer)
+        batches = trainer.fit_loop.total_batch_idx + 1
+        self._due |= bool(self.every_n_train_steps and batches % self.every_n_train_steps == 0)
         if trainer.is_last_batch or trainer.fit_loop._should_accumulate():
             return  # the epoch's end saves; gathered gradients are in no checkpoint
-        batches = trainer.fit_loop.total_batch_idx + 1
-        if self._stopping or (self.every_n_train_steps and batches % self.every_n_train_steps == 0):
-            # Lightning wants it gathered here, but logs this batch only after this hook: written now, a kill in between
-            # would lose the row. Until the next batch nothing that was gathered changes.
+        if self._stopping or self._due:
+            # Lightning wants it gathered here, but logs and validates only after this hook: written now, a kill in
+            # between would lose that. Until the next batch nothing else that was gathered changes.
+            self._due = False
             self._first_open_step = trainer.fit_loop.epoch_loop._batches_that_stepped + 1
             self._gathered = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._gathered is not None:
-            self._write_gathered(trainer)
-            if self._stopping:
-                self._stop()
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write_gathered(trainer)
-
-    def _write_gathered(self, trainer: Trainer) -> None:
-        if self._gathered is not None:
+            self._gathered["callbacks"] = call._call_callbacks_state_dict(trainer)  # they may have seen a validation
             trainer.strategy.save_checkpoint(self._gathered, self.directory / "last.ckpt")
             trainer.strategy.barrier("checkpoint written")
             self._gathered = None
+            if self._stopping:
+                self._stop()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             if not self.monitor.startswith("train_"):  # which are only logged when training has begun
                 self._check_monitor({"train_loss", "train_loss_epoch"} | trainer.callback_metrics.keys())
         else:
-            self._validated = True
+            value = trainer.callback_metrics.get(self.monitor)
+            self._validated, self._value = True, None if value is None else float(value)
+            self._checked |= value is not None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._first_open_step, self._gathered = trainer.fit_loop.epoch_loop._batches_that_stepped, None
-        value = trainer.callback_metrics.get(self.monitor)
-        self._is_best = self._validated and value is not None and self._is_better(float(value))
+        validated, value = self._validated, trainer.callback_metrics.get(self.monitor, self._value)
+        self._is_best = validated and value is not None and self._is_better(float(value))
         if self._is_best:
             self.best = float(value)  # type: ignore[arg-type]
+        if trainer.is_last_batch:  # else max_steps ends the run within an epoch
+            self._due, self._validated, self._value = False, False, None
         trainer.save_checkpoint(self.directory / "last.ckpt", weights_only=False)
         self._copy_best(trainer)
-        if self._validated and not self._checked:
+        if validated and not self._checked:
             self._check_monitor(trainer.callback_metrics.keys())
-        self._validated = False
         self._agree_on_stop(trainer)
-        if self._stopping and trainer.current_epoch + 1 != trainer.max_epochs:  # after the last epoch nothing is left
+        is_over = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps
+        if self._stopping and not is_over:
             self._stop()
 
     def _copy_best(self, trainer: Trainer) -> None:
