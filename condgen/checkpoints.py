@@ -139,7 +139,10 @@ def imported_class(class_path: str, base: type[T], path: Path) -> type[T]:
     for found in imported_classes(base):
         if f"{found.__module__}.{found.__qualname__}" == class_path:
             return found
-    raise UsageError(f"{path} is of the class {class_path}, which condgen does not know: name it as --model or --data.")
+    raise UsageError(
+        f"{path} is of the class {class_path}, which condgen does not know: "
+        "name it as --model or --data, or import it in Python first."
+    )
 
 
 def load_generator(path: str | Path, **settings: Any) -> ConditionalGenerator:
@@ -183,21 +186,22 @@ def data_of(checkpoint: dict[str, Any], path: Path) -> LabelledImages:
 
 
 def check_fits(checkpoint: dict[str, Any], path: Path, generator: ConditionalGenerator) -> None:
-    """Raises UsageError where a checkpoint's weights are not those of a generator, as its settings differ."""
+    """Raises UsageError where a checkpoint's weights are not for a generator, as its settings differ."""
     shapes = {name: tensor.shape for name, tensor in generator.state_dict().items()}
     saved = {name: getattr(tensor, "shape", None) for name, tensor in checkpoint["state_dict"].items()}
     wrong = sorted(name for name in shapes.keys() | saved.keys() if shapes.get(name) != saved.get(name))
-    if not wrong:
-        return
-    for name, value in checkpoint["hyper_parameters"].items():
+    bound = checkpoint["hyper_parameters"] if wrong else generator.bound_by_training
+    for name in bound:
+        value = checkpoint["hyper_parameters"].get(name)
         if name in generator.hparams and generator.hparams[name] != value:
             raise UsageError(
                 f"model.{name} is {generator.hparams[name]}, but {path} was trained with {value}: leave it out."
             )
-    raise UsageError(
-        f"{path} does not fit {type(generator).__name__} ({wrong[0]} has the shape {saved.get(wrong[0])}, not "
-        f"{shapes.get(wrong[0])}){_version(checkpoint)}."
-    )
+    if wrong:
+        raise UsageError(
+            f"{path} does not fit {type(generator).__name__} ({wrong[0]} has the shape {saved.get(wrong[0])}, not "
+            f"{shapes.get(wrong[0])}){_version(checkpoint)}."
+        )
 
 
 def _version(checkpoint: dict[str, Any]) -> str:

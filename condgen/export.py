@@ -55,6 +55,9 @@ def export(
     generator = generator_of(checkpoint, path, model or {}).requires_grad_(False)
     data = data_of(checkpoint, path)
     folder = Path(output) if output else run / "export" / format  # type: ignore[operator]
+    card = folder / "README.md"
+    if card.is_file() and "library_name: condgen" not in card.read_text(errors="replace"):
+        raise UsageError(f"{card} is no card of condgen's: give another folder as --output.")
     settings = "".join(f" --model.{name} {json.dumps(value)}" for name, value in (model or {}).items())
     origin = about_checkpoint(checkpoint, path)
     about = metadata(generator, data, origin, f"condgen export --ckpt_path {ckpt_path} --format {format}{settings}")
@@ -70,7 +73,7 @@ def export(
     with replacing(file) as replaced:
         replaced.write(content)
     write_png(sample_grid(generator, range(generator.num_classes), 10, seed=0), folder / "grid.png")
-    with replacing(folder / "README.md") as replaced:
+    with replacing(card) as replaced:
         replaced.write(model_card(generator, data, origin, about, format, run).encode())
     print(f"Largest difference to PyTorch: {difference:.1e} of 1")
     print(f"Exported: {file} ({len(content) / 1e6:.1f} MB), README.md describes it, grid.png shows what it draws")

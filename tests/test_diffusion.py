@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -242,6 +244,13 @@ def test_a_label_is_asked_for_however_few_its_images_are():
     assert (asked == 7).float().mean() > 0.3
 
 
+@pytest.mark.parametrize("setting", [{"solver": "rk4"}, {"objective": "Noise"}, {"sampling_steps": 2.5}])
+def test_settings_that_come_by_no_command_line_are_checked_too(setting):
+    ((name, value),) = setting.items()
+    with pytest.raises(UsageError, match=f"model.{name} is {value}: give"):
+        Diffusion(**setting)
+
+
 def test_one_label_in_twenty_is_hidden_in_training_and_none_in_validation(monkeypatch):
     generator, numbers = diffusion(), torch.Generator().manual_seed(0)
     images = torch.randint(256, (1, 4), generator=numbers, dtype=torch.uint8)
@@ -252,8 +261,9 @@ def test_one_label_in_twenty_is_hidden_in_training_and_none_in_validation(monkey
     seen = []
     generator.averaged.module.register_forward_hook(lambda module, inputs, output: seen.append(inputs[2]))
     monkeypatch.setattr(generator, "batch_normal", lambda *_, **__: (torch.randn(100, 785), torch.rand(100, 11)))
+    generator.trainer = SimpleNamespace(datamodule=SimpleNamespace(val_images=range(10_000)))
     with torch.no_grad():
-        generator.evaluate((torch.rand(100, 1, 28, 28), torch.full((100,), 7)), 99)
+        generator.evaluate((torch.rand(100, 1, 28, 28), torch.full((100,), 7)), 98)
     assert (seen[0] == 7).all()
 
 

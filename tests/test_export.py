@@ -16,8 +16,10 @@ from huggingface_hub import ModelCard
 from test_cli import FAMILIES, refused
 
 import condgen
+from condgen import generators
 from condgen.__main__ import main
 from condgen.errors import UsageError
+from condgen.export import program
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +120,29 @@ def test_settings_of_sampling_are_built_in(run_of, capsys):
     with torch.no_grad():
         assert torch.equal(condgen.load(file).generate(labels, noise), images)
         assert not torch.equal(condgen.load(run_of("Diffusion")).generate(labels, noise), images)
+    with pytest.raises(UsageError, match=r"model.objective is noise, but .* was trained with flow"):
+        condgen.load(run_of("Diffusion"), objective="noise")
     arguments = ["export", "--ckpt_path", str(run_of("DNN")), "--model.guidance", "3"]
     assert "DNN has no setting guidance" in refused(arguments, capsys)
+
+
+@pytest.mark.parametrize("settings", [{}, {"objective": "noise", "sampling_steps": 3}])
+def test_each_way_to_draw_is_exported(settings):
+    """With guidance, which the smallest networks of the other tests do without."""
+    generator = generators.Diffusion(channels=(8, 16), guidance=1.5, **settings).eval()
+    draw = program(generator).module()
+    labels, noise, images = expected(generator, 3)
+    assert torch.allclose(draw(labels, noise), images, atol=1e-5)
+
+
+def test_another_programs_readme_is_not_replaced(run_of, tmp_path, capsys):
+    (tmp_path / "README.md").write_text("# Another project\n")
+    arguments = ["export", "--ckpt_path", str(run_of("DNN")), "--format", "safetensors", "--output", str(tmp_path)]
+    assert "is no card of condgen's" in refused(arguments, capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    (tmp_path / "README.md").unlink()
+    for _ in range(2):  # its own is
+        assert main(arguments) == 0
 
 
 def test_what_draws_no_images_is_not_exported(run_of, tmp_path, capsys):
@@ -172,6 +195,10 @@ def test_the_card_has_the_scores_of_this_checkpoint_alone(run_of, tmp_path):
         found["checkpoint"]["steps"] = steps
         (tmp_path / "run" / "scores.json").write_text(json.dumps(found))
         cards.append(ModelCard((export(tmp_path / "run", "safetensors").parent / "README.md").read_text()))
+    found["checkpoint"]["steps"], found["data"] = checkpoint["global_step"], "QMNIST"
+    (tmp_path / "run" / "scores.json").write_text(json.dumps(found))
+    cards.append(ModelCard((export(tmp_path / "run", "safetensors").parent / "README.md").read_text()))
+    assert cards[2].data.eval_results is None
     results = cards[0].data.eval_results
     assert [(result.metric_type, result.metric_value) for result in results] == [("accuracy", 0.75), ("coverage", 0.0)]
     assert {(result.dataset_name, result.dataset_split) for result in results} == {("MNIST", "test")}

@@ -274,13 +274,13 @@ def test_two_fits_in_the_same_second_get_two_runs(fit_args, tmp_path):
 def test_an_interrupted_predict_leaves_no_folder_that_looks_whole(signum, last, tmp_path):
     request = ["predict", "--ckpt_path", last, "--predictions.dirpath", "drawn", "--data.samples_per_label", "3000"]
     process = condgen_process(request, tmp_path)
-    while process.poll() is None and not (tmp_path / "drawn.partial").exists():
+    while process.poll() is None and not (tmp_path / ".drawn.partial").exists():
         time.sleep(0.005)
     process.send_signal(signum)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[signum], output
     assert not (tmp_path / "drawn").exists()
-    assert (tmp_path / "drawn.partial").exists() is (signum == signal.SIGKILL)
+    assert (tmp_path / ".drawn.partial").exists() is (signum == signal.SIGKILL)
     if signum != signal.SIGKILL:
         return
     finish(condgen_process([*request[:-1], "2"], tmp_path))

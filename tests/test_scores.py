@@ -350,6 +350,10 @@ def test_runs_are_compared_in_a_table_and_a_picture(scored, tmp_path, capsys):
     assert next(line for line in printed if line.startswith("coverage")).split()[2] == "0.5000"
     picture = np.asarray(Image.open(tmp_path / "scores.png").convert("L"))
     assert picture.std() > 10
+    content["samples"]["number"] = 20
+    (other / "scores.json").write_text(json.dumps(content))
+    fewer = refused(["compare", str(scored), str(other), "--output", str(tmp_path / "b.png")], capsys)
+    assert "another number of samples each" in fewer
     for path, says in (("nothing", "There is no"), (str(scored / "metrics.csv"), "is not one of condgen's")):
         assert says in refused(["compare", path, "--output", str(tmp_path / "b.png")], capsys)
     assert not (tmp_path / "b.png").exists()
@@ -369,6 +373,12 @@ def test_runs_are_shown_side_by_side(scored, tmp_path, capsys):
     assert "labels is [10]: give some of 0 to 9" in refused([*common, "--labels", "[10]"], capsys)
     shutil.copy(scored / "scores.json", tmp_path / "scores.json")
     assert "has no checkpoints/last.ckpt" in refused(["compare", str(tmp_path), *common[2:]], capsys)
+    trained_on = tmp_path / "trained_on"
+    shutil.copytree(scored, trained_on)
+    content = json.loads((trained_on / "scores.json").read_text())
+    content["checkpoint"]["steps"] -= 1
+    (trained_on / "scores.json").write_text(json.dumps(content))
+    assert "was trained on since" in refused(["compare", str(trained_on), *common[2:]], capsys)
     assert not picture.exists()
 
 

@@ -32,7 +32,7 @@ class PredictionFiles(Callback):
 
     Where the labels were given as a word, ``word.png`` has it in each of its rows.
 
-    Everything is written into a folder beside, ``DIRPATH.partial``, which is renamed when whole. Each process writes
+    Everything is written into a folder beside, ``.DIRPATH.partial``, which is renamed when whole. Each process writes
     the samples that it draws; the files are the same for any number of processes, which share the file system.
 
     Args:
@@ -59,7 +59,7 @@ class PredictionFiles(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         run = str(trainer.log_dir)
         self.folder = Path(self.dirpath).resolve() if self.dirpath else Path(run) / "predictions"
-        self.partial = self.folder.with_name(f"{self.folder.name}.partial")
+        self.partial = self.folder.with_name(f".{self.folder.name}.partial")
         self.request: SampleRequest = trainer.datamodule.request  # type: ignore[attr-defined]
         self.is_word = trainer.datamodule.word is not None  # type: ignore[attr-defined]
         if self.walk and self.request.samples_per_label < 2:
@@ -130,7 +130,7 @@ class PredictionFiles(Callback):
                 writer = csv.writer(file)
                 writer.writerow(("index", "label", "seed", "noise", "file"))
                 writer.writerows(self._manifest())
-            shutil.rmtree(replaced := self.folder.with_name(f"{self.folder.name}.replaced"), ignore_errors=True)
+            shutil.rmtree(replaced := self.folder.with_name(f".{self.folder.name}.replaced"), ignore_errors=True)
             if self.folder.exists():
                 self.folder.rename(replaced)
             self.partial.rename(self.folder)

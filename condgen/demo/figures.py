@@ -16,6 +16,7 @@ from torch import Tensor
 from condgen.batches import Images
 from condgen.demo.shown import Run
 from condgen.errors import UsageError
+from condgen.evaluation.report import basis
 from condgen.evaluation.scores import cell
 from condgen.generators import ConditionalGenerator
 from condgen.pictures import png
@@ -109,8 +110,7 @@ def score_tables(runs: Sequence[Run]) -> str:
         except UsageError as error:
             missing.append(f"<li>{escape(str(error))}</li>")
         else:
-            key = tuple(str(scores.get(name)) for name in ("data", "source", "judge"))
-            tables.setdefault(key, []).append((run, scores))
+            tables.setdefault(basis(scores), []).append((run, scores))
     return "".join(map(_table, tables.values())) + (f"<ul>{''.join(missing)}</ul>" if missing else "")
 
 

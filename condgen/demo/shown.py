@@ -25,7 +25,6 @@ class Run(NamedTuple):
     family: str
     data: LabelledImages
     settings: dict[str, Any]  # of the family, as it was trained
-    steps: int  # of its training
 
     @property
     def folder(self) -> Path:
@@ -40,10 +39,11 @@ class Run(NamedTuple):
         """The content of ``scores.json``; raises UsageError, which says how to get it, where it is of another one."""
         scores = read_scores(self.folder)
         of = scores.get("checkpoint") or {}
-        if (Path(str(of.get("path"))).name, of.get("steps")) != (self.checkpoint.name, self.steps):
+        scored = Path(str(of.get("path"))).name, of.get("steps"), scores["data"]
+        if scored != (self.checkpoint.name, _steps(self.checkpoint, self._written), self.data.full_name):
             raise UsageError(
-                f"{self.folder}/scores.json is of another checkpoint: `condgen test --ckpt_path {self.checkpoint}` "
-                "scores this one."
+                f"{self.folder}/scores.json is of another checkpoint or other data: "
+                f"`condgen test --ckpt_path {self.checkpoint}` scores this one."
             )
         return scores
 
@@ -59,14 +59,24 @@ class Run(NamedTuple):
             check_number("guidance", wanted["guidance"], at_least=0, at_most=20)
         if "sampling_steps" in self.settings and steps not in ("", None):
             wanted["sampling_steps"] = whole("sampling steps", _number("sampling steps", steps), 1, 100)
-        written = self.checkpoint.stat().st_mtime_ns if self.checkpoint.is_file() else 0
-        return _load(self.checkpoint, written, **wanted)
+        return _load(self.checkpoint, self._written, **wanted)
+
+    @property
+    def _written(self) -> int:
+        """When the checkpoint was: a training that goes on writes it anew."""
+        return self.checkpoint.stat().st_mtime_ns if self.checkpoint.is_file() else 0
 
 
 @lru_cache(maxsize=16)
 def _load(checkpoint: Path, written: int, **settings: float) -> ConditionalGenerator:
     """See :func:`load_generator`; a checkpoint that is written anew is loaded anew."""
     return load_generator(checkpoint, **settings)
+
+
+@lru_cache(maxsize=256)
+def _steps(checkpoint: Path, written: int) -> int:
+    """Of a checkpoint's training; a checkpoint that is written anew is read anew."""
+    return int(read_checkpoint(checkpoint)["global_step"])
 
 
 def _number(name: str, typed: str) -> float:
@@ -118,7 +128,9 @@ def find_runs(paths: Sequence[str], root: Path) -> dict[str, Run]:
             continue
         data = shared.setdefault((data.full_name, data.root, data.source), data)
         family = content["condgen"]["model"].rpartition(".")[2]
-        found[name] = Run(name, checkpoint, family, data, content["hyper_parameters"], content["global_step"])
+        found[name] = Run(name, checkpoint, family, data, content["hyper_parameters"])
+    if checkpoints and not found:
+        raise UsageError(f"No run under {root / RUNS} can be shown: train one, or give run directories.")
     if not found:
         raise UsageError(
             f"No run under {root / RUNS} has a checkpoint: train one with `condgen fit --config configs/base.yaml`, "

@@ -145,11 +145,10 @@ def compare(
         if name is not None and not name.endswith(".png"):
             raise UsageError(f"{option} is {name}: give a name that ends in .png.")
     found = {str(path).rstrip("/"): read_scores(Path(path)) for path in paths}
-    for what in ("data", "source", "judge"):
-        values = sorted({str(content.get(what)) for content in found.values()})
-        if len(values) > 1:
+    for what, values in zip(BASIS, zip(*map(basis, found.values()), strict=True), strict=True):
+        if len(set(values)) > 1:
             raise UsageError(
-                f"These scores have another {what} each ({', '.join(values)}): compare what is comparable."
+                f"These scores have another {what} each ({', '.join(sorted(set(values)))}): compare what is comparable."
             )
     names = run_names({path: str(content.get("generator", "")) for path, content in found.items()})
     if samples is not None:
@@ -170,6 +169,15 @@ def compare(
         Path(output),
     )
     print("Picture:", ", ".join(name for name in (output, samples) if name))
+
+
+BASIS = ("data", "source", "judge", "number of samples")
+
+
+def basis(scores: Mapping[str, Any]) -> tuple[str, ...]:
+    """What has to be the same where scores, the content of a ``scores.json``, are compared: see :data:`BASIS`."""
+    number = (scores.get("samples") or {}).get("number")
+    return (*(str(scores.get(what)) for what in BASIS[:-1]), str(number))
 
 
 def run_names(families: Mapping[str, str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from condgen.checkpoints import load_generator
+from condgen.checkpoints import generator_of, read_checkpoint
 from condgen.errors import UsageError
 from condgen.evaluation.samples import sample_grid
 from condgen.files import replacing
@@ -34,7 +34,12 @@ def scored_generator(path: Path, scores: Mapping[str, Any]) -> ConditionalGenera
     checkpoint = path / "checkpoints" / name
     if not checkpoint.is_file():
         raise UsageError(f"{path} has no checkpoints/{name} to draw samples from: give run directories.")
-    return load_generator(checkpoint, **(scores.get("settings") or {}))
+    content = read_checkpoint(checkpoint)
+    if content["global_step"] != scores["checkpoint"].get("steps"):
+        raise UsageError(
+            f"{checkpoint} was trained on since it got its scores: `condgen test --ckpt_path {path}` anew."
+        )
+    return generator_of(content, checkpoint, scores.get("settings") or {})
 
 
 def samples_of(generator: ConditionalGenerator, labels: Sequence[int], each: int) -> Tensor:

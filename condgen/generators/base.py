@@ -6,7 +6,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -34,6 +34,9 @@ class ConditionalGenerator(LightningModule, ABC):
         num_classes: labels are 0 … ``num_classes`` - 1.
         image_shape: (C, H, W) of the images.
     """
+
+    bound_by_training: ClassVar[Sequence[str]] = ()
+    """Settings that a trained network cannot do with otherwise, though its weights have the shapes for it."""
 
     def __init__(self, num_classes: int, image_shape: Sequence[int]) -> None:
         super().__init__()

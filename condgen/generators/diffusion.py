@@ -29,7 +29,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -242,14 +242,17 @@ class DDPM:
     def sample(self, predict: Field, noise: Tensor, steps: int) -> Tensor:
         """DDIM (Song et al. 2020): to the image that the noise in x leads to, and from there back to the next time."""
         x = noise
-        times = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-        for t, t_next in itertools.pairwise(times):
-            eps = predict(x, float(t))
-            of_image, of_noise = (float(part) for part in self.parts(t))
+        for t, t_next in itertools.pairwise(step / steps for step in range(steps + 1)):
+            eps = predict(x, t)
+            of_image, of_noise = self._parts(t)
             image = ((x - of_noise * eps) / of_image).clamp(-1, 1)
-            of_image, of_noise = (float(part) for part in self.parts(t_next))
+            of_image, of_noise = self._parts(t_next)
             x = of_image * image + of_noise * eps
         return x
+
+    def _parts(self, time: float) -> tuple[float, float]:
+        of_image, of_noise = self.parts(torch.tensor(time, dtype=torch.float64))
+        return float(of_image), float(of_noise)
 
 
 class Candidates:
@@ -328,6 +331,8 @@ class Diffusion(AveragedGenerator):
         warmup_steps: steps over which the learning rates rise.
     """
 
+    bound_by_training = ("objective",)
+
     def __init__(
         self,
         num_classes: int = 10,
@@ -348,6 +353,11 @@ class Diffusion(AveragedGenerator):
         super().__init__(num_classes, image_shape)
         if len(channels) != 2 or any(number < 8 or number % 8 for number in channels):
             raise UsageError(f"model.channels is {list(channels)}: give two multiples of 8.")
+        for name, value, choices in (("objective", objective, ("flow", "noise")), ("solver", solver, get_args(Solver))):
+            if value not in choices:
+                raise UsageError(f"model.{name} is {value}: give one of {', '.join(choices)}.")
+        if not isinstance(sampling_steps, int):
+            raise UsageError(f"model.sampling_steps is {sampling_steps}: give a whole number.")
         check_number("model.sampling_steps", sampling_steps, at_least=1, at_most=10_000)
         check_number("model.guidance", guidance, at_least=0)
         if len(guidance_interval) != 2 or not 0 <= guidance_interval[0] <= guidance_interval[1] <= 1:
@@ -521,8 +531,8 @@ class Diffusion(AveragedGenerator):
     def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         images, labels = batch
         noise, times, _ = self.noise_and_times(len(labels), batch_idx)
-        before = batch_idx * self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
-        if before < 300:  # drawing costs ten times what the loss does
+        among = len(self.trainer.datamodule.val_images)  # type: ignore[attr-defined]
+        if batch_idx % max(1, among // 300) == 0:  # some 300 images: drawing costs ten times what the loss does
             self.measure_variance(self.generate(labels, noise), images, labels)
         images = 2 * images - 1
         answer = self.answer(self.averaged, self.mix(images, noise, times), times, labels)
