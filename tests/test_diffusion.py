@@ -305,7 +305,8 @@ def test_sampling_is_changed_without_training_again(fit_args, tmp_path):
     assert len(set(grids)) == 3
     run, first = tmp_path / "lightning_logs" / "version_0", next((tmp_path / "b").glob("*000000*.png"))
     drawn = torch.from_numpy(np.array(Image.open(first))) / 255
-    scores = {"checkpoint": {"path": "last.ckpt"}, "settings": {"sampling_steps": 1}}  # as `condgen test` leaves it
+    # as `condgen test` leaves it
+    scores = {"checkpoint": {"path": "last.ckpt", "steps": 5}, "settings": {"sampling_steps": 1}}
     for generator, same in (
         (condgen.load(run), False),
         (condgen.load(run, sampling_steps=1), True),

@@ -403,7 +403,7 @@ class Diffusion(AveragedGenerator):
             if not self.is_guided(time):
                 return self.answer(self.averaged, x, at, labels)
             both = self.answer(self.averaged, x.repeat(2, 1, 1, 1), at, torch.cat((labels, no_label)))
-            with_label, without = both.chunk(2)
+            with_label, without = both.unflatten(0, (2, -1))  # of any length, also where this is exported
             return without + self.guidance * (with_label - without)
 
         images = self.objective.sample(field, noise, self.sampling_steps)
