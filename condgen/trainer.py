@@ -26,6 +26,15 @@ class RunTrainer(Trainer):
     fast_dev_run: int | bool
 
     @property
+    def should_stop(self) -> bool:
+        """Whether training is to end, as a callback wants: after a step, as gathered gradients are nowhere saved."""
+        return self._should_stop and not self.fit_loop._should_accumulate()
+
+    @should_stop.setter
+    def should_stop(self, value: bool) -> None:
+        self._should_stop = value
+
+    @property
     def log_dir(self) -> str | None:
         """The run directory; a collective, as Lightning's own."""
         return self.strategy.broadcast(None if self.run_directory is None else str(self.run_directory))

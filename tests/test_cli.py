@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from conftest import SMALL, same_weights
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import Strategy
 from PIL import Image
 from subprocesses import condgen_process, finish
@@ -299,6 +300,27 @@ def test_gathered_gradients_only_put_a_checkpoint_off(fit_args, tmp_path, monkey
     options = ["--trainer.accumulate_grad_batches", "2", "--checkpoint.every_n_train_steps", "3"]
     assert main([*fit_args, *options, "--trainer.default_root_dir", str(tmp_path)]) == 0
     assert steps == [2, 3, 4, 5, 6]  # after batches 4, 5 (the epoch's end), 7, 9 and 10
+
+
+class StopsAfterOneBatch(Callback):
+    """As `trainer.max_time` does where time is over, and early stopping."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        trainer.should_stop = True
+
+
+def test_who_is_told_to_stop_ends_with_a_step(fit_args, trained, tmp_path):
+    recipe = [*fit_args, "--trainer.accumulate_grad_batches", "2", "--trainer.default_root_dir"]
+    stopped = [*recipe, str(tmp_path / "stopped")]
+    assert main([*recipe, str(tmp_path / "whole")]) == 0
+    assert main([*stopped, "--trainer.callbacks", "test_cli.StopsAfterOneBatch"]) == 0
+    last = [
+        tmp_path / name / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt" for name in ("whole", "stopped")
+    ]
+    assert torch.load(last[1], weights_only=True)["global_step"] == 1  # of two batches
+    (tmp_path / "nothing.yaml").write_text("{}")  # instead of the run's settings
+    assert main([*stopped, "--config", str(tmp_path / "nothing.yaml"), "--ckpt_path", "last"]) == 0
+    assert same_weights(*last)
 
 
 def test_data_of_another_size_are_refused_within_an_epoch(fit_args, tmp_path, killed_at_step_8, capsys):

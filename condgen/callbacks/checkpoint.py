@@ -99,12 +99,11 @@ class RunCheckpoint(Checkpoint):
         loops = checkpoint["loops"]["fit_loop"]
         epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
         if epochs["current"]["processed"] == epochs["current"]["started"] and not batches["is_last_batch"]:
-            # max_steps came before the epoch's end: a longer training goes on within the epoch, as after its last batch
+            # A limit came before the epoch's end: a longer training goes on within the epoch, as after its last batch.
             for reach in ("total", "current"):
                 epochs[reach]["processed"] -= 1
                 batches[reach]["completed"] -= 1
-            if not trainer.fit_loop._should_accumulate():
-                loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+            loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._seconds = float(checkpoint["condgen"].get("train_seconds", 0))
@@ -175,7 +174,7 @@ class RunCheckpoint(Checkpoint):
         self._is_best = validated and value is not None and self._is_better(float(value))
         if self._is_best:
             self.best = float(value)  # type: ignore[arg-type]
-        if trainer.is_last_batch:  # else max_steps ends the run within an epoch
+        if trainer.is_last_batch:  # else a limit ends the run within an epoch
             self._due, self._validated, self._value = False, False, None
         trainer.save_checkpoint(self.directory / "last.ckpt", weights_only=False)
         self._copy_best(trainer)
