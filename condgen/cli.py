@@ -338,7 +338,10 @@ class CondgenCLI(LightningCLI):
         if first and run is None:
             run = claim_run(self.root)
         self.trainer.run_directory = run
-        with alone_in(run) if first and run else contextlib.nullcontext():
+        checkpoints = run / "checkpoints" if first and run else None
+        if checkpoints:
+            checkpoints.mkdir(exist_ok=True)
+        with alone_in(checkpoints) if checkpoints else contextlib.nullcontext():
             if self.logs_into_run:
                 self.trainer.loggers = [*run_loggers(run or self.root, first_step if resumed else 0)]
             trained = sum(weights.numel() for weights in self.model.parameters() if weights.requires_grad)
@@ -356,7 +359,7 @@ class CondgenCLI(LightningCLI):
             _say("trainer.fast_dev_run: it works; nothing is kept." if trial else self._what_now(run))
 
     def _what_now(self, run: Path | None) -> str:
-        cut = not self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch  # the last epoch, by trainer.max_steps
+        cut = not self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch  # the last epoch, by a limit
         longer = _longer(self._reached(self.trainer.current_epoch - cut, self.trainer.global_step))
         lines = [f"Run: {run}"]
         if run and (run / "samples.gif").is_file():

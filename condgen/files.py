@@ -64,7 +64,7 @@ class FolderClaim:
         try:
             fcntl.flock(parent, fcntl.LOCK_EX)  # one claim at a time
             if self.path.exists():
-                os.close(_lock(self.path))
+                _unlock(_lock(self.path))
                 shutil.rmtree(self.path)
             self._made = True  # before it is: an interrupt may come as soon as there is something to remove
             self.path.mkdir()
@@ -82,7 +82,7 @@ class FolderClaim:
         """Leaves the folder, or what it was renamed to, as it is."""
         self._made = False
         if self._lock is not None:
-            os.close(self._lock)
+            _unlock(self._lock)
             self._lock = None
 
 
@@ -100,7 +100,10 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         if descriptor is not None:
-            os.close(descriptor)
+            _unlock(descriptor)
+
+
+_locks: set[int] = set()  # the descriptors of those that this process has
 
 
 def _lock(path: Path) -> int:
@@ -113,7 +116,22 @@ def _lock(path: Path) -> int:
         if not isinstance(error, BlockingIOError):
             raise
         raise UsageError(f"{path} is being written by another process: wait for it, or give another folder.") from error
+    _locks.add(descriptor)
     return descriptor
+
+
+def _unlock(descriptor: int) -> None:
+    _locks.discard(descriptor)
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
+
+
+def _close_locks() -> None:
+    while _locks:
+        os.close(_locks.pop())
+
+
+os.register_at_fork(after_in_child=_close_locks)  # else a loader's workers would hold a lock longer than the program
 
 
 def _sync_folder(folder: Path) -> None:

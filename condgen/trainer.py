@@ -24,6 +24,7 @@ class RunTrainer(Trainer):
     run_directory: Path | None = None
     callbacks: list[Callback]  # set by Lightning, which does not declare them
     fast_dev_run: int | bool
+    _should_stop = False
 
     @property
     def should_stop(self) -> bool:
@@ -32,7 +33,8 @@ class RunTrainer(Trainer):
 
     @should_stop.setter
     def should_stop(self, value: bool) -> None:
-        self._should_stop = value
+        waiting = self._should_stop and not self.should_stop  # who adds to what it reads does not take that back
+        self._should_stop = value or waiting
 
     @property
     def log_dir(self) -> str | None:

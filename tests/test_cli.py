@@ -303,17 +303,17 @@ def test_gathered_gradients_only_put_a_checkpoint_off(fit_args, tmp_path, monkey
 
 
 class StopsAfterOneBatch(Callback):
-    """As `trainer.max_time` does where time is over, and early stopping."""
+    """As early stopping does; `trainer.max_time` asks after it, and says no."""
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        trainer.should_stop = True
+        trainer.should_stop = trainer.should_stop or batch_idx == 0
 
 
 def test_who_is_told_to_stop_ends_with_a_step(fit_args, trained, tmp_path):
     recipe = [*fit_args, "--trainer.accumulate_grad_batches", "2", "--trainer.default_root_dir"]
-    stopped = [*recipe, str(tmp_path / "stopped")]
+    stopped, later = [*recipe, str(tmp_path / "stopped")], ["--trainer.max_time", "01:00:00:00"]
     assert main([*recipe, str(tmp_path / "whole")]) == 0
-    assert main([*stopped, "--trainer.callbacks", "test_cli.StopsAfterOneBatch"]) == 0
+    assert main([*stopped, "--trainer.callbacks", "test_cli.StopsAfterOneBatch", *later]) == 0
     last = [
         tmp_path / name / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt" for name in ("whole", "stopped")
     ]
@@ -339,15 +339,28 @@ def test_what_is_refused_on_going_on_is_not_kept(fit_args, tmp_path, capsys):
     assert settings.read_text() == before
 
 
-def test_a_run_is_trained_by_one_process_at_a_time(fit_args, tmp_path, capsys):
-    endless = [*fit_args, "--trainer.max_epochs", "500", "--trainer.default_root_dir", str(tmp_path)]
+def wait_for(checkpoint: Path, process) -> None:
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not checkpoint.is_file():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_run_is_trained_by_one_process_at_a_time(workers, fit_args, tmp_path, capsys):
+    """While others draw with it; and it is free as soon as that process is no more."""
+    endless = [*fit_args, "--data.num_workers", workers, "--trainer.default_root_dir", str(tmp_path)]
+    endless += ["--trainer.max_epochs", "500"]
     process = condgen_process(endless, tmp_path)
     checkpoint = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
-    while process.poll() is None and not checkpoint.is_file():
-        time.sleep(0.01)
-    assert "being written by another process" in refused([*endless, "--ckpt_path", "last"], capsys)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    try:
+        wait_for(checkpoint, process)
+        assert "being written by another process" in refused([*endless, "--ckpt_path", "last"], capsys)
+        assert main(["predict", "--trainer.default_root_dir", str(tmp_path)]) == 0
+        assert process.poll() is None
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
     one_more = torch.load(checkpoint, weights_only=True)["global_step"] // 5 + 1
     assert main([*endless, "--ckpt_path", "last", "--trainer.max_epochs", str(one_more)]) == 0
 
@@ -355,20 +368,21 @@ def test_a_run_is_trained_by_one_process_at_a_time(fit_args, tmp_path, capsys):
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_a_training_and_its_loader_workers_saves_too(signum, fit_args, tmp_path):
     """As Ctrl-C in a terminal is, or `timeout 60 condgen fit`."""
-    endless = [*fit_args, "--trainer.max_epochs", "500", "--data.num_workers", "2"]
+    endless = ["--trainer.max_epochs", "500", "--trainer.limit_train_batches", "20", "--data.num_workers", "2"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "condgen", *endless],
+        [sys.executable, "-m", "condgen", *fit_args, *endless],
         cwd=tmp_path,
         start_new_session=True,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    checkpoint = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
-    while process.poll() is None and not checkpoint.is_file():
-        time.sleep(0.01)
-    os.killpg(process.pid, signum)
-    output, _ = process.communicate(timeout=60)
+    try:
+        wait_for(tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt", process)
+        os.killpg(process.pid, signum)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 128 + signum, output
     assert "Stopped and saved" in output
 

@@ -46,7 +46,7 @@ def about_checkpoint(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
         return {
             "path": str(path),
             "chosen": chosen.get(path.name, "given by its path"),
-            "epochs": checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"],
+            "epochs": checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["started"],
             "steps": checkpoint["global_step"],
             "seed": checkpoint["condgen"]["seed"],
             "training_minutes": checkpoint["condgen"].get("train_seconds", 0) / 60 or None,

@@ -37,7 +37,7 @@ def scored_generator(path: Path, scores: Mapping[str, Any]) -> ConditionalGenera
     content = read_checkpoint(checkpoint)
     if content["global_step"] != scores["checkpoint"].get("steps"):
         raise UsageError(
-            f"{checkpoint} was trained on since it got its scores: `condgen test --ckpt_path {path}` anew."
+            f"{checkpoint} was trained on since its scores: `condgen test --ckpt_path {checkpoint}` gets new ones."
         )
     return generator_of(content, checkpoint, scores.get("settings") or {})
 

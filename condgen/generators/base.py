@@ -230,7 +230,8 @@ class ConditionalGenerator(LightningModule, ABC):
         for config in self.trainer.lr_scheduler_configs:
             scheduler = config.scheduler
             if isinstance(scheduler, LambdaLR):
-                scheduler.last_epoch = self.trainer.global_step  # also where the checkpoint is of a run without one
+                if config.interval == "step" and not scheduler.last_epoch:  # the checkpoint is of a run without one
+                    scheduler.last_epoch = self.trainer.global_step
                 scheduler.base_lrs = [group["initial_lr"] for group in scheduler.optimizer.param_groups]
                 for group, factor in zip(scheduler.optimizer.param_groups, scheduler.lr_lambdas, strict=True):
                     group["lr"] = group["initial_lr"] * factor(scheduler.last_epoch)
