@@ -104,7 +104,7 @@ class ImageLoader(DataLoader[tuple[Tensor, Tensor]]):
             sampler=sampler,
             num_workers=num_workers,
             collate_fn=take_as_it_is,
-            worker_init_fn=leave_process_group if num_workers else None,
+            worker_init_fn=leave_process_group,
         )
         self.positions = sampler
         self.yielded = 0

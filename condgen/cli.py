@@ -338,10 +338,7 @@ class CondgenCLI(LightningCLI):
         if first and run is None:
             run = claim_run(self.root)
         self.trainer.run_directory = run
-        checkpoints = run / "checkpoints" if first and run else None
-        if checkpoints:
-            checkpoints.mkdir(exist_ok=True)
-        with alone_in(checkpoints) if checkpoints else contextlib.nullcontext():
+        with alone_in(run / "checkpoints") if first and run else contextlib.nullcontext():
             if self.logs_into_run:
                 self.trainer.loggers = [*run_loggers(run or self.root, first_step if resumed else 0)]
             trained = sum(weights.numel() for weights in self.model.parameters() if weights.requires_grad)

@@ -88,11 +88,12 @@ class FolderClaim:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of a folder that they want alone, too, where its file system can do so.
+    """Makes a folder, and keeps other processes out that want it alone, too, where its file system can do so.
 
     Raises:
         UsageError: another process has it.
     """
+    folder.mkdir(exist_ok=True)
     descriptor = None
     with contextlib.suppress(OSError):
         descriptor = _lock(folder)

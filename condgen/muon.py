@@ -34,8 +34,8 @@ class Muon(torch.optim.AdamW):
     for all others.
 
     The step of a matrix is the moving average of its gradients, with the last one added once more (Nesterov's
-    momentum), made orthogonal. Weights of convolutions are matrices
-    of output channels by all that such a channel sees, which ``torch.optim.Muon`` refuses.
+    momentum), made orthogonal. Weights of convolutions are matrices of output channels by all that such a channel sees,
+    which ``torch.optim.Muon`` refuses.
 
     Args:
         matrices: weights of two dimensions or more, for Muon.

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 ON_THE_CPU = ["--trainer.accelerator", "cpu"]
@@ -89,6 +90,14 @@ def finish(*processes: subprocess.Popen[str] | ForkedPython) -> str:
     outputs = [process.communicate(timeout=200)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), outputs
     return outputs[0]
+
+
+def wait_for(file: Path, process: subprocess.Popen[str] | ForkedPython) -> None:
+    """Until a process has written a file, or has ended."""
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not file.is_file():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def free_port() -> str:

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from conftest import SMALL, same_weights
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import Strategy
 from PIL import Image
-from subprocesses import condgen_process, finish
+from subprocesses import condgen_process, finish, wait_for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import condgen
@@ -309,7 +308,7 @@ class StopsAfterOneBatch(Callback):
         trainer.should_stop = trainer.should_stop or batch_idx == 0
 
 
-def test_who_is_told_to_stop_ends_with_a_step(fit_args, trained, tmp_path):
+def test_who_is_told_to_stop_ends_with_a_step(fit_args, tmp_path):
     recipe = [*fit_args, "--trainer.accumulate_grad_batches", "2", "--trainer.default_root_dir"]
     stopped, later = [*recipe, str(tmp_path / "stopped")], ["--trainer.max_time", "01:00:00:00"]
     assert main([*recipe, str(tmp_path / "whole")]) == 0
@@ -337,13 +336,6 @@ def test_what_is_refused_on_going_on_is_not_kept(fit_args, tmp_path, capsys):
     too_rare = ["--ckpt_path", "last", "--trainer.val_check_interval", "99"]
     assert "val_check_interval" in refused([*arguments, *too_rare], capsys)
     assert settings.read_text() == before
-
-
-def wait_for(checkpoint: Path, process) -> None:
-    deadline = time.monotonic() + 120
-    while process.poll() is None and not checkpoint.is_file():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(fit_args, tmp_path, capsys):
@@ -416,9 +408,7 @@ def test_ctrl_c_finishes_the_batch_saves_and_stops(fit_args, tmp_path):
     arguments = [*fit_args, "--trainer.max_epochs", "60"]
     process = condgen_process(arguments, tmp_path)
     checkpoint = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
-    deadline = time.monotonic() + 120
-    while not checkpoint.is_file() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(checkpoint, process)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output

@@ -3,13 +3,12 @@
 import csv
 import re
 import signal
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from subprocesses import DDP, ON_THE_CPU, ForkedPython, condgen_process, finish, free_port, two_processes
+from subprocesses import DDP, ON_THE_CPU, ForkedPython, condgen_process, finish, free_port, two_processes, wait_for
 
 
 def values(run: Path, name: str) -> list[float]:
@@ -123,9 +122,7 @@ def test_ctrl_c_stops_all_processes_after_saving(fit_args, tmp_path):
     arguments = [*fit_args, "--trainer.max_epochs", "500", *DDP]
     process = condgen_process(arguments, tmp_path)
     checkpoint = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
-    deadline = time.monotonic() + 120
-    while not checkpoint.is_file() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(checkpoint, process)
     process.send_signal(signal.SIGINT)  # to the first process alone
     output, _ = process.communicate(timeout=90)
     assert process.returncode == 130, output

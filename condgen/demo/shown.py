@@ -115,6 +115,11 @@ def find_runs(paths: Sequence[str], root: Path) -> dict[str, Run]:
             raise UsageError(
                 f"There is no run or checkpoint {path}: give some that are, or none for all runs."
             ) from error
+    if not checkpoints:
+        raise UsageError(
+            f"No run under {root / RUNS} has a checkpoint: train one with `condgen fit --config configs/base.yaml`, "
+            "or give run directories."
+        )
     found: dict[str, Run] = {}
     shared: dict[tuple[str, Path, str], LabelledImages] = {}  # by runs on the same images
     for name, checkpoint in zip(_names(checkpoints), checkpoints, strict=True):
@@ -129,13 +134,8 @@ def find_runs(paths: Sequence[str], root: Path) -> dict[str, Run]:
         data = shared.setdefault((data.full_name, data.root, data.source), data)
         family = content["condgen"]["model"].rpartition(".")[2]
         found[name] = Run(name, checkpoint, family, data, content["hyper_parameters"])
-    if checkpoints and not found:
-        raise UsageError(f"No run under {root / RUNS} can be shown: train one, or give run directories.")
     if not found:
-        raise UsageError(
-            f"No run under {root / RUNS} has a checkpoint: train one with `condgen fit --config configs/base.yaml`, "
-            "or give run directories."
-        )
+        raise UsageError(f"No run under {root / RUNS} can be shown: train one, or give run directories.")
     return found
 
 

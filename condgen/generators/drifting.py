@@ -3,8 +3,8 @@
 The DNN's loss compares a drawn image with one real image, and so asks for the mean of them all. But in a step there are
 many drawn and many real images of a label, and each drawn one can be told where to go: towards the real images that are
 near it, and away from the drawn images that are near it. Where both are distributed alike, the two cancel, and it does
-not move. Elsewhere it drifts: the network is asked for what it drew, moved (Deng et al. 2026, "Generative
-Modeling via Drifting"). So samples move as those of a diffusion do, but while it trains, and to draw is one step.
+not move. Elsewhere it drifts: the network is asked for what it drew, moved (Deng et al. 2026, "Generative Modeling via
+Drifting"). So samples move as those of a diffusion do, but while it trains, and to draw is one step.
 
 In pixels any two images are about as far from each other as any others, so they drift in random convolutions too, which
 see strokes. How far the samples are from where they ought to be is measured by the energy distance (Székely and Rizzo
