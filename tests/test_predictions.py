@@ -1,5 +1,6 @@
 import csv
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -140,6 +141,70 @@ def test_a_failed_prediction_leaves_no_folder(trained, tmp_path, capsys):
     arguments = ["predict", "--trainer.default_root_dir", str(trained)]
     assert "cannot be made" in refused([*arguments, "--predictions.dirpath", str(tmp_path / "file" / "sub")], capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def files_under(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("foreign", ["notes.txt", "subfolder/0.png", "another manifest"])
+def test_predict_overwrite_refuses_a_folder_with_files_of_others(foreign, predict, trained, tmp_path, capsys):
+    folder = predict("--data.labels", "[1]")
+    if foreign == "another manifest":
+        (folder / "manifest.csv").write_text("sku,price\n1,2\n")
+    else:
+        (folder / foreign).parent.mkdir(exist_ok=True)
+        (folder / foreign).write_text("mine")
+    before = files_under(tmp_path)
+    again = ["predict", "--trainer.default_root_dir", str(trained), "--predictions.dirpath", str(folder)]
+    assert str(folder) in refused([*again, "--predictions.overwrite", "true"], capsys)
+    assert files_under(tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", ["partial", "replaced"])
+@pytest.mark.parametrize("overwrite", ["false", "true"])
+def test_predict_removes_no_hidden_folder_of_others(kind, overwrite, predict, trained, tmp_path, capsys):
+    if overwrite == "true":
+        predict("--data.labels", "[1]")
+    (tmp_path / f".drawn.{kind}").mkdir()
+    (tmp_path / f".drawn.{kind}" / "thesis.tex").write_text("mine")
+    before = files_under(tmp_path)
+    again = ["predict", "--trainer.default_root_dir", str(trained), "--predictions.dirpath", str(tmp_path / "drawn")]
+    assert f".drawn.{kind}" in refused([*again, "--predictions.overwrite", overwrite], capsys)
+    assert files_under(tmp_path) == before
+
+
+def test_predict_killed_while_it_overwrites_keeps_the_former_samples(predict, trained, tmp_path, capsys):
+    folder = predict("--data.labels", "[1]")
+    former = files_under(folder)
+    shutil.copytree(folder, tmp_path / ".drawn.partial")
+    folder.rename(tmp_path / ".drawn.replaced")  # here the kill comes: just before the new ones get their name
+    again = ["predict", "--trainer.default_root_dir", str(trained), "--predictions.dirpath", str(folder)]
+    refused(again, capsys)
+    assert files_under(folder) == former
+    predict("--data.labels", "[2]", "--predictions.overwrite", "true")
+    assert {row["label"] for row in manifest(folder)} == {"2"}
+    assert [path.name for path in tmp_path.iterdir()] == ["drawn"]
+
+
+def test_predict_overwrite_replaces_samples_that_were_scored(predict):
+    folder = predict("--data.labels", "[1]")
+    (folder / "scores.json").write_text("{}")
+    predict("--data.labels", "[2]", "--predictions.overwrite", "true")
+    assert {row["label"] for row in manifest(folder)} == {"2"}
+
+
+def test_predict_into_the_root_folder_is_refused(trained, capsys):
+    refused(["predict", "--trainer.default_root_dir", str(trained), "--predictions.dirpath", "/"], capsys)
+
+
+def test_predict_refuses_images_that_are_not_numbers(last, tmp_path, capsys):
+    checkpoint = torch.load(last, weights_only=True)
+    checkpoint["state_dict"]["network.fc.0.bias"].fill_(float("nan"))
+    torch.save(checkpoint, tmp_path / "nan.ckpt")
+    request = ["predict", "--ckpt_path", str(tmp_path / "nan.ckpt"), "--predictions.dirpath", str(tmp_path / "drawn")]
+    refused(request, capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["nan.ckpt"]
 
 
 def test_a_word_is_spelled_in_each_row_of_its_picture(predict, last):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import shutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -18,13 +18,20 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from condgen.batches import SampleBlock, SampleRequest
 from condgen.errors import UsageError, check_number
-from condgen.files import FolderClaim
+from condgen.files import FolderClaim, check_known, naming, open_regular, remove_known
 from condgen.generators import ConditionalGenerator
 from condgen.pictures import grid, png, to_bytes, write_png
 from condgen.walk import write_walk
 
 SHARD_SIZE = 65_536
 GRID_ROWS, GRID_COLUMNS = 100, 32  # what a picture can show
+
+
+HEADER = ("index", "label", "seed", "noise", "file")
+WRITTEN = re.compile(  # names of the files in a folder of predictions, also of those that `condgen score` adds to it
+    r"\d{6,}-label-\d+\.png|samples-\d{5}-of-\d{5}\.npz|\.images-\d{5}|manifest\.csv"
+    r"|(grid|word|walk|nearest)\.png|walk\.gif|scores\.json|\.[\w.]+\.[0-9a-f]{8}\.partial"
+)
 
 
 class PredictionFiles(Callback):
@@ -59,7 +66,10 @@ class PredictionFiles(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         run = str(trainer.log_dir)
         self.folder = Path(self.dirpath).resolve() if self.dirpath else Path(run) / "predictions"
+        if not self.folder.name:
+            raise UsageError(f"predictions.dirpath is {self.dirpath}: give a folder with a name.")
         self.partial = self.folder.with_name(f".{self.folder.name}.partial")
+        self.replaced = self.folder.with_name(f".{self.folder.name}.replaced")
         self.request: SampleRequest = trainer.datamodule.request  # type: ignore[attr-defined]
         self.is_word = trainer.datamodule.word is not None  # type: ignore[attr-defined]
         if self.walk and self.request.samples_per_label < 2:
@@ -67,17 +77,34 @@ class PredictionFiles(Callback):
                 f"predictions.walk is {self.walk}, but there is one sample of each label, from which no way leads to "
                 "another: give data.samples_per_label 2 or more."
             )
+        if trainer.is_global_zero and self.replaced.exists() and not self.folder.exists():
+            check_known(self.replaced, WRITTEN)  # a kill came just before the new folder took the place of this one
+            self.replaced.rename(self.folder)
+        trainer.strategy.barrier("interrupted overwriting undone")
         if self.folder.exists() and not self.overwrite:
             raise UsageError(
                 f"{self.folder} exists: give another folder as --predictions.dirpath, or --predictions.overwrite true."
             )
-        if self.folder.exists() and not (self.folder / "manifest.csv").is_file():
-            raise UsageError(f"{self.folder} holds no predictions, and is not overwritten: give another folder.")
+        if self.folder.exists():
+            self._check_overwritable()
         trainer.strategy.barrier("existing predictions looked for")
+
+    def _check_overwritable(self) -> None:
+        """Raises UsageError unless the existing folder and what a killed overwriting left hold predictions alone."""
+        try:
+            with open_regular(self.folder / "manifest.csv") as manifest:
+                is_ours = manifest.readline(1000).strip() == ",".join(HEADER).encode()
+        except OSError:
+            is_ours = False
+        if not is_ours:
+            raise UsageError(f"{self.folder} holds no predictions, and is not overwritten: give another folder.")
+        check_known(self.folder, WRITTEN)
+        if self.replaced.exists():
+            check_known(self.replaced, WRITTEN)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            self._claim = FolderClaim(self.partial)
+            self._claim = FolderClaim(self.partial, WRITTEN)
             try:
                 self._claim.take()
             except OSError as error:
@@ -101,6 +128,11 @@ class PredictionFiles(Callback):
         images, indices = to_bytes(outputs), batch.indices.cpu()
         wanted = (indices >= self.request.first_index) & (indices < self.request.end)
         images, numbers = images[wanted], indices[wanted].tolist()
+        with naming(self.folder):
+            self._write(images, numbers)
+
+    def _write(self, images: Tensor, numbers: list[int]) -> None:
+        """Writes images (N, C, H, W) uint8, the samples with these numbers, or their part of raw shards."""
         if self.format == "png":
             for image, index in zip(images, numbers, strict=True):
                 (self.partial / self._file_of(index)).write_bytes(png(image))
@@ -115,29 +147,40 @@ class PredictionFiles(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.strategy.barrier("samples written")
         if trainer.is_global_zero:
-            if self.format == "npz":
-                for shard in range(self._shards):
-                    self._finish_shard(shard, pl_module.image_shape)  # type: ignore[arg-type]
-            rows = self._rows()
-            write_png(grid(rows.flatten(0, 1), rows.shape[1]), self.partial / "grid.png")
-            if self.is_word:
-                write_png(grid(rows.transpose(0, 1).flatten(0, 1), len(rows)), self.partial / "word.png")
-            if self.walk:
-                assert isinstance(pl_module, ConditionalGenerator)
-                with trainer.precision_plugin.forward_context():
-                    write_walk(pl_module, self.request, self.walk, (GRID_ROWS, GRID_COLUMNS), self.partial)
-            with open(self.partial / "manifest.csv", "w", newline="") as file:
-                writer = csv.writer(file)
-                writer.writerow(("index", "label", "seed", "noise", "file"))
-                writer.writerows(self._manifest())
-            shutil.rmtree(replaced := self.folder.with_name(f".{self.folder.name}.replaced"), ignore_errors=True)
-            if self.folder.exists():
-                self.folder.rename(replaced)
-            self.partial.rename(self.folder)
-            shutil.rmtree(replaced, ignore_errors=True)
-            assert self._claim is not None
-            self._claim.release()
+            assert isinstance(pl_module, ConditionalGenerator)
+            with naming(self.folder):
+                self._finish(trainer, pl_module)
+                self._put_in_place()
         trainer.strategy.barrier("predictions whole")
+
+    def _finish(self, trainer: Trainer, generator: ConditionalGenerator) -> None:
+        """Writes the shards, the pictures and the manifest."""
+        if self.format == "npz":
+            for shard in range(self._shards):
+                self._finish_shard(shard, generator.image_shape)
+        rows = self._rows()
+        write_png(grid(rows.flatten(0, 1), rows.shape[1]), self.partial / "grid.png")
+        if self.is_word:
+            write_png(grid(rows.transpose(0, 1).flatten(0, 1), len(rows)), self.partial / "word.png")
+        if self.walk:
+            with trainer.precision_plugin.forward_context():
+                write_walk(generator, self.request, self.walk, (GRID_ROWS, GRID_COLUMNS), self.partial)
+        with open(self.partial / "manifest.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(HEADER)
+            writer.writerows(self._manifest())
+
+    def _put_in_place(self) -> None:
+        """Renames the finished folder over a former one. A kill in between is undone by the next :meth:`setup`."""
+        if self.folder.exists():
+            if self.replaced.exists():
+                remove_known(self.replaced, WRITTEN)
+            self.folder.rename(self.replaced)
+        self.partial.rename(self.folder)
+        assert self._claim is not None
+        self._claim.release()
+        if self.replaced.exists():
+            remove_known(self.replaced, WRITTEN)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._claim is not None:
@@ -172,7 +215,7 @@ class PredictionFiles(Callback):
             noise = self.request.noise_of(index)
             yield index, self.request.label_of(index), self.request.seed, noise, self._file_of(index)
 
-    def _finish_shard(self, shard: int, image_shape: tuple[int, int, int]) -> None:
+    def _finish_shard(self, shard: int, image_shape: tuple[int, ...]) -> None:
         indices = self._shard_indices(shard)
         np.savez(
             self.partial / self._file_of(indices.start),
