@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -43,13 +44,34 @@ Options are those of the config; a flag beats the file:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command line (``sys.argv[1:]`` if not given) and returns its exit code."""
+    _prepare_streams()
     try:
         code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
-    except BrokenPipeError:  # who reads has seen enough, as in `condgen compare RUN RUN | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader has seen enough, as in `condgen compare RUN RUN | head`
+        _discard_output()
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        _discard_output()  # standard output is on a full disk
+        print(f"condgen: the output cannot be written ({error.strerror}).", file=sys.stderr)
+        return 1
     return code
+
+
+def _prepare_streams() -> None:
+    """Makes printing safe if a stream is closed (as for a daemon) or its encoding lacks a character, such as ±."""
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)  # else the next file opened would become the output
+            setattr(sys, name, os.fdopen(descriptor, "w", closefd=False))
+        elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: list[str]) -> int:

@@ -5,22 +5,28 @@ from __future__ import annotations
 import inspect
 import json
 import pickle
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import safetensors.torch
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 import condgen
 from condgen.data import LabelledImages
 from condgen.errors import UsageError
-from condgen.files import replacing
+from condgen.files import open_regular, replacing
 from condgen.generators import ConditionalGenerator
+from condgen.mistakes import number_of_values
 from condgen.runs import find_checkpoint
 
 T = TypeVar("T")
+
+MAX_SETTINGS = 10_000  # numbers and texts among a checkpoint's hyperparameters
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # weights of one are converted to another
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -48,18 +54,36 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UsageError: the file is not a whole checkpoint of condgen's.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with open_regular(path) as file:
+            _check_archive(file, path)
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UsageError(f"{path} holds more than data, or is no checkpoint: it was not loaded.") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise UsageError(f"{path} cannot be read ({error.strerror}).") from error
         raise UsageError(f"{path} is not a whole checkpoint: take another one.") from error
     if not _is_condgens(checkpoint):
         raise UsageError(f"{path} is not a checkpoint of condgen's: give one that `condgen fit` wrote.")
     return checkpoint
 
 
+def _check_archive(file: IO[bytes], path: Path) -> None:
+    """Raises UsageError unless a file is what ``torch.save`` writes: a zip archive of files that are not compressed.
+
+    Compressed ones could take a thousand times as much memory as the file is large.
+    """
+    start = file.read(2)
+    if start and start != b"PK":
+        raise UsageError(f"{path} holds more than data, or is no checkpoint: it was not loaded.")
+    with zipfile.ZipFile(file) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise UsageError(f"{path} is a compressed archive, and no checkpoint of condgen's: it was not loaded.")
+    file.seek(0)
+
+
 def read_weights(content: bytes, path: Path) -> dict[str, Any]:
-    """What `condgen export --format safetensors` wrote, as far as a generator is built of it.
+    """A generator's settings and weights, as `condgen export --format safetensors` wrote them.
 
     Raises:
         UsageError: it is cut, or another program's.
@@ -75,8 +99,9 @@ def read_weights(content: bytes, path: Path) -> dict[str, Any]:
             "state_dict": state_dict,
             "hyper_parameters": hyper_parameters,
             "condgen": {"model": about["class"], "version": version},
+            "sampler_only": True,
         }
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{path} is not a whole file of `condgen export --format safetensors`.") from error
 
 
@@ -92,6 +117,7 @@ def _is_condgens(checkpoint: Any) -> bool:
         and isinstance(origin.get("first_open_step", 0), int)
         and isinstance(origin.get("train_seconds", 0.0), float)
         and all(isinstance(name, str) for name in [*checkpoint["hyper_parameters"], *(data or {})])
+        and number_of_values([checkpoint["hyper_parameters"], data]) <= MAX_SETTINGS
     )
 
 
@@ -148,8 +174,14 @@ def imported_class(class_path: str, base: type[T], path: Path) -> type[T]:
 def load_generator(path: str | Path, **settings: Any) -> ConditionalGenerator:
     """See :func:`condgen.load`."""
     found = find_checkpoint(path, root=Path())
-    checkpoint = read_weights(found.read_bytes(), found) if found.suffix == ".safetensors" else read_checkpoint(found)
-    return generator_of(checkpoint, found, settings)
+    if found.suffix != ".safetensors":
+        return generator_of(read_checkpoint(found), found, settings)
+    try:
+        with open_regular(found) as file:
+            content = file.read()
+    except OSError as error:
+        raise UsageError(f"{found} cannot be read ({error.strerror}): allow reading, or give another file.") from error
+    return generator_of(read_weights(content, found), found, settings)
 
 
 def generator_of(checkpoint: dict[str, Any], found: Path, settings: Mapping[str, Any]) -> ConditionalGenerator:
@@ -158,15 +190,66 @@ def generator_of(checkpoint: dict[str, Any], found: Path, settings: Mapping[str,
     for name in settings.keys() - checkpoint["hyper_parameters"].keys():
         known = ", ".join(checkpoint["hyper_parameters"])
         raise UsageError(f"{generator_class.__name__} has no setting {name}, but {known}.")
+    check_settings(generator_class, checkpoint, found, settings)
+    generator = _build(generator_class, checkpoint, found, settings)
+    generator.load_state_dict(checkpoint["state_dict"])
+    return generator.eval()
+
+
+def _build(
+    generator_class: type[ConditionalGenerator], checkpoint: dict[str, Any], found: Path, settings: Mapping[str, Any]
+) -> ConditionalGenerator:
+    """A checkpoint's generator before its weights are loaded."""
     try:
         generator = generator_class(**{**checkpoint["hyper_parameters"], **settings})
     except UsageError as error:
         raise UsageError(f"{found}: {error}") from error
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"{found} does not fit {generator_class.__name__} ({error}){_version(checkpoint)}.") from error
-    check_fits(checkpoint, found, generator)
-    generator.load_state_dict(checkpoint["state_dict"])
-    return generator.eval()
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        cause = str(error).partition("\n")[0]  # torch may add a stack of C++ functions
+        raise UsageError(f"{found} does not fit {generator_class.__name__} ({cause}){_version(checkpoint)}.") from error
+    if checkpoint.get("sampler_only"):
+        generator.remove_training_parts()
+    return generator
+
+
+def check_settings(
+    generator_class: type[ConditionalGenerator], checkpoint: dict[str, Any], found: Path, settings: Mapping[str, Any]
+) -> None:
+    """Raises UsageError if a checkpoint's settings are not those of its weights.
+
+    It takes no memory for them: the settings of a small file may ask for a huge network.
+    """
+    check_types(generator_class, {**checkpoint["hyper_parameters"], **settings}, found)
+    with torch.device("meta"):
+        check_fits(checkpoint, found, _build(generator_class, checkpoint, found, settings))
+
+
+def check_types(generator_class: type[ConditionalGenerator], settings: Mapping[str, Any], path: Path) -> None:
+    """Raises UsageError if a setting is not of the type that the class annotates.
+
+    jsonargparse checks more types, but it also imports the classes that a value names: not for values from a file.
+    """
+    try:
+        annotations = get_type_hints(generator_class.__init__)
+    except NameError:  # a class that names a type which only a type checker imports
+        return
+    for name, annotation in annotations.items():
+        if name in settings and not _has_type(settings[name], annotation):
+            wanted = annotation.__name__ if isinstance(annotation, type) else annotation
+            raise UsageError(f"{path}: model.{name} is {settings[name]!r:.80}: give {wanted}.")
+
+
+def _has_type(value: object, annotation: Any) -> bool:
+    """Whether a value has an annotated type; True for all types but numbers, text, choices and sequences of these."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return value in arguments
+    if origin in (Sequence, list):
+        return isinstance(value, (list, tuple)) and all(_has_type(each, arguments[0]) for each in value)
+    if annotation not in (int, float, str, bool):
+        return True
+    kinds = (int, float) if annotation is float else annotation
+    return isinstance(value, kinds) and isinstance(value, bool) == (annotation is bool)
 
 
 def data_of(checkpoint: dict[str, Any], path: Path) -> LabelledImages:
@@ -186,10 +269,10 @@ def data_of(checkpoint: dict[str, Any], path: Path) -> LabelledImages:
 
 
 def check_fits(checkpoint: dict[str, Any], path: Path, generator: ConditionalGenerator) -> None:
-    """Raises UsageError where a checkpoint's weights are not for a generator, as its settings differ."""
-    shapes = {name: tensor.shape for name, tensor in generator.state_dict().items()}
-    saved = {name: getattr(tensor, "shape", None) for name, tensor in checkpoint["state_dict"].items()}
-    wrong = sorted(name for name in shapes.keys() | saved.keys() if shapes.get(name) != saved.get(name))
+    """Raises UsageError if a checkpoint's weights are damaged, or are those of a generator with other settings."""
+    needed = {name: _shape(weights) for name, weights in generator.state_dict().items()}
+    saved = {name: _shape(weights) for name, weights in checkpoint["state_dict"].items()}
+    wrong = sorted((name for name in needed.keys() | saved.keys() if needed.get(name) != saved.get(name)), key=str)
     bound = checkpoint["hyper_parameters"] if wrong else generator.bound_by_training
     for name in bound:
         value = checkpoint["hyper_parameters"].get(name)
@@ -200,8 +283,18 @@ def check_fits(checkpoint: dict[str, Any], path: Path, generator: ConditionalGen
     if wrong:
         raise UsageError(
             f"{path} does not fit {type(generator).__name__} ({wrong[0]} has the shape {saved.get(wrong[0])}, not "
-            f"{shapes.get(wrong[0])}){_version(checkpoint)}."
+            f"{needed.get(wrong[0])}){_version(checkpoint)}."
         )
+    for name, weights in checkpoint["state_dict"].items():
+        if weights.is_meta or not weights.isfinite().all():
+            raise UsageError(f"{path} is damaged: {name} is not finite. Use another checkpoint.")
+
+
+def _shape(weights: object) -> str | None:
+    """The shape of weights, and their type if it is none of :data:`FLOATS`; None for anything else than an array."""
+    if not isinstance(weights, Tensor) or weights.layout != torch.strided or weights.is_nested:
+        return None
+    return f"{weights.shape}" if weights.dtype in FLOATS else f"{weights.shape} of {weights.dtype}"
 
 
 def _version(checkpoint: dict[str, Any]) -> str:

@@ -9,20 +9,24 @@ import importlib
 import logging
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentError, set_parsing_settings
+from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -40,6 +44,8 @@ from condgen.checkpoints import (
     WholeCheckpointIO,
     check_fits,
     check_same_images,
+    check_settings,
+    imported_class,
     imported_families,
     read_checkpoint,
     settings,
@@ -64,10 +70,13 @@ from condgen.mistakes import (
     settings_of,
     short_name,
 )
-from condgen.runs import RUNS, claim_run, find_checkpoint, run_of
+from condgen.run_settings import CLASS_SETTINGS, check_classes, plain_settings, process_settings
+from condgen.runs import RUNS, claim_run, find_checkpoint, is_last, run_of
 from condgen.trainer import (
     CheckpointConnector,
     RunTrainer,
+    check_plugins,
+    check_strategy,
     check_trainer,
     name_trainer_setting,
     raised_by_lightning,
@@ -75,8 +84,10 @@ from condgen.trainer import (
 )
 from condgen.verbs import FUNCTIONS, call
 
-CLASSES_IN_TRAINER = {"accelerator", "callbacks", "logger", "plugins", "profiler", "strategy"}
-STORAGE_REFUSES = {errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS}
+SYSTEM_REFUSES = {  # what a user's disk, permissions, limits and paths can cause
+    errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG,
+    errno.ENFILE, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,
+}  # fmt: skip
 VERBS: dict[str, dict[str, type[Callback]]] = {  # and the callbacks whose settings are theirs
     "fit": {"checkpoint": RunCheckpoint, "sample_grids": SampleGrids, "training_scores": TrainingScores},
     "validate": {},
@@ -86,6 +97,24 @@ VERBS: dict[str, dict[str, type[Callback]]] = {  # and the callbacks whose setti
 DEFAULTS = {"model": "DNN", "data": "MNIST"}
 
 Layer = tuple[str, dict[str, Any]]  # settings, and the file that they come from
+
+
+def settings_of_run(verb: str, path: Path, given: list[str]) -> dict[str, Any]:
+    """The settings that a command inherits from a run's ``config.yaml``.
+
+    Args:
+        verb: the command.
+        path: the file.
+        given: the names of the options on the command line.
+    """
+    saved = read_config(str(path))
+    if verb == "fit":
+        check_classes(saved, path, given)
+        several = process_settings(saved)
+        if several and not any(f"trainer.{name}" in given for name in several):
+            flags = " ".join(f"--trainer.{name} {value}" for name, value in several.items() if value is not None)
+            _say(f"The run was trained by several processes, this command uses one: add {flags} to use as many.")
+    return plain_settings(saved, path, verb)
 
 
 class RunConfig(SaveConfigCallback):
@@ -100,11 +129,30 @@ class RunConfig(SaveConfigCallback):
             return
         config = self.config.clone()
         config["data"]["init_args"]["source"] = trainer.datamodule.hparams.source  # type: ignore[attr-defined]
+        for name in CLASS_SETTINGS:
+            for setting in _as_list(config["trainer"][name]):
+                _remove_defaults(setting)
         path = Path(str(run)) / "config.yaml"
-        if path.is_file():  # a run that is gone on with: its origin stays what it was
-            config["ckpt_path"] = yaml.safe_load(path.read_text()).get("ckpt_path")
+        if path.is_file():  # a resumed run: keep the name of the checkpoint that it once started from
+            with contextlib.suppress(UsageError):
+                config["ckpt_path"] = read_config(str(path)).get("ckpt_path")
+        text = self.parser.dump(config, skip_unset=False)
         with replacing(path) as file:
-            file.write(self.parser.dump(config, skip_none=False).encode())
+            file.write(text.replace("Unable to serialize instance ", "").encode())  # what jsonargparse makes of a name
+
+
+def _class_of(class_path: str) -> type:
+    module, _, name = class_path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def _remove_defaults(setting: Any) -> None:
+    """Leaves out the default arguments of a callback, logger, ...: jsonargparse cannot write all types."""
+    if isinstance(setting, Namespace) and "init_args" in setting:
+        defaults = settings_of(_class_of(setting.class_path))
+        for name, value in vars(setting.init_args).copy().items():
+            if name in defaults and value == defaults[name]:
+                del setting.init_args[name]
 
 
 class Parser(LightningArgumentParser):
@@ -136,6 +184,7 @@ class CondgenCLI(LightningCLI):
             trainer_class=RunTrainer,
             trainer_defaults={
                 "max_epochs": 5,
+                "devices": 1,
                 "num_sanity_val_steps": 0,
                 "use_distributed_sampler": False,
                 "enable_model_summary": False,
@@ -191,8 +240,11 @@ class CondgenCLI(LightningCLI):
             self.checkpoint = read_checkpoint(self.checkpoint_path)
             run = run_of(self.checkpoint_path)
             if not layers and run is not None:
-                layers = [(str(run / "config.yaml"), self._settings_of_run(verb, run / "config.yaml"))]
+                given_names = [option.name for option in options]
+                layers = [(str(run / "config.yaml"), settings_of_run(verb, run / "config.yaml", given_names))]
             found = settings(self.checkpoint, self.checkpoint_path)
+            family = imported_class(self.checkpoint["condgen"]["model"], ConditionalGenerator, self.checkpoint_path)  # type: ignore[type-abstract]
+            check_settings(family, self.checkpoint, self.checkpoint_path, {})
             for name in FOLLOW_THE_DATA:
                 found["model"]["init_args"].pop(name, None)
             layers.append((str(self.checkpoint_path), {**found, "ckpt_path": str(self.checkpoint_path)}))
@@ -229,28 +281,18 @@ class CondgenCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Nothing: ``parse_arguments`` has put the checkpoint's settings below the flags, not above them."""
 
-    def _settings_of_run(self, verb: str, config: Path) -> dict[str, Any]:
-        """A run's settings as far as this verb has them; no class of its Trainer is imported on the file's word."""
-        saved = read_config(str(config))
-        known = {action.dest.split(".")[0] for action in self._subcommand_parsers[verb]._actions}
-        found = {key: saved[key] for key in saved.keys() & known - {"model", "data", "ckpt_path"}}
-        trainer = found["trainer"] if isinstance(found.get("trainer"), dict) else {}
-        for name in CLASSES_IN_TRAINER & trainer.keys():
-            value = trainer[name]
-            if not (isinstance(value, str) and value.isidentifier()) and not isinstance(value, bool | int | None):
-                if verb == "fit":
-                    raise UsageError(
-                        f"{config} has classes in trainer.{name}, which are not imported on a file's word: "
-                        f"to use them give --config {config}."
-                    )
-                del trainer[name]
-        return found
-
     # What is built.
 
     def instantiate_classes(self) -> None:
         with self._naming_the_checkpoint():
-            super().instantiate_classes()
+            try:
+                super().instantiate_classes()
+            except ValueError as error:  # jsonargparse's, if a callback, logger, ... of the Trainer raises
+                class_path = re.search(r"Given value: Namespace\(class_path='([^']+)'", str(error))
+                if class_path is None or usage_error(error):
+                    raise
+                cause = first_cause(error)
+                raise UsageError(f"{class_path[1]} cannot be created ({type(cause).__name__}: {cause}).") from error
 
     @contextlib.contextmanager
     def _naming_the_checkpoint(self) -> Iterator[None]:
@@ -276,14 +318,18 @@ class CondgenCLI(LightningCLI):
         config = self._get(self.config_init, "trainer")
         self.trainer_settings = dict(config)
         check_trainer(self.trainer_settings)
-        if self.subcommand == "fit" and self._get(self.config_init, "checkpoint").monitor != "val_loss":
+        config.callbacks = _as_list(config.callbacks)
+        monitors = [callback.monitor for callback in config.callbacks if isinstance(callback, EarlyStopping)]
+        if self.subcommand == "fit" and {self._get(self.config_init, "checkpoint").monitor, *monitors} != {"val_loss"}:
             config.num_sanity_val_steps = config.num_sanity_val_steps or 1  # it shows what is logged
         self.logs_into_run = self.subcommand == "fit" and config.logger in (None, True)
         if self.subcommand != "fit" or self.logs_into_run:
             config.logger = False
-        config.plugins = [*_as_list(config.plugins), WholeCheckpointIO()]
-        config.callbacks = _as_list(config.callbacks)
-        if config.enable_progress_bar is not False:
+        config.plugins = [*check_plugins(_as_list(config.plugins)), WholeCheckpointIO()]
+        if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+            config.plugins.append(SLURMEnvironment(auto_requeue=False))
+        has_bar = any(isinstance(callback, ProgressBar) for callback in config.callbacks)
+        if config.enable_progress_bar is not False and not has_bar:
             config.callbacks.append(RunProgressBar())
         if self.subcommand == "fit":
             config.callbacks.append(FiniteTraining())
@@ -293,6 +339,11 @@ class CondgenCLI(LightningCLI):
             trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
             raise name_trainer_setting(error, self.trainer_settings) from error
+        check_strategy(trainer.strategy, self.trainer_settings["strategy"])
+        if self.trainer_settings["sync_batchnorm"] and trainer.strategy.root_device.type != "cuda":
+            raise UsageError(
+                "trainer.sync_batchnorm is true, but batch norm is only synchronised on GPUs: leave it out."
+            )
         trainer._checkpoint_connector = CheckpointConnector(trainer)
         return trainer
 
@@ -308,7 +359,7 @@ class CondgenCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
-        except (MisconfigurationException, ValueError) as error:  # what only shows when the data are there
+        except (MisconfigurationException, ImportError, RuntimeError, ValueError) as error:  # found while it runs
             if raised_by_lightning(error):
                 raise name_trainer_setting(error, self.trainer_settings) from error
             raise
@@ -320,35 +371,40 @@ class CondgenCLI(LightningCLI):
         trial = bool(self.trainer.fast_dev_run)  # a few batches, of which nothing is kept
         if trial and self.checkpoint_path:
             raise UsageError(f"trainer.fast_dev_run tries a new training, not {self.checkpoint_path}: leave one out.")
-        resumed = self._checkpoint_run() if self.checkpoint_path and self.checkpoint_path.name == "last.ckpt" else None
-        first_step = 0
+        resumed = self._checkpoint_run() if self.checkpoint_path and is_last(self.checkpoint_path) else None
+        first_step, extra_rows = 0, []
         if self.checkpoint is not None:
-            first_step = self.checkpoint["condgen"].get("first_open_step", self.checkpoint["global_step"])
+            saved = self.checkpoint["condgen"]
+            first_step = saved.get("first_open_step", self.checkpoint["global_step"])
             with restoring(self.checkpoint_path):
+                extra_rows = [str(column) for column in saved.get("extra_rows", [])]
                 epochs = int(self.checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
-            if reached := self._reached(epochs, self.checkpoint["global_step"]):
-                done = " and ".join(f"{number} {unit}" for unit, number in reached.items())
-                raise UsageError(f"{self.checkpoint_path} has trained its {done}: for more, give {_longer(reached)}.")
+                seconds = float(self.checkpoint["callbacks"].get("Timer", {}).get("time_elapsed", {}).get("train", 0))
+            if reached := self._reached(epochs, self.checkpoint["global_step"], seconds):
+                done, flags = " and ".join(reached), " ".join(reached.values())
+                raise UsageError(f"{self.checkpoint_path} has trained its {done}: for more, give {flags}.")
         first = self.trainer.is_global_zero
         if first:
             self.datamodule.prepare_data()
             self.datamodule.setup("fit")
             self.datamodule.check(self.trainer.world_size)
+        continued = (first_step, extra_rows) if resumed else (0, [])
         run = resumed
         if first and run is None:
             run = claim_run(self.root)
         self.trainer.run_directory = run
         with alone_in(run / "checkpoints") if first and run else contextlib.nullcontext():
             if self.logs_into_run:
-                self.trainer.loggers = [*run_loggers(run or self.root, first_step if resumed else 0)]
+                self.trainer.loggers = [*run_loggers(run or self.root, *continued)]
             trained = sum(weights.numel() for weights in self.model.parameters() if weights.requires_grad)
             size = f"{type(self.model).__name__}, {trained:,} parameters"
-            _say(f"Run: {run} ({size})" + (f", going on from {self.checkpoint_path}" if self.checkpoint_path else ""))
+            origin = f", resumed from {self.checkpoint_path}" if self.checkpoint_path else ""
             try:
+                _say(f"Run: {run} ({size}){origin}")
                 self.trainer.fit(**kwargs)
             except BaseException:
                 begun = self.trainer.global_step not in (0, self.checkpoint["global_step"] if self.checkpoint else 0)
-                if run and resumed is None and first and not begun:
+                if run and resumed is None and first and not begun and not _has_results(run):
                     _remove_run(run)  # nothing was trained: nothing is left behind
                 raise
             if trial and run:
@@ -357,23 +413,41 @@ class CondgenCLI(LightningCLI):
 
     def _what_now(self, run: Path | None) -> str:
         cut = not self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch  # the last epoch, by a limit
-        longer = _longer(self._reached(self.trainer.current_epoch - cut, self.trainer.global_step))
-        lines = [f"Run: {run}"]
+        timer = self._timer()
+        seconds = timer.time_elapsed("train") if timer else 0.0
+        longer = " ".join(self._reached(self.trainer.current_epoch - cut, self.trainer.global_step, seconds).values())
+        lines, path = [f"Run: {run}"], shlex.quote(str(run))
         if run and (run / "samples.gif").is_file():
             lines.append(f"  see the samples of every epoch    {run / 'samples'}/, {run / 'samples.gif'}")
         lines += [
-            f"  see the curves                    condgen plot {run}",
-            f"  see them while it trains          tensorboard --logdir {self.root / RUNS}",
-            f"  draw samples                      condgen predict --ckpt_path {run}",
-            f"  score them                        condgen test --ckpt_path {run}",
-            f"  train on                          condgen fit --ckpt_path {run} {longer}".rstrip(),
+            f"  see the curves                    condgen plot {path}",
+            f"  see them while it trains          tensorboard --logdir {shlex.quote(str(self.root / RUNS))}",
+            f"  draw samples                      condgen predict --ckpt_path {path}",
+            f"  score them                        condgen test --ckpt_path {path}",
+            f"  train on                          condgen fit --ckpt_path {path} {longer}".rstrip(),
         ]
         return "\n".join(lines)
 
-    def _reached(self, epochs: int, steps: int) -> dict[str, int]:
-        """The limits that a training of this length has come to, by their unit."""
+    def _timer(self) -> Timer | None:
+        """The callback of ``trainer.max_time``."""
+        return next((callback for callback in self.trainer.callbacks if type(callback) is Timer), None)
+
+    def _reached(self, epochs: int, steps: int, seconds: float) -> dict[str, str]:
+        """The limits that a training of this length has reached, each with the flag for twice as long a training."""
         limits = {"epochs": (epochs, self.trainer.max_epochs), "steps": (steps, self.trainer.max_steps)}
-        return {unit: done for unit, (done, most) in limits.items() if most not in (None, -1) and done >= most}
+        found = {
+            f"{done} {unit}": f"--trainer.max_{unit} {2 * done}"
+            for unit, (done, most) in limits.items()
+            if most not in (None, -1) and done >= most
+        }
+        timer = self._timer()
+        if timer is not None and (remaining := timer.time_remaining()) is not None:
+            limit = round(remaining + timer.time_elapsed())
+            if seconds >= limit:
+                hours, rest = divmod(2 * limit, 3600)
+                flag = f"--trainer.max_time {hours // 24:02}:{hours % 24:02}:{rest // 60:02}:{rest % 60:02}"
+                found[f"{timedelta(seconds=limit)} hours"] = flag
+        return found
 
     def validate(self, **kwargs: Any) -> None:
         self.trainer.run_directory = self._checkpoint_run()
@@ -400,15 +474,16 @@ class CondgenCLI(LightningCLI):
         _say(f"Samples: {files.folder} (grid.png shows them, manifest.csv lists them)")
 
 
+def _has_results(run: Path) -> bool:
+    """Whether a run directory has a checkpoint or a row of metrics: then it is never removed."""
+    metrics = run / "metrics.csv"
+    return any(run.glob("checkpoints/*.ckpt")) or (metrics.is_file() and metrics.stat().st_size > 0)
+
+
 def _remove_run(run: Path) -> None:
     shutil.rmtree(run, ignore_errors=True)
     with contextlib.suppress(OSError):
         run.parent.rmdir()  # where no other run is in it
-
-
-def _longer(reached: dict[str, int]) -> str:
-    """The flags for twice as long a training as one that has come to these limits."""
-    return " ".join(f"--trainer.max_{unit} {2 * done}" for unit, done in reached.items())
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -433,6 +508,13 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
+def first_cause(error: BaseException) -> BaseException:
+    """The exception that others were raised from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def usage_error(error: BaseException | None) -> UsageError | None:
     """The mistake behind an exception: jsonargparse wraps what a class raises when it is built, or finds it itself."""
     while error is not None and not isinstance(error, UsageError | ArgumentError | argparse.ArgumentError):
@@ -440,8 +522,15 @@ def usage_error(error: BaseException | None) -> UsageError | None:
     return error if isinstance(error, UsageError | None) else UsageError(explain(error))
 
 
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """No traceback if a thread cannot write, as TensorBoard's: the main thread gets the same error and reports it."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
+
+
 def _quieten() -> None:
-    """Leaves out what Lightning says to its developers, and says warnings in one line."""
+    """Hides Lightning's hints for developers, and prints warnings in one line."""
+    threading.excepthook = _thread_failed
     warnings.formatwarning = lambda message, category, *_, **__: f"{category.__name__}: {message}\n"
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
@@ -465,6 +554,8 @@ def run(arguments: list[str]) -> int:
     repeat_on_gpus()
     set_parsing_settings(add_print_completion_argument=True)
     try:
+        if any(not word.isprintable() and "\udc80" <= max(word) <= "\udcff" for word in arguments):
+            raise UsageError("An argument is not UTF-8: rename the file, or set the terminal to UTF-8.")
         if arguments[0] in FUNCTIONS:
             call(arguments[0], arguments[1:], Parser())
         else:
@@ -474,7 +565,7 @@ def run(arguments: list[str]) -> int:
     except (ArgumentError, argparse.ArgumentError) as error:
         return _fail(str(usage_error(error)), 2)
     except Stopped as stop:
-        _say(f"\nStopped and saved: go on with condgen fit --ckpt_path {stop.checkpoint}")
+        _say(f"\nStopped. Checkpoint saved. Resume with: condgen fit --ckpt_path {shlex.quote(str(stop.checkpoint))}")
         # a child process that ends with an error would make Lightning end the others
         return (
             128 + stop.signum if os.environ.get("LOCAL_RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" in os.environ else 0
@@ -482,12 +573,14 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if cause := usage_error(error):
             return _fail(str(cause), 1)
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             return _fail(f"There is not enough memory: lower --data.batch_size ({error}).", 1)
         if "Expected more than 1 value per channel" in str(error):
             return _fail("Batch norm needs two images or more in each process's batch: raise --data.batch_size.", 1)
-        if isinstance(error, OSError) and error.errno in STORAGE_REFUSES:
-            return _fail(f"{error.filename or 'A file'} cannot be written ({error.strerror}).", 1)
+        if isinstance(error, OSError) and error.errno in SYSTEM_REFUSES:
+            return _fail(f"{error.filename or 'A file'} cannot be used ({error.strerror}).", 1)
+        if "embedded null byte" in str(error):
+            return _fail("A path has a null byte (\\0) in it: give one without.", 1)
         raise
     except KeyboardInterrupt:
         return _fail("interrupted", 128 + signal.SIGINT)

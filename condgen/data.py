@@ -300,17 +300,20 @@ class LabelledImages(LightningDataModule):
             )
 
     def _image_loader(self, images: Images, train: bool) -> ImageLoader:
-        assert self.trainer is not None
-        self.check(self.trainer.world_size)
+        processes, rank = self._place
+        self.check(processes)
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        if self.trainer is not None:
+            seed = getattr(self.trainer.lightning_module, "run_seed", seed)
         sampler = ImageSampler(
-            len(images),
-            self.batch_size,
-            self.trainer.world_size,
-            self.trainer.global_rank,
-            shuffle_seed=self.trainer.lightning_module.run_seed if train else None,  # type: ignore[arg-type]
-            drop_last=train,
+            len(images), self.batch_size, processes, rank, shuffle_seed=seed if train else None, drop_last=train
         )
         return ImageLoader(images, sampler, self.num_workers)
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        """The number of processes, and which of them this is; one without a Trainer."""
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
 
     def train_dataloader(self) -> ImageLoader:
         if self.batch_size > len(self.train_images):
@@ -332,8 +335,7 @@ class LabelledImages(LightningDataModule):
         )
 
     def predict_dataloader(self) -> DataLoader[SampleBlock]:
-        assert self.trainer is not None
-        return request_loader(self.request, self.trainer.world_size, self.trainer.global_rank)
+        return request_loader(self.request, *self._place)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Images to [0, 1] where they are used: they travel as bytes."""
@@ -436,7 +438,8 @@ class QMNIST(LabelledImages):
     )
 
     def _labels(self, labels: Tensor) -> Tensor:
-        return labels[:, 0] if labels.ndim == 2 else labels  # the digit; then writer and NIST's numbers
+        # the digit; then writer and NIST's numbers
+        return labels[:, 0] if labels.ndim == 2 and labels.shape[1] else labels
 
     def _torchvision_download(self, root: Path) -> None:
         super()._torchvision_download(root)

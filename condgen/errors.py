@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 
 
 class UsageError(Exception):
@@ -22,7 +22,8 @@ def check_number(
 ) -> None:
     """Raises UsageError unless the setting ``name`` has a finite value within the bounds that are given."""
     if (
-        (isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)))
+        isinstance(value, int | float)
+        and abs(value) <= sys.float_info.max  # neither infinite nor NaN, nor a whole number that no float can hold
         and (at_least is None or value >= at_least)
         and (above is None or value > above)
         and (at_most is None or value <= at_most)

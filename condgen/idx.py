@@ -19,6 +19,7 @@ from condgen.errors import UsageError
 _TYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype("u1"), 0x0C: np.dtype(">i4")}
 
 MAX_DIMENSIONS = 4  # of a file of labelled images
+MAX_BYTES = 2**31  # the largest file of EMNIST has 0.5 GB; a small gzip file could ask for any size
 
 
 def read_idx(path: Path) -> Tensor:
@@ -42,9 +43,12 @@ def read_idx(path: Path) -> Tensor:
                 raise UsageError(f"{path} is cut off within its header: put a whole copy in its place.")
             shape = struct.unpack(f">{start[3]}I", sizes)
             expected = math.prod(shape) * dtype.itemsize
+            if expected > MAX_BYTES:
+                raise UsageError(f"{path} is to hold {shape}, which is more than {MAX_BYTES:,} bytes: replace it.")
             content = file.read(expected + 1)  # never more than that, whatever a compressed file would give
     except (OSError, EOFError, OverflowError, MemoryError, zlib.error) as error:
-        raise UsageError(f"{path} cannot be read ({error}): put a whole copy in its place, or delete it.") from error
+        cause = str(error) or type(error).__name__
+        raise UsageError(f"{path} cannot be read ({cause}): put a whole copy in its place, or delete it.") from error
     if len(content) != expected:
         header = 4 + len(sizes)
         found = f"{header + len(content):,}" if len(content) < expected else "more"

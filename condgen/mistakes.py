@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import inspect
 import re
+import reprlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import SequenceMatcher
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 from jsonargparse import ArgumentParser
+from lightning.pytorch import callbacks, loggers, profilers
 
 from condgen.errors import UsageError
+from condgen.files import read_limited
 from condgen.generators.base import FOLLOW_THE_DATA
 
 
@@ -63,21 +65,43 @@ def read_options(words: Iterable[str]) -> list[Option]:
     return found
 
 
+MAX_CONFIG_BYTES, MAX_CONFIG_VALUES, MAX_DEPTH = 2**20, 100_000, 100
+
+
 def read_config(path: str) -> dict[str, Any]:
     """The settings in a config file.
 
     Raises:
-        UsageError: there is no such file, or it holds no settings.
+        UsageError: the file cannot be read, holds no settings, or is too large, also by YAML aliases.
     """
     try:
-        settings = yaml.safe_load(Path(path).read_text())
+        settings = yaml.safe_load(read_limited(path, MAX_CONFIG_BYTES).decode())
+        size = number_of_values(settings)
     except OSError as error:
-        raise UsageError(f"--config {path} cannot be read ({error.strerror}): give a YAML file.") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"--config {path} is not YAML ({' '.join(str(error).split())[:200]}).") from error
+        raise UsageError(f"{path} cannot be read ({error.strerror}): give a YAML file.") from error
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        raise UsageError(f"{path} is not YAML ({' '.join(str(error).split())[:200]}).") from error
+    if size > MAX_CONFIG_VALUES:
+        raise UsageError(f"{path} has {size:.3g} values: give a config of at most {MAX_CONFIG_VALUES:,}.")
     if not isinstance(settings, dict):
-        raise UsageError(f"--config {path} holds {settings!r:.60}: give settings, as in configs/base.yaml.")
+        raise UsageError(f"{path} holds {reprlib.repr(settings):.60}: give settings, as in configs/base.yaml.")
     return settings
+
+
+def number_of_values(value: Any, known: dict[int, int] | None = None, depth: int = 0) -> int:
+    """The number of values in nested lists and mappings. One that is used several times counts as often.
+
+    A small file can name one list many times inside another, and so on, and so take all memory once it is printed.
+    """
+    known = {} if known is None else known
+    if not isinstance(value, dict | list | tuple):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = MAX_CONFIG_VALUES + 1  # until it is counted: a list inside itself never ends
+        if depth < MAX_DEPTH:
+            inside = value.values() if isinstance(value, dict) else value
+            known[id(value)] = 1 + sum(number_of_values(each, known, depth + 1) for each in inside)
+    return known[id(value)]
 
 
 class Names:
@@ -132,7 +156,7 @@ class Names:
         group, _, setting = name.partition(".")
         groups = {option.partition(".")[0] for option in known if "." in option}
         if name in groups and not isinstance(value, str | dict | None):
-            raise UsageError(f"{name} is {value!r}: give its settings one by one, as in configs/base.yaml.")
+            raise UsageError(f"{name} is {reprlib.repr(value)}: give its settings one by one, as in configs/base.yaml.")
         if name in known:
             return
         if any(name.startswith(f"{option}.") for option in known if "." in option):
@@ -224,8 +248,16 @@ def explain(error: Exception) -> str:
     key = ".".join(re.findall(r'Parser key "([^"]+)":', text))
     if other := re.search(r"class_path '([^']+)': Option '([^']+)' is not accepted", text):
         return f"There is no {key}.{other[2]} for {other[1]}: condgen fit --{key}.help {other[1]} lists what there is."
+    if missing := re.search(r"class_path '([^']+)': the following arguments are required: (\w+)", text):
+        return f"{key} is {missing[1]}, which needs {missing[2]}: give --{key}.{missing[2]}."
+    if name := re.search(r"Expected a dot import path string: (\S+)", text):
+        known = [*callbacks.__all__, *loggers.__all__, *profilers.__all__]
+        return f"{key} is {name[1]}, which is no class{did_you_mean(name[1], known) or ': give its full name.'}"
     value = re.search(r"(?:Got value|Given value): (?!NestedArg)(.+?)(?= - | Given value|$)", text)
-    problem = re.search(r"(Import path does not .+?|No module named .+?|Unable to .+?)(?= - |$)", text)
+    problem = re.search(
+        r"(Import path does not .+?|module '\S+' has no attribute '\w+'|No module named .+?|Unable to .+?)(?= - |$)",
+        text,
+    )
     kinds = list(dict.fromkeys(re.findall(r"Expected an? (?!path)(.+?)(?=\. Got value: | Given value| - |$)", text)))
     if not key or not value:
         return text

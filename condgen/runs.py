@@ -66,6 +66,15 @@ def find_checkpoint(path: str | Path, root: Path) -> Path:
 
 
 def run_of(checkpoint: Path) -> Path | None:
-    """The run directory in whose ``checkpoints`` folder a checkpoint lies, if it does."""
-    run = checkpoint.parent.parent
-    return run if checkpoint.parent.name == "checkpoints" and (run / "config.yaml").is_file() else None
+    """The run directory in whose ``checkpoints`` folder a checkpoint lies, if it does; also for a symlink to one."""
+    for path in (checkpoint, checkpoint.absolute(), checkpoint.resolve()):
+        run = path.parent.parent
+        named = run.name not in ("", "..")  # a relative path may leave the run's name out
+        if named and path.parent.name == "checkpoints" and (run / "config.yaml").is_file():
+            return run
+    return None
+
+
+def is_last(checkpoint: Path) -> bool:
+    """Whether a checkpoint is a run's ``last.ckpt``, from which a training resumes in the same run directory."""
+    return "last.ckpt" in (checkpoint.name, checkpoint.resolve().name)

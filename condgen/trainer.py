@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,9 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loops.loop import _Loop
+from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from torch import Tensor
 
@@ -56,6 +59,11 @@ def restoring(path: Any) -> Iterator[None]:
 
 class CheckpointConnector(_CheckpointConnector):
     """Lightning's restoring of checkpoints, which does not expect them to be of any other making than its own."""
+
+    def _parse_ckpt_path(self, state_fn: Any, ckpt_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """The path as it was given. Without one, Lightning would start a new training from an ``hpc_ckpt_1.ckpt`` of a
+        SLURM job, or from the file of an OnExceptionCheckpoint."""
+        return ckpt_path
 
     def _restore_modules_and_callbacks(self, checkpoint_path: Any = None, weights_only: bool | None = None) -> None:
         with restoring(checkpoint_path):
@@ -135,11 +143,35 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
             raise UsageError(f"trainer.{name} is {settings[name]}, which condgen does not support: {instead}.")
 
 
+def check_plugins(plugins: Sequence[Any]) -> Sequence[Any]:
+    """Raises UsageError if a plugin would write the checkpoints, and returns the plugins."""
+    for plugin in plugins:
+        if isinstance(plugin, CheckpointIO):
+            raise UsageError(
+                f"trainer.plugins has a {type(plugin).__name__}, but condgen writes checkpoints itself, "
+                "so that a kill leaves no half-written one: leave it out."
+            )
+    return plugins
+
+
+def check_strategy(strategy: Strategy, setting: Any) -> None:
+    """Raises UsageError unless condgen's promises hold under a strategy of Lightning, given as ``setting``.
+
+    A strategy that forks or spawns its processes trains in children, of which the parent learns neither the step nor
+    the checkpoints; one that shards the weights has no process that could sample or save alone.
+    """
+    is_plain = isinstance(strategy, SingleDeviceStrategy | DDPStrategy) and not isinstance(strategy, DeepSpeedStrategy)
+    if not is_plain or isinstance(strategy.launcher, _MultiProcessingLauncher):
+        raise UsageError(
+            f"trainer.strategy is {setting}, which condgen does not support: give auto for one device, ddp for several."
+        )
+
+
 def name_trainer_setting(error: Exception, settings: Mapping[str, Any]) -> UsageError:
     """What Lightning says of a setting, with the setting's full name and its value before it."""
     text = " ".join(str(error).split())
     named = [name for name in settings if re.search(rf"\b{name}\b", text)]
-    unnamed = next((name for name in ("accelerator", "strategy") if settings.get(name) not in (None, "auto")), None)
+    unnamed = next((name for name in ("strategy", "accelerator") if settings.get(name) not in (None, "auto")), None)
     where = min(named, key=text.index, default=unnamed)
     return UsageError(f"trainer.{where} is {settings[where]}: {text}" if where else f"trainer: {text}")
 

@@ -300,7 +300,7 @@ def test_a_claim_interrupted_at_any_line_leaves_no_folder(tmp_path):
 
     for last_line in itertools.count(1):
         lines, folder = last_line, tmp_path / str(last_line) / "claimed"  # an interrupted process keeps its locks
-        claim = FolderClaim(folder)
+        claim = FolderClaim(folder, re.compile("nothing"))
         sys.settrace(interrupt)
         try:
             claim.take()
@@ -313,9 +313,9 @@ def test_a_claim_interrupted_at_any_line_leaves_no_folder(tmp_path):
             sys.settrace(None)
     assert last_line > 10
     with pytest.raises(UsageError, match="is being written by another process"):
-        FolderClaim(folder).take()
+        FolderClaim(folder, re.compile("nothing")).take()
     claim.release()
-    FolderClaim(folder).take()
+    FolderClaim(folder, re.compile("nothing")).take()
 
 
 def test_a_reader_that_has_seen_enough_is_no_error():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import socket
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,9 +15,10 @@ import yaml
 from test_cli import refused
 
 import condgen
+from condgen.__main__ import main
 from condgen.errors import UsageError
 
-HERE = Path(__file__).parent
+FEW = ["--trainer.limit_val_batches", "1"]
 
 
 class Payload:
@@ -117,19 +121,126 @@ TRAINER_CLASSES = {
 }  # fmt: skip
 
 
+@pytest.fixture
+def strangers_run(trained, tmp_path):
+    """Makes a run directory with a good checkpoint, and with these changes to its config.yaml."""
+    finished = trained / "lightning_logs" / "version_0"
+
+    def make(**changes) -> Path:
+        run = tmp_path / "run"
+        (run / "checkpoints").mkdir(parents=True)
+        (run / "checkpoints" / "last.ckpt").symlink_to(finished / "checkpoints" / "last.ckpt")
+        settings = yaml.safe_load((finished / "config.yaml").read_text())
+        (run / "config.yaml").write_text(yaml.safe_dump(settings | changes))
+        return run
+
+    make.trainer = yaml.safe_load((finished / "config.yaml").read_text())["trainer"]
+    return make
+
+
 @pytest.mark.parametrize("trainer", TRAINER_CLASSES.values(), ids=TRAINER_CLASSES)
-def test_no_class_is_imported_on_the_word_of_a_runs_settings(trainer, module_that_tells, trained, tmp_path, capsys):
-    """A run directory from a stranger is gone on with, or measured, without what its config.yaml would import."""
-    run = tmp_path / "run"
-    (run / "checkpoints").mkdir(parents=True)
-    (run / "checkpoints" / "last.ckpt").symlink_to(
-        trained / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
-    )
-    settings = yaml.safe_load((trained / "lightning_logs" / "version_0" / "config.yaml").read_text())
-    (run / "config.yaml").write_text(yaml.safe_dump(settings | {"trainer": settings["trainer"] | trainer}))
-    said = refused(["fit", "--ckpt_path", str(run), "--trainer.max_epochs", "3"], capsys)
-    assert f"to use them give --config {run / 'config.yaml'}" in said
-    assert condgen.__main__.main(["validate", "--ckpt_path", str(run)]) == 0
+def test_run_config_never_imports_a_class(trainer, module_that_tells, strangers_run, capsys):
+    run = strangers_run(trainer=strangers_run.trainer | trainer)
+    if "strategy" not in trainer:  # which a resume does not inherit
+        said = refused(["fit", "--ckpt_path", str(run), "--trainer.max_epochs", "3"], capsys)
+        assert f"--config {run / 'config.yaml'}" in said
+    assert main(["validate", "--ckpt_path", str(run)]) == 0
+
+
+@pytest.mark.parametrize("key", ["trainer", "config", "checkpoint", "sample_grids", "model", "data"])
+@pytest.mark.parametrize("verb", ["fit", "validate", "predict"])
+def test_run_config_never_loads_another_file(key, verb, module_that_tells, strangers_run, tmp_path):
+    hook = {"trainer": {"callbacks": [{"class_path": "strangers.Hook"}]}}
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump(hook if key == "config" else hook["trainer"]))
+    run = strangers_run(**{key: str(other)})
+    request = {"fit": ["--trainer.max_epochs", "3"], "predict": ["--data.labels", "[1]"]}
+    assert main([verb, "--ckpt_path", str(run), *request.get(verb, []), *FEW]) == 0
+
+
+@pytest.mark.parametrize("key", ["trainer", "config"])
+def test_run_config_never_fetches_a_url(key, strangers_run):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0)
+        run = strangers_run(**{key: f"http://127.0.0.1:{server.getsockname()[1]}/t.yaml"})
+        assert main(["validate", "--ckpt_path", str(run), *FEW]) == 0
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_run_config_never_decides_where_predict_writes(strangers_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    thesis = tmp_path / "thesis"
+    thesis.mkdir()
+    (thesis / "manifest.csv").write_text("index,label,seed,noise,file\n")
+    (thesis / "chapter.txt").write_text("years of work")
+    elsewhere = strangers_run.trainer | {"default_root_dir": str(thesis)}
+    run = strangers_run(predictions={"dirpath": str(thesis), "overwrite": True}, trainer=elsewhere)
+    assert main(["predict", "--ckpt_path", str(run), "--data.labels", "[1]"]) == 0
+    assert sorted(path.name for path in thesis.iterdir()) == ["chapter.txt", "manifest.csv"]
+    assert (run / "predictions" / "manifest.csv").is_file()
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "predict"])
+def test_run_config_never_decides_the_number_of_processes(verb, strangers_run, monkeypatch):
+    def no_process(*args, **kwargs):
+        raise AssertionError("a process is started")
+
+    many = {"accelerator": "cpu", "devices": 1000, "num_nodes": 7, "strategy": "ddp"}
+    run = strangers_run(trainer=strangers_run.trainer | many)
+    monkeypatch.setattr("subprocess.Popen", no_process)
+    more = ["--trainer.max_epochs", "3"] if verb == "fit" else []
+    assert main([verb, "--ckpt_path", str(run), *more, *FEW]) == 0
+
+
+def test_checkpoint_that_is_compressed_is_refused_before_it_takes_memory(content, tmp_path, capsys):
+    torch.save(content | {"state_dict": {"network.fc.0.bias": torch.zeros(10**7)}}, tmp_path / "whole.ckpt")
+    with zipfile.ZipFile(tmp_path / "whole.ckpt") as whole, zipfile.ZipFile(tmp_path / "bomb.ckpt", "w") as bomb:
+        for entry in whole.infolist():
+            bomb.writestr(entry.filename, whole.read(entry), zipfile.ZIP_DEFLATED)
+    assert (tmp_path / "bomb.ckpt").stat().st_size < 100_000
+    assert "bomb.ckpt" in refused(["validate", "--ckpt_path", str(tmp_path / "bomb.ckpt")], capsys)
+
+
+def nested(levels: int, width: int) -> list:
+    """A list of ``width ** levels`` numbers, of which the computer keeps only ``levels * width``."""
+    value = [1.0] * width
+    for _ in range(levels - 1):
+        value = [value] * width
+    return value
+
+
+@pytest.mark.parametrize("value", [nested(9, 10), nested(200, 1)], ids=["wide", "deep"])
+def test_checkpoint_whose_settings_expand_is_refused(value, content, tmp_path, capsys):
+    settings = content["hyper_parameters"] | {"betas": value}
+    torch.save(content | {"hyper_parameters": settings}, tmp_path / "odd.ckpt")
+    assert "odd.ckpt" in refused(["validate", "--ckpt_path", str(tmp_path / "odd.ckpt")], capsys)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
+            f"{name}: &{name} [{','.join([f'*{before}'] * 10)}]\n" for before, name in itertools.pairwise("abcdefghi")
+        ),
+        "&a [*a, *a]",
+        "trainer: {max_epochs: " + "[" * 5000 + "]" * 5000 + "}",
+        "x: " + "y" * 2_000_000,
+    ],
+    ids=["billion laughs", "inside itself", "deep", "long"],
+)  # fmt: skip
+def test_config_that_expands_is_refused(text, tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text(text)
+    assert "config.yaml" in refused(["fit", "--config", str(tmp_path / "config.yaml")], capsys)
+
+
+def test_fifo_in_place_of_a_file_is_refused_without_waiting(strangers_run, tmp_path, capsys):
+    os.mkfifo(tmp_path / "fifo")
+    run = strangers_run()
+    (run / "metrics.csv").unlink(missing_ok=True)
+    os.mkfifo(run / "metrics.csv")
+    assert "fifo" in refused(["fit", "--config", str(tmp_path / "fifo")], capsys)
+    assert main(["fit", "--ckpt_path", str(run), "--trainer.max_epochs", "3", *FEW]) == 0
 
 
 def test_a_config_with_code_is_refused(tmp_path, capsys):

@@ -31,9 +31,7 @@ def now(run: Path) -> bool:
 
 
 def while_a_checkpoint_is_written(run: Path) -> bool:
-    return (run / "checkpoints" / ".last.ckpt.partial").exists() or (
-        run / "checkpoints" / ".best.ckpt.partial"
-    ).exists()
+    return any((run / "checkpoints").glob(".*.partial"))
 
 
 def while_a_grid_is_written(run: Path) -> bool:

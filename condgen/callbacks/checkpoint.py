@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, StochasticWeightAveraging
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -36,11 +36,27 @@ class Stopped(BaseException):
         self.signum, self.checkpoint = signum, checkpoint
 
 
+def check_monitor(setting: str, monitor: str, logged: Collection[str]) -> None:
+    """Raises UsageError unless the value ``monitor``, which a setting names, is among those that are logged."""
+    if monitor not in logged:
+        raise UsageError(f"{setting} is {monitor}, which is not logged: give one of {', '.join(sorted(logged))}.")
+
+
+def _validates_anyway(trainer: Trainer) -> bool:
+    """Whether the validation after this batch would also take place if nothing had asked to stop."""
+    if trainer.is_last_batch or trainer.val_check_batch is None:
+        return True
+    loop = trainer.fit_loop.epoch_loop
+    batches = 1 + (loop.total_batch_idx if trainer.check_val_every_n_epoch is None else loop.batch_idx)
+    return batches % trainer.val_check_batch == 0
+
+
 class RunCheckpoint(Checkpoint):
     """Writes ``checkpoints/last.ckpt`` at every epoch's end, and ``best.ckpt`` where the epoch was the best so far.
 
-    The first Ctrl-C or SIGTERM lets the batch finish (the epoch, where it was its last batch), saves and stops with
-    :class:`Stopped`; a second one stops at once. With several processes, any of them may get the signal.
+    The first Ctrl-C, SIGTERM or SIGUSR1 (which SLURM's ``--signal=USR1`` sends before the time limit) lets the batch
+    finish (the epoch, if it was its last batch), saves and stops with :class:`Stopped`; a second one stops at once.
+    With several processes, any of them may get the signal.
 
     Args:
         monitor: the logged value by which the best epoch is chosen.
@@ -72,6 +88,8 @@ class RunCheckpoint(Checkpoint):
         self._gathered: dict[str, Any] | None = None
         self._validated = False  # whether this epoch was, so far
         self._value: float | None = None  # of the monitor, then
+        self._extra_validation = False  # whether only an early stop within the epoch caused that validation
+        self._extra_rows: list[str] = []  # what metrics.csv has of the last step only because of an early stop
         self._handlers: dict[int, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -95,10 +113,15 @@ class RunCheckpoint(Checkpoint):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         seconds = self._seconds + time.monotonic() - self._began
-        checkpoint.setdefault("condgen", {}).update(first_open_step=self._first_open_step, train_seconds=seconds)
+        checkpoint.setdefault("condgen", {}).update(
+            first_open_step=self._first_open_step,
+            extra_rows=self._extra_rows,
+            train_seconds=seconds,
+        )
         loops = checkpoint["loops"]["fit_loop"]
         epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
-        if epochs["current"]["processed"] == epochs["current"]["started"] and not batches["is_last_batch"]:
+        is_between_epochs = 0 < epochs["current"]["processed"] == epochs["current"]["started"]
+        if is_between_epochs and not batches["is_last_batch"]:
             # A limit came before the epoch's end: a longer training goes on within the epoch, as after its last batch.
             for reach in ("total", "current"):
                 epochs[reach]["processed"] -= 1
@@ -112,14 +135,22 @@ class RunCheckpoint(Checkpoint):
         self.directory = Path(str(trainer.log_dir)) / "checkpoints"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for signum in (signal.SIGINT, signal.SIGTERM):
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             self._handlers[signum] = signal.signal(signum, self._on_signal)
         self._began = time.monotonic()
+        progress, batches = trainer.fit_loop.epoch_loop.batch_progress, trainer.num_training_batches
+        if not progress.is_last_batch and progress.current.ready >= batches:
+            raise UsageError(
+                f"The checkpoint is from after batch {progress.current.ready} of its epoch, but "
+                f"trainer.limit_train_batches ends the epoch after {batches}: give more, or leave it out."
+            )
         self._copy_best(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore_handlers()
-        if self.best is None:
+        if any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            trainer.save_checkpoint(self.directory / "last.ckpt", weights_only=False)  # it has just set its averages
+        if trainer.is_global_zero and not (self.directory / "best.ckpt").is_file():
             rank_zero_warn(f"There is no best.ckpt: no epoch had a {self.monitor}.")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -161,29 +192,52 @@ class RunCheckpoint(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
-            if not self.monitor.startswith("train_"):  # which are only logged when training has begun
-                self._check_monitor({"train_loss", "train_loss_epoch"} | trainer.callback_metrics.keys())
+            logged = {"train_loss", "train_loss_epoch"} | trainer.callback_metrics.keys()
+            monitors = {"checkpoint.monitor": self.monitor}
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, EarlyStopping) and callback.strict:
+                    monitors["trainer.callbacks.monitor"] = callback.monitor
+            for setting, monitor in monitors.items():
+                if not monitor.startswith("train_"):  # logged only once training has begun
+                    check_monitor(setting, monitor, logged)
+                    self._checked |= setting == "checkpoint.monitor"
         else:
             value = trainer.callback_metrics.get(self.monitor)
             self._validated, self._value = True, None if value is None else float(value)
+            self._extra_validation = trainer.should_stop and not _validates_anyway(trainer)
             self._checked |= value is not None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._first_open_step, self._gathered = trainer.fit_loop.epoch_loop._batches_that_stepped, None
+        self._extra_rows = self._find_extra_rows(trainer)
         validated, value = self._validated, trainer.callback_metrics.get(self.monitor, self._value)
         self._is_best = validated and value is not None and self._is_better(float(value))
-        if self._is_best:
+        if self._extra_validation:  # an uninterrupted run lacks it, so it decides only until another one does
+            self._is_best &= self.best is None
+        elif self._is_best:
             self.best = float(value)  # type: ignore[arg-type]
+        if trainer.is_last_batch or self._extra_validation:
+            self._validated, self._value = False, None
         if trainer.is_last_batch:  # else a limit ends the run within an epoch
-            self._due, self._validated, self._value = False, False, None
+            self._due = False
         trainer.save_checkpoint(self.directory / "last.ckpt", weights_only=False)
         self._copy_best(trainer)
+        self._extra_validation, self._extra_rows = False, []
         if validated and not self._checked:
-            self._check_monitor(trainer.callback_metrics.keys())
+            check_monitor("checkpoint.monitor", self.monitor, trainer.callback_metrics.keys())
+            self._checked = True  # not every epoch needs to have it
         self._agree_on_stop(trainer)
         is_over = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps
         if self._stopping and not is_over:
             self._stop()
+
+    def _find_extra_rows(self, trainer: Trainer) -> list[str]:
+        """A column of each row that an uninterrupted run would not have: Lightning logs and validates once more if
+        something asked to stop."""
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        is_logged_anyway = bool(every) and self._first_open_step % every == 0
+        train = ["train_loss"] if trainer.should_stop and not is_logged_anyway else []
+        return train + (["val_loss"] if self._extra_validation else [])
 
     def _copy_best(self, trainer: Trainer) -> None:
         """Makes last.ckpt best.ckpt too, where it is the best; also after a kill between the two."""
@@ -191,13 +245,6 @@ class RunCheckpoint(Checkpoint):
             with open(self.directory / "last.ckpt", "rb") as last, replacing(self.directory / "best.ckpt") as best:
                 shutil.copyfileobj(last, best, 1 << 20)
         self._is_best = False
-
-    def _check_monitor(self, logged: Collection[str]) -> None:
-        if self.monitor not in logged:
-            raise UsageError(
-                f"checkpoint.monitor is {self.monitor}, which is not logged: give one of {', '.join(sorted(logged))}."
-            )
-        self._checked = True  # not every epoch needs to have it
 
     def _agree_on_stop(self, trainer: Trainer) -> None:
         if trainer.strategy.reduce_boolean_decision(self._received is not None, all=False):

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
@@ -99,6 +100,15 @@ class SampleGrids(Callback):
             return
         epochs = range(trainer.current_epoch)
         paths = [path for epoch in epochs if (path := self.run / "samples" / f"epoch={epoch:03d}.png").is_file()]
-        if paths:
-            frames = [pil_to_tensor(Image.open(path)) for path in paths]
+        frames = [frame for path in paths if (frame := _read_grid(path)) is not None]
+        if frames:
             write_gif(frames, self.run / "samples.gif", milliseconds=500, pause=2000)
+
+
+def _read_grid(path: Path) -> Tensor | None:
+    """A grid that an earlier epoch wrote, (3, H, W) uint8; None, with a warning, if the file is damaged."""
+    try:
+        return pil_to_tensor(Image.open(path, formats=("PNG",)).convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        rank_zero_warn(f"{path} is left out of samples.gif: it cannot be read ({error}).")
+        return None
