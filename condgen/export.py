@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from condgen.files import replacing
 from condgen.generators import ConditionalGenerator
 from condgen.generators.base import class_path
 from condgen.model_card import model_card
-from condgen.pictures import write_png
+from condgen.pictures import png
 from condgen.runs import find_checkpoint, run_of
 
 Format = Literal["onnx", "pt2", "safetensors"]
@@ -44,7 +45,8 @@ def export(
     Args:
         ckpt_path: last or best of the newest run, a checkpoint or a run directory.
         format: onnx for any ONNX runtime, pt2 for PyTorch without condgen, safetensors for condgen.load.
-        output: the folder for generator.onnx, README.md and grid.png; export/onnx in the run directory if not given.
+        output: the folder for generator.onnx, generator.json, README.md and grid.png; export/onnx in the run directory
+            if not given.
         model: settings of the family that are to be others than in training, as --model.guidance 1.4.
     """
     path = find_checkpoint(ckpt_path, Path())
@@ -53,6 +55,7 @@ def export(
         raise UsageError(f"{path} lies in no run directory: say where to as --output.")
     checkpoint = read_checkpoint(path)
     generator = generator_of(checkpoint, path, model or {}).requires_grad_(False)
+    generator.remove_training_parts()
     data = data_of(checkpoint, path)
     folder = Path(output) if output else run / "export" / format  # type: ignore[operator]
     card = folder / "README.md"
@@ -61,42 +64,52 @@ def export(
     settings = "".join(f" --model.{name} {json.dumps(value)}" for name, value in (model or {}).items())
     origin = about_checkpoint(checkpoint, path)
     about = metadata(generator, data, origin, f"condgen export --ckpt_path {ckpt_path} --format {format}{settings}")
-    print(f"Exporting {type(generator).__name__} from {path} …", flush=True)
+    print(f"Exporting {type(generator).__name__} from {path}", file=sys.stderr, flush=True)
+    grid = sample_grid(generator, range(generator.num_classes), 10, seed=0)
     write, read = FORMATS[format]
-    content = write(generator, about)
+    content = write(generator, as_text(about))
     difference = largest_difference(generator, read(content))
     if not difference <= TOLERANCE:
         raise UsageError(
-            f"{format} draws other images than PyTorch, by up to {difference:.3g} of 1: nothing is written."
+            f"{format} generates other images than PyTorch, by up to {difference:.3g} of 1: nothing is written."
         )
     file = folder / f"generator.{format}"
-    with replacing(file) as replaced:
-        replaced.write(content)
-    write_png(sample_grid(generator, range(generator.num_classes), 10, seed=0), folder / "grid.png")
-    with replacing(card) as replaced:
-        replaced.write(model_card(generator, data, origin, about, format, run).encode())
+    files = {
+        file: content,
+        folder / "generator.json": json.dumps(about, indent=2).encode(),
+        folder / "grid.png": png(grid),
+        card: model_card(generator, data, origin, about, format, run).encode(),
+    }
+    for name, written in files.items():
+        with replacing(name) as replaced:
+            replaced.write(written)
     print(f"Largest difference to PyTorch: {difference:.1e} of 1")
-    print(f"Exported: {file} ({len(content) / 1e6:.1f} MB), README.md describes it, grid.png shows what it draws")
+    print(f"Exported: {file} ({len(content) / 1e6:.1f} MB), with generator.json, README.md and grid.png beside it")
 
 
 def metadata(
     generator: ConditionalGenerator, data: LabelledImages, origin: dict[str, Any], command: str
-) -> dict[str, str]:
-    """What one has to know to draw with an exported generator, as text; what is no text is JSON."""
+) -> dict[str, Any]:
+    """What somebody needs to know to generate images with an exported generator."""
     trained = {name: origin[name] for name in ("epochs", "steps", "seed")}
     return {
         "family": type(generator).__name__,
         "class": class_path(generator),
-        "labels": json.dumps(list(data.classes)),
-        "image_shape": json.dumps(generator.image_shape),
-        "noise_shape": json.dumps(generator.noise_shape),
+        "labels": list(data.classes),
+        "image_shape": generator.image_shape,
+        "noise_shape": generator.noise_shape,
         "noise_distribution": generator.noise_distribution,
-        "settings": json.dumps(dict(generator.hparams)),
+        "settings": dict(generator.hparams),
         "data": data.full_name,
-        "trained": json.dumps({**trained, "source": data.hparams["source"]}),
+        "trained": {**trained, "source": data.hparams["source"]},
         "command": command,
         "condgen": condgen.__version__,
     }
+
+
+def as_text(about: dict[str, Any]) -> dict[str, str]:
+    """Metadata as text, because the formats store nothing else: what is no text becomes JSON."""
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
 
 
 @torch.no_grad()
@@ -116,15 +129,24 @@ def largest_difference(generator: ConditionalGenerator, draw: Draw) -> float:
 # The formats: a file's content from a generator, and what draws from that content.
 
 
-class Drawing(nn.Module):
-    """A generator's ``generate`` as the ``forward`` of a module, which is what exporters take."""
+class ExportedGenerator(nn.Module):
+    """A generator's ``generate`` as a module that exporters take, with its check of labels and noise.
+
+    ONNX has no assertions. Instead, a mistake becomes an index out of range, at which runtimes fail.
+    """
 
     def __init__(self, generator: ConditionalGenerator) -> None:
         super().__init__()
         self.generator = generator
+        self.labels: Tensor
+        self.register_buffer("labels", torch.arange(generator.num_classes))
 
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
-        return self.generator.generate(labels, noise)
+        known = (labels >= 0) & (labels < len(self.labels))
+        labels = self.labels.index_select(0, torch.where(known, labels, len(self.labels)))
+        label_rows = torch.ones_like(labels).cumsum(0) - 1  # 0, 1, 2, ...; arange would use one length for both
+        noise_rows = torch.ones_like(noise.flatten(1)[:, 0], dtype=torch.int64).cumsum(0) - 1
+        return self.generator(labels.index_select(0, noise_rows), noise.index_select(0, label_rows))
 
 
 def program(generator: ConditionalGenerator) -> torch.export.ExportedProgram:
@@ -132,7 +154,9 @@ def program(generator: ConditionalGenerator) -> torch.export.ExportedProgram:
     example = (torch.zeros(2, dtype=torch.int64), generator.draw_noise(0, range(2)))
     batch = torch.export.Dim("batch")
     with torch.no_grad():
-        found = torch.export.export(Drawing(generator).eval(), example, dynamic_shapes=({0: batch}, {0: batch}))
+        found = torch.export.export(
+            ExportedGenerator(generator).eval(), example, dynamic_shapes=({0: batch}, {0: batch})
+        )
     for node in found.graph.nodes:
         node.meta.pop("stack_trace", None)  # it names files of this machine
     return found

@@ -60,7 +60,7 @@ def model_card(
     generator: ConditionalGenerator,
     data: LabelledImages,
     origin: dict[str, Any],
-    about: dict[str, str],
+    about: dict[str, Any],
     format: str,
     run: Path | None,
 ) -> str:
@@ -70,7 +70,7 @@ def model_card(
         generator: that was exported.
         data: with whose settings it was trained.
         origin: of the checkpoint; see :func:`condgen.evaluation.report.about_checkpoint`.
-        about: what the exported file says of itself; see :func:`condgen.export.metadata`.
+        about: the exported file's metadata; see :func:`condgen.export.metadata`.
         format: of the exported file.
         run: the run directory, whose scores are taken where they are of this checkpoint and these settings.
     """
@@ -92,8 +92,10 @@ def model_card(
 
 ![Ten samples of each label](grid.png)
 
-`generator.{format}` draws images {tuple(generator.image_shape)} in [0, 1] of the labels {labels}. The noise determines
-the image: {about["noise_distribution"]} numbers of the shape {tuple(generator.noise_shape)}.
+`generator.{format}` generates images {tuple(generator.image_shape)} in [0, 1] of the labels {labels}. The noise
+determines the image: {about["noise_distribution"]} numbers of the shape {tuple(generator.noise_shape)}. Other labels
+are an error, and so are more or fewer noises than labels. `generator.json` repeats the metadata of
+`generator.{format}` for runtimes that cannot read it, such as onnxruntime in JavaScript.
 
 ```python
 {DRAW[format]}```

@@ -9,12 +9,15 @@ generator state has to be saved. Only Philox's raw bits are used: numpy keeps th
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from condgen.errors import UsageError
 
 # Streams of one seed that must never share numbers.
 SAMPLING, TRAINING, EVALUATION, SHUFFLING = range(4)
@@ -43,11 +46,14 @@ def uniform(
 
     Returns:
         (N, *shape), float32 multiples of 2**-24, on the CPU.
+
+    Raises:
+        UsageError: the seed or an index is no integer, or out of its range.
     """
-    numbers = np.asarray(indices, dtype=np.int64)
     size = math.prod(shape)
     counts = -(-size // _PER_COUNT)
-    key = np.array([seed, stream], dtype=np.uint64)
+    numbers = _checked_indices(indices, 2**63 // max(1, counts))
+    key = _key(seed, stream)
     words = np.empty((len(numbers), counts * _PER_COUNT), dtype=np.uint32)
     row = 0
     for run in np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1):  # neighbours share one stretch of counters
@@ -58,6 +64,31 @@ def uniform(
             row += len(run)
     numbers_in_unit_interval = (words[:, :size] >> 8).astype(np.float32) * np.float32(2**-24)
     return torch.from_numpy(numbers_in_unit_interval.reshape(len(numbers), *shape))
+
+
+def _key(seed: int, stream: int) -> np.ndarray:
+    """Philox's key; raises UsageError unless the seed is an integer, of any library, from 0 to 2**64 - 1."""
+    try:
+        key = operator.index(seed)
+    except TypeError:
+        key = -1
+    if not 0 <= key < 2**64:
+        raise UsageError(f"The seed is {seed!r}: give an integer from 0 to 2**64 - 1.")
+    return np.array([key, stream], dtype=np.uint64)
+
+
+def _checked_indices(indices: Sequence[int] | Tensor, limit: int) -> np.ndarray:
+    """The indices as int64; raises UsageError unless they are integers from 0 to below ``limit``."""
+    numbers = np.asarray(indices)
+    if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
+        raise UsageError(f"The indices are {_short(indices)}: give integers from 0, such as range(10).")
+    if numbers.size and not 0 <= numbers.min() <= numbers.max() < limit:
+        raise UsageError(f"The indices are {_short(indices)}: give integers from 0 to {limit - 1}.")
+    return numbers.astype(np.int64)
+
+
+def _short(value: object) -> str:
+    return f"{' '.join(str(value).split()):.60}"
 
 
 def normal(numbers: Tensor) -> Tensor:
@@ -92,6 +123,6 @@ def between(first: Tensor, second: Tensor, parts: Tensor, distribution: Distribu
 
 def permutation(seed: int, size: int, epoch: int) -> Tensor:
     """The order of ``size`` images in an epoch: (size,) int64, a function of seed and epoch."""
-    key = np.array([seed, SHUFFLING], dtype=np.uint64)
-    keys = np.random.Philox(key=key, counter=np.array([0, 0, epoch, 0], dtype=np.uint64)).random_raw(size)
+    counter = np.array([0, 0, epoch, 0], dtype=np.uint64)
+    keys = np.random.Philox(key=_key(seed, SHUFFLING), counter=counter).random_raw(size)
     return torch.from_numpy(np.argsort(keys, kind="stable"))

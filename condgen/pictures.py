@@ -11,11 +11,20 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from condgen.errors import UsageError
 from condgen.files import replacing
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Images in [0, 1] to the nearest of 256 levels: uint8 of the same shape, on the CPU."""
+    """Images in [0, 1] to the nearest of 256 levels: uint8 of the same shape, on the CPU.
+
+    Raises:
+        UsageError: a pixel is NaN, which would become black.
+    """
+    if images.isnan().any():
+        raise UsageError(
+            "The generator returned NaN: use another checkpoint, or smaller values of settings such as model.guidance."
+        )
     return images.mul(255).add(0.5).clamp(0, 255).to(torch.uint8).cpu()
 
 

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import onnxruntime
 import pytest
+import safetensors
 import torch
 from conftest import SMALL
 from huggingface_hub import ModelCard
 from test_cli import FAMILIES, refused
 
 import condgen
+from condgen import export as exporting
 from condgen import generators
 from condgen.__main__ import main
 from condgen.errors import UsageError
-from condgen.export import program
+from condgen.export import from_onnx, from_pt2, program
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +57,16 @@ def expected(generator, number: int):
         return labels, noise, generator.generate(labels, noise)
 
 
+WRONG_REQUESTS = [([10], 1), ([-1], 1), ([-2], 1), ([-11], 1), ([2**40], 1), ([3, -1], 2)]
+WRONG_REQUESTS += [([3], 4), ([3, 4, 5, 6], 1), ([3, 4], 3), ([3, 4], 0), ([], 3)]
+
+
+def check_refuses_wrong_requests(draw, generator) -> None:
+    for labels, noises in WRONG_REQUESTS:
+        with pytest.raises(Exception, match=r"(?s)."):  # each runtime has exceptions of its own
+            print(draw(torch.tensor(labels, dtype=torch.int64), generator.draw_noise(0, range(noises))).shape)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_onnxruntime_draws_what_pytorch_draws_and_the_file_says_how(name, run_of, capsys):
     file = export(run_of(name), "onnx")
@@ -70,6 +86,15 @@ def test_onnxruntime_draws_what_pytorch_draws_and_the_file_says_how(name, run_of
     assert about["command"] == f"condgen export --ckpt_path {run_of(name)} --format onnx"
     assert "Largest difference to PyTorch" in capsys.readouterr().out
     assert b"site-packages" not in file.read_bytes()  # paths of the machine stay there
+    check_refuses_wrong_requests(from_onnx(file.read_bytes()), generator)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_pt2_refuses_wrong_labels_and_holds_no_weights_of_training_alone(name, run_of):
+    file, generator = export(run_of(name), "pt2"), condgen.load(run_of(name))
+    check_refuses_wrong_requests(from_pt2(file.read_bytes()), generator)
+    needed = sum(weights.nbytes for weights in generator.sampler.state_dict().values())
+    assert file.stat().st_size < 1.1 * needed + 500_000
 
 
 def test_pt2_draws_without_condgen(run_of, tmp_path):
@@ -96,8 +121,21 @@ print(extra["metadata.json"])
 def test_condgen_loads_weights_that_it_exported(name, run_of):
     file = export(run_of(name), "safetensors")
     labels, noise, images = expected(condgen.load(run_of(name)), 3)
+    loaded = condgen.load(file)
     with torch.no_grad():
-        assert torch.equal(condgen.load(file).generate(labels, noise), images)
+        assert torch.equal(loaded.generate(labels, noise), images)
+    needed = {id(weights) for weights in loaded.sampler.state_dict(keep_vars=True).values()}
+    with safetensors.safe_open(file, framework="pt") as content:
+        saved = set(content.keys())
+    names = {name: id(weights) for name, weights in loaded.state_dict(keep_vars=True).items()}
+    assert saved == names.keys()
+    assert set(names.values()) == needed
+
+
+def test_reconstruct_fails_without_the_encoder(run_of):
+    """Untrained weights in its place would give wrong images without a word."""
+    with pytest.raises(AttributeError, match="encoder"):
+        condgen.load(export(run_of("VAE"), "safetensors")).reconstruct(torch.rand(2, 1, 28, 28), torch.tensor([0, 1]))
 
 
 def test_weights_that_are_cut_or_another_programs_are_refused(run_of, tmp_path):
@@ -145,16 +183,77 @@ def test_another_programs_readme_is_not_replaced(run_of, tmp_path, capsys):
         assert main(arguments) == 0
 
 
-def test_what_draws_no_images_is_not_exported(run_of, tmp_path, capsys):
-    shutil.copytree(run_of("DNN"), tmp_path / "run", ignore=shutil.ignore_patterns("export"))
-    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+class HiddenRandomness(generators.DNN):
+    """A family that breaks the contract."""
+
+    def forward(self, labels, noise):
+        return super().forward(labels, torch.rand_like(noise))
+
+
+def damaged(run, folder, change):
+    """A copy of a run whose checkpoint is changed."""
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("export"))
+    last = folder / "checkpoints" / "last.ckpt"
     checkpoint = torch.load(last, weights_only=True)
-    next(iter(checkpoint["state_dict"].values())).fill_(float("nan"))
+    change(checkpoint)
     torch.save(checkpoint, last)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda content: content["state_dict"]["network.fc.0.weight"].fill_(float("nan")), "is not finite"),
+        (lambda content: content["state_dict"]["network.fc.0.weight"].fill_(1e38), "NaN"),
+        (lambda content: content["condgen"].update(model="test_export.HiddenRandomness"), "nothing is written"),
+    ],
+    ids=["weights that are NaN", "images that are NaN", "other images each time"],
+)
+def test_what_generates_no_images_is_not_exported(change, reason, run_of, tmp_path, capsys):
+    run = damaged(run_of("DNN"), tmp_path / "run", change)
     capsys.readouterr()
-    assert main(["export", "--ckpt_path", str(tmp_path / "run"), "--format", "safetensors"]) == 1
-    assert "nothing is written" in capsys.readouterr().err
-    assert not (tmp_path / "run" / "export").exists()
+    assert main(["export", "--ckpt_path", str(run), "--format", "safetensors"]) == 1
+    assert reason in capsys.readouterr().err
+    assert not (run / "export").exists()
+
+
+def test_export_writes_everything_before_it_prints(run_of, tmp_path):
+    run, full = run_of("DNN"), os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb", buffering=0)
+    output = io.TextIOWrapper(full, write_through=True)
+    with contextlib.redirect_stdout(output), pytest.raises(OSError, match="No space left"):
+        exporting.export(str(run), "safetensors", str(tmp_path))
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_two_exports_at_once_into_one_folder_succeed(run_of, tmp_path):
+    errors = []
+
+    def export_three_times():
+        try:
+            for _ in range(3):
+                exporting.export(str(run_of("DNN")), "safetensors", str(tmp_path))
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=export_three_times) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"generator.safetensors", "generator.json", "README.md", "grid.png"}
+    condgen.load(tmp_path / "generator.safetensors")
+
+
+def test_generator_json_repeats_the_metadata(run_of):
+    folder = export(run_of("DNN"), "safetensors").parent
+    about = json.loads((folder / "generator.json").read_text())
+    with safetensors.safe_open(folder / "generator.safetensors", framework="pt") as content:
+        saved = content.metadata()
+    assert saved == {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
+    assert about["labels"] == list("0123456789")
+    assert about["noise_shape"] == [62]
 
 
 def test_without_onnx_one_line_says_what_to_install(run_of, monkeypatch, capsys):
@@ -166,7 +265,12 @@ def test_without_onnx_one_line_says_what_to_install(run_of, monkeypatch, capsys)
 @pytest.mark.parametrize("format", ["onnx", "pt2", "safetensors"])
 def test_the_card_is_one_and_its_snippet_draws(format, run_of, monkeypatch):
     folder = export(run_of("DNN"), format).parent
-    assert {path.name for path in folder.iterdir()} == {f"generator.{format}", "README.md", "grid.png"}
+    assert {path.name for path in folder.iterdir()} == {
+        f"generator.{format}",
+        "generator.json",
+        "README.md",
+        "grid.png",
+    }
     card = ModelCard((folder / "README.md").read_text())
     assert (card.data.license, card.data.library_name, card.data.datasets) == ("mit", "condgen", ["mnist"])
     for heading in ("Data", "Recipe", "Scores", "Limits", "Licence"):
@@ -187,6 +291,7 @@ def test_the_card_has_the_scores_of_this_checkpoint_alone(run_of, tmp_path):
         "checkpoint": {"steps": checkpoint["global_step"]},
         "settings": {k: list(v) if isinstance(v, tuple) else v for k, v in checkpoint["hyper_parameters"].items()},
         "data": "MNIST",
+        "test_images": 70,
         "scores": {"accuracy": score, "coverage": {**score, "value": 0.0}, "novelty": {**score, "value": None}},
         "cost": {},
     }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import csv
+import io
+import pickle
 
 import pytest
 import torch
 from conftest import SMALL
 from subprocesses import finish, two_processes
-from test_cli import FAMILIES
+from test_cli import FAMILIES, refused
 
 import condgen
 from condgen import generators
@@ -43,6 +46,94 @@ def test_a_samples_noise_hangs_on_its_number_and_seed_alone(name):
     whole = generator.draw_noise(5, range(10))
     assert torch.equal(generator.draw_noise(5, [7, 2]), whole[[7, 2]])
     assert not torch.equal(generator.draw_noise(6, [7, 2]), whole[[7, 2]])
+
+
+WRONG_REQUESTS = {
+    "label 10": lambda labels, noise: (torch.tensor([3, 10]), noise),
+    "label -1": lambda labels, noise: (torch.tensor([-1, 3]), noise),
+    "label 2**40": lambda labels, noise: (torch.tensor([3, 2**40]), noise),
+    "float labels": lambda labels, noise: (labels.float(), noise),
+    "int32 labels": lambda labels, noise: (labels.int(), noise),
+    "labels in a list": lambda labels, noise: (labels.tolist(), noise),
+    "labels (2, 1)": lambda labels, noise: (labels[:, None], noise),
+    "one label": lambda labels, noise: (labels[0], noise[:1]),
+    "one noise for two labels": lambda labels, noise: (labels, noise[:1]),
+    "two noises for one label": lambda labels, noise: (labels[:1], noise),
+    "noise of another shape": lambda labels, noise: (labels, noise[..., :1]),
+    "integer noise": lambda labels, noise: (labels, noise.long()),
+    "noise in a list": lambda labels, noise: (labels, noise.tolist()),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_generate_refuses_labels_and_noise_that_do_not_fit(name):
+    generator = family(name)
+    labels, noise = torch.tensor([3, 7]), generator.draw_noise(0, range(2))
+    for wrong in WRONG_REQUESTS.values():
+        with pytest.raises(UsageError):
+            generator.generate(*wrong(labels, noise))
+
+
+def test_generate_names_the_wrong_label_and_the_labels_that_there_are():
+    generator = family("DNN")
+    with pytest.raises(UsageError, match=r"-2.*0 to 9"):
+        generator.generate(torch.tensor([3, -2]), generator.draw_noise(0, range(2)))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_generate_of_no_labels_gives_no_images(name):
+    settings = {"guidance": 2.0} if name == "Diffusion" else {}
+    generator = family(name, **settings)
+    with torch.no_grad():
+        images = generator.generate(torch.zeros(0, dtype=torch.int64), generator.draw_noise(0, []))
+    assert images.shape == (0, 1, 28, 28)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_copied_generator_generates_the_same_images(name):
+    generator = family(name)
+    labels, noise = torch.tensor([3, 7]), generator.draw_noise(0, range(2))
+    content = io.BytesIO()
+    torch.save(generator, content)
+    copies = (
+        pickle.loads(pickle.dumps(generator)),
+        copy.deepcopy(generator),
+        torch.load(io.BytesIO(content.getvalue()), weights_only=False),
+    )
+    with torch.no_grad():
+        for copied in copies:
+            assert torch.equal(copied.generate(labels, noise), generator.generate(labels, noise))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_generator_without_its_training_parts_generates_the_same_images(name):
+    generator = family(name)
+    labels, noise = torch.tensor([3, 7]), generator.draw_noise(0, range(2))
+    needed = {id(weights) for weights in generator.sampler.state_dict(keep_vars=True).values()}
+    with torch.no_grad():
+        images = generator.generate(labels, noise)
+        generator.remove_training_parts()
+        assert torch.equal(generator.generate(labels, noise), images)
+    assert {id(weights) for weights in generator.state_dict(keep_vars=True).values()} == needed
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("setting", [{"num_classes": 0}, {"image_shape": (1, -28, -28)}, {"image_shape": (28, 28)}])
+def test_settings_without_labels_or_pixels_are_refused(name, setting):
+    with pytest.raises(UsageError, match=next(iter(setting))):
+        family(name, **setting)
+
+
+def test_predict_refuses_images_that_are_nan(trained, tmp_path, capsys):
+    """Weights of 1e38 are finite, and their products are not."""
+    path = tmp_path / "last.ckpt"
+    checkpoint = torch.load(trained / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint["state_dict"]["network.fc.0.weight"].fill_(1e38)
+    torch.save(checkpoint, path)
+    folder = tmp_path / "predictions"
+    said = refused(["predict", "--ckpt_path", str(path), "--predictions.dirpath", str(folder)], capsys)
+    assert "NaN" in said
+    assert not folder.exists()
 
 
 def test_a_grid_shows_each_sample_in_its_place_and_is_drawn_few_at_a_time():

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from condgen.errors import UsageError
 from condgen.noise import EVALUATION, TRAINING, between, normal, permutation, uniform
 
 
@@ -61,6 +62,49 @@ def test_normal_numbers_are_normal_as_far_as_they_go():
     lowest, highest = normal(torch.tensor([0.0, 1 - 2**-24]))
     assert lowest == -highest
     assert 5 < highest < 5.5
+
+
+@pytest.mark.parametrize("seed", [1.5, 1.0, "1", None, -1, 2**64, np.float64(1), torch.tensor(1.0), [1]])
+def test_uniform_refuses_a_seed_that_is_no_integer_from_0_to_2_64(seed):
+    with pytest.raises(UsageError, match="seed"):
+        uniform(seed, [0], (3,))
+    with pytest.raises(UsageError, match="seed"):
+        permutation(seed, 3, 0)
+
+
+@pytest.mark.parametrize(
+    "indices",
+    [
+        [0.5, 1.7],
+        [0.0],
+        torch.tensor([0.5]),
+        np.array([1.0]),
+        [True],
+        ["0"],
+        [-1],
+        [0, 2**64],
+        [2**62],
+        torch.tensor([3, -1]),
+        5,
+        [[0, 1]],
+    ],
+)
+def test_uniform_refuses_indices_that_are_no_integers_from_0(indices):
+    with pytest.raises(UsageError, match="indices"):
+        uniform(0, indices, (62,))
+
+
+@pytest.mark.parametrize("seed", [7, np.int32(7), np.uint64(7), torch.tensor(7)])
+@pytest.mark.parametrize(
+    "indices", [range(2), [0, 1], (0, 1), torch.arange(2), torch.arange(2).int(), np.arange(2, dtype=np.uint8)]
+)
+def test_uniform_takes_integers_of_numpy_and_torch(seed, indices):
+    assert torch.equal(uniform(seed, indices, (3,)), uniform(7, [0, 1], (3,)))
+
+
+def test_uniform_of_no_indices_is_empty():
+    for indices in ([], range(0), torch.arange(0)):
+        assert uniform(0, indices, (62,)).shape == (0, 62)
 
 
 @pytest.mark.parametrize("distribution", ["uniform", "normal"])

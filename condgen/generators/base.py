@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from abc import ABC, abstractmethod
@@ -17,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 import condgen
-from condgen.errors import UsageError
+from condgen.errors import UsageError, check_number
 from condgen.evaluation.variance import VarianceRatio
 from condgen.noise import EVALUATION, TRAINING, Distribution, normal, uniform
 
@@ -25,14 +26,19 @@ FOLLOW_THE_DATA = ("num_classes", "image_shape")  # a family's arguments that th
 
 
 class ConditionalGenerator(LightningModule, ABC):
-    """A network that draws an image for a label.
+    """A network that generates an image for a label.
 
     The noise determines the image: ``generate`` has no hidden randomness. Sample i of seed s is always the same sample:
     ``draw_noise`` is a function of (s, i). The rest of condgen knows families only through this class.
 
+    A family implements ``forward``. Everybody else calls ``generate``, which checks its arguments first.
+
     Args:
         num_classes: labels are 0 … ``num_classes`` - 1.
         image_shape: (C, H, W) of the images.
+
+    Raises:
+        UsageError: there are no classes, or the images have no pixels.
     """
 
     bound_by_training: ClassVar[Sequence[str]] = ()
@@ -40,6 +46,11 @@ class ConditionalGenerator(LightningModule, ABC):
 
     def __init__(self, num_classes: int, image_shape: Sequence[int]) -> None:
         super().__init__()
+        check_number("model.num_classes", num_classes, at_least=1)
+        if len(image_shape) != 3 or min(image_shape) < 1:
+            raise UsageError(
+                f"model.image_shape is {list(image_shape)}: give channels, height and width, such as [1,28,28]."
+            )
         self.num_classes = num_classes
         self.image_shape = tuple(image_shape)
         self.run_seed = 0
@@ -48,6 +59,8 @@ class ConditionalGenerator(LightningModule, ABC):
         self._variance_ratio: list[VarianceRatio] = []
         self.last_train_loss: Tensor | None = None
         self._train_loss = torch.zeros(2)  # sum over the epoch's batches so far, their number
+        self._saved_train_loss: Tensor | None = None  # of a checkpoint, a row a process
+        self._group_settings: list[dict[str, Any]] = []  # of the optimisers, while a checkpoint is restored
 
     @property
     def evaluations_per_sample(self) -> int:
@@ -60,8 +73,32 @@ class ConditionalGenerator(LightningModule, ABC):
         """The shape of one sample's noise."""
 
     @abstractmethod
+    def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
+        """Labels (N,) and noise (N, *noise_shape) to images (N, C, H, W) in [0, 1].
+
+        Unlike ``generate`` it checks nothing: training calls it, and a GPU would have to wait for a check of values.
+        """
+
     def generate(self, labels: Tensor, noise: Tensor) -> Tensor:
         """(N,) int64 labels and (N, *noise_shape) noise to (N, C, H, W) images in [0, 1]."""
+        self.check_labels_and_noise(labels, noise)
+        if not len(labels):  # some operations, such as pixel_shuffle, give an empty batch a wrong shape
+            return noise.new_zeros(0, *self.image_shape)
+        return self(labels, noise)
+
+    def check_labels_and_noise(self, labels: Tensor, noise: Tensor) -> None:
+        """Raises UsageError unless these are N labels of this family, and noise for N images."""
+        if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.ndim != 1:
+            raise UsageError(f"The labels are {_kind(labels)}: give int64 (N,), such as torch.tensor([3, 1, 4]).")
+        wrong = labels[(labels < 0) | (labels >= self.num_classes)]
+        if len(wrong):
+            raise UsageError(f"There is no label {int(wrong[0])}: give labels from 0 to {self.num_classes - 1}.")
+        shape = (len(labels), *self.noise_shape)
+        if not isinstance(noise, Tensor) or not noise.is_floating_point() or noise.shape != shape:
+            raise UsageError(
+                f"The noise is {_kind(noise)}: for {len(labels)} labels give floating-point numbers {shape}, such as "
+                f"generator.draw_noise(0, range({len(labels)}))."
+            )
 
     @property
     def noise_distribution(self) -> Distribution:
@@ -82,12 +119,22 @@ class ConditionalGenerator(LightningModule, ABC):
         """The part of the family that ``generate`` uses."""
         return self
 
+    def remove_training_parts(self) -> None:
+        """Removes the networks and parameters that only training needs, such as a discriminator."""
+        needed = {id(tensor) for tensor in self.sampler.state_dict(keep_vars=True).values()}
+        parts: dict[str, list[Tensor]] = {}
+        for name, tensor in self.state_dict(keep_vars=True).items():
+            parts.setdefault(name.partition(".")[0], []).append(tensor)
+        for part, tensors in parts.items():
+            if not any(id(tensor) in needed for tensor in tensors):
+                delattr(self, part)
+
     # Randomness: a function of the run's seed and of the place in the run, the same for any number of processes.
 
     def setup(self, stage: str) -> None:
         self.run_seed = int(os.environ.get("PL_GLOBAL_SEED", self.run_seed))
         if stage in ("fit", "validate", "test"):
-            self._label_means = self.trainer.datamodule.label_means  # type: ignore[attr-defined]
+            self._label_means = getattr(self.trainer.datamodule, "label_means", None)  # type: ignore[attr-defined]
 
     def _batch_numbers(self, rows: int, batch_idx: int, shape: Sequence[int]) -> Tensor:
         """This process's rows of the uniform numbers of a global batch: (rows, *shape) in [0, 1), on the CPU.
@@ -125,9 +172,8 @@ class ConditionalGenerator(LightningModule, ABC):
         self._train_loss += torch.stack([self.last_train_loss.float(), torch.ones_like(loss, dtype=torch.float32)])
 
     @property
-    def label_means(self) -> Tensor:
-        """The mean training image of each label, in [0, 1]: (num_classes, C, H, W)."""
-        assert self._label_means is not None, "set by setup() for fit, validate and test"
+    def label_means(self) -> Tensor | None:
+        """The mean training image of each label, in [0, 1]: (num_classes, C, H, W); None if the data do not tell."""
         return self._label_means
 
     def _train_losses(self) -> Tensor:
@@ -140,8 +186,10 @@ class ConditionalGenerator(LightningModule, ABC):
         self._train_loss = torch.zeros(2, device=self.device)
 
     def _start_evaluation(self) -> None:
-        self._label_means = self.label_means.to(self.device)
-        self._variance_ratio = [VarianceRatio(self.label_means)]
+        if self._label_means is not None:
+            self._label_means = self._label_means.to(self.device)
+        means = torch.zeros(self.num_classes, *self.image_shape, device=self.device)
+        self._variance_ratio = [VarianceRatio(means if self._label_means is None else self._label_means)]
 
     def _end_evaluation(self) -> None:
         self.log("variance_ratio", self._variance_ratio.pop().compute(), sync_dist=True)
@@ -200,17 +248,22 @@ class ConditionalGenerator(LightningModule, ABC):
             version=condgen.__version__,
             seed=self.run_seed,
             model=class_path(self),
-            data=class_path(datamodule) if datamodule is not None else None,
+            data=class_path(datamodule) if datamodule is not None and datamodule.hparams else None,
             train_loss=self._train_losses().tolist(),
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint["condgen"]
         self.run_seed = int(os.environ.get("PL_GLOBAL_SEED", saved["seed"]))
-        rows = torch.tensor(saved["train_loss"])
+        self._saved_train_loss = torch.tensor(saved["train_loss"])
+
+    def _restore_train_loss(self) -> None:
+        rows, self._saved_train_loss = self._saved_train_loss, None
+        if rows is None:
+            return
         if len(rows) == self.trainer.world_size:
             self._train_loss = rows[self.trainer.global_rank]
-        elif self.trainer.is_global_zero:  # other processes than those that saved: one of them takes it all
+        elif self.trainer.is_global_zero:  # another number of processes than saved: one of them takes all
             self._train_loss = rows.sum(0)
 
     # Settings of optimisers: those of this run hold, also where Lightning restores those of the checkpoint.
@@ -223,10 +276,12 @@ class ConditionalGenerator(LightningModule, ABC):
         ]
 
     def on_train_start(self) -> None:
+        self._restore_train_loss()
         self._train_loss = self._train_loss.to(self.device)
         groups = [group for optimizer in self.trainer.optimizers for group in optimizer.param_groups]
-        for group, settings in zip(groups, self._group_settings, strict=True):
+        for group, settings in zip(groups, self._group_settings, strict=False):  # none in a tuner's trial
             group.update(settings)
+        self._group_settings = []
         for config in self.trainer.lr_scheduler_configs:
             scheduler = config.scheduler
             if isinstance(scheduler, LambdaLR):
@@ -237,6 +292,11 @@ class ConditionalGenerator(LightningModule, ABC):
                     group["lr"] = group["initial_lr"] * factor(scheduler.last_epoch)
 
 
+def _kind(value: object) -> str:
+    """A tensor's dtype and shape, or the type of anything else."""
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"of the type {type(value).__name__}"
+
+
 def class_path(instance: object) -> str:
     """The full name of an object's class, as ``class_path`` in a config has it."""
     return f"{type(instance).__module__}.{type(instance).__qualname__}"
@@ -245,30 +305,28 @@ def class_path(instance: object) -> str:
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
-class AveragedGenerator(ConditionalGenerator):
-    """A family that trains ``network`` and draws with ``averaged``, the moving average of its weights and buffers.
+@torch.no_grad()
+def update_ema(averages: Tensors, values: Tensors, steps: Tensor | int, decay: float) -> None:
+    """EMA with warm-up: the decay at step n is min(decay, (1 + n) / (10 + n)), as the first weights are random."""
+    n = int(steps)
+    keep = min(decay, (1 + n) / (10 + n))
+    if averages[0].is_floating_point():
+        torch._foreach_lerp_(averages, values, 1 - keep)
+    else:
+        torch._foreach_copy_(averages, values)
 
-    After n steps the average forgets 1 - min(decay, (1 + n) / (10 + n)) of itself: it is not held back by the first
-    weights, which were random.
-    """
+
+class AveragedGenerator(ConditionalGenerator):
+    """A family that trains ``network`` and generates with ``averaged``, the EMA of its weights and buffers."""
 
     network: nn.Module
     averaged: AveragedModel
 
     def set_network(self, network: nn.Module, decay: float) -> None:
-        """Sets ``network``, and ``averaged``, which keeps at most ``decay`` of itself in a step."""
-
-        @torch.no_grad()
-        def average(averages: Tensors, values: Tensors, number: Tensor | int) -> None:
-            steps = int(number)
-            keep = min(decay, (1 + steps) / (10 + steps))
-            if averages[0].is_floating_point():
-                torch._foreach_lerp_(averages, values, 1 - keep)
-            else:
-                torch._foreach_copy_(averages, values)
-
+        """Sets ``network``, and ``averaged``, whose EMA decay is at most ``decay``."""
+        update = functools.partial(update_ema, decay=decay)  # not a local function, which could not be pickled
         self.network = network
-        self.averaged = AveragedModel(network, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
+        self.averaged = AveragedModel(network, multi_avg_fn=update, use_buffers=True).requires_grad_(False)
 
     @property
     def sampler(self) -> nn.Module:

@@ -170,7 +170,7 @@ class DNN(ConditionalGenerator):
     def noise_shape(self) -> tuple[int, ...]:
         return (self.latent_dim,)
 
-    def generate(self, labels: Tensor, noise: Tensor) -> Tensor:
+    def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
         return self.network(with_label(noise, labels, self.num_classes))
 
     def target(self, images: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ class DNN(ConditionalGenerator):
 
     def loss(self, images: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
         """Mean squared error between the images drawn for the labels and the targets: a scalar."""
-        return F.mse_loss(self.generate(labels, noise), self.target(images))
+        return F.mse_loss(self(labels, noise), self.target(images))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
@@ -189,12 +189,15 @@ class DNN(ConditionalGenerator):
 
     def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         images, labels = batch
-        generated = self.generate(labels, self.batch_uniform(len(labels), batch_idx, self.noise_shape)).float()
+        generated = self(labels, self.batch_uniform(len(labels), batch_idx, self.noise_shape)).float()
         self.measure_variance(generated, images, labels)
+        target = self.target(images)
+        loss = F.mse_loss(generated, target)
+        if self.label_means is None:
+            return {"loss": loss}
         # the best image without a latent: the mean target of the label, as far as a Sigmoid reaches
         best = self.target(self.label_means).clamp(0, 1)[labels]
-        target = self.target(images)
-        return {"loss": F.mse_loss(generated, target), "loss_floor": F.mse_loss(best, target)}
+        return {"loss": loss, "loss_floor": F.mse_loss(best, target)}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         settings = {} if self.optimizer_name == "SGD" else {"betas": self.betas}

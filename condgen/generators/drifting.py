@@ -140,7 +140,7 @@ class Drifting(AveragedGenerator):
     def noise_shape(self) -> tuple[int, ...]:
         return (self.latent_dim,)
 
-    def generate(self, labels: Tensor, noise: Tensor) -> Tensor:
+    def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
         return self.averaged(with_label(noise, labels, self.num_classes))
 
     def sets(self, drawn: Tensor, of_drawn: Tensor, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -182,7 +182,7 @@ class Drifting(AveragedGenerator):
 
     def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         images, labels = batch
-        drawn = self.generate(labels, self.batch_uniform(len(labels), batch_idx, self.noise_shape)).float()
+        drawn = self(labels, self.batch_uniform(len(labels), batch_idx, self.noise_shape)).float()
         self.measure_variance(drawn, images, labels)
         with torch.autocast(self.device.type, enabled=False):
             energies = [energy_distance(*both) for both in self.sets(drawn, labels, images, labels)]

@@ -120,7 +120,7 @@ class GAN(AveragedGenerator):
     def noise_shape(self) -> tuple[int, ...]:
         return (self.latent_dim,)
 
-    def generate(self, labels: Tensor, noise: Tensor) -> Tensor:
+    def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
         return self.averaged(with_label(noise, labels, self.num_classes))
 
     def losses(self, real: Tensor, drawn: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -154,7 +154,7 @@ class GAN(AveragedGenerator):
 
     def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         images, labels = batch
-        drawn = self.generate(labels, self.batch_uniform(len(labels), batch_idx, self.noise_shape)).float()
+        drawn = self(labels, self.batch_uniform(len(labels), batch_idx, self.noise_shape)).float()
         self.measure_variance(drawn, images, labels)
         generator_loss, _, _ = self.losses(images, drawn, labels)
         return {"loss": generator_loss}

@@ -217,7 +217,7 @@ class VAE(ConditionalGenerator):
         """The middle of each pixel's distribution, (N, C, H, W) in [-0.5, 1.5]: black and white lie well inside."""
         return 2 * self.decoder(with_label(latent, labels, self.num_classes)).float() - 0.5
 
-    def generate(self, labels: Tensor, noise: Tensor) -> Tensor:
+    def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
         return self.location(self.prior.latent(noise, labels), labels).clamp(0, 1)
 
     def reconstruct(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -251,7 +251,7 @@ class VAE(ConditionalGenerator):
         images, labels = batch
         noise, _ = self.batch_normal(len(labels), batch_idx, self.noise_shape)
         log_likelihood, kl = self.evidence(images, labels, noise)
-        self.measure_variance(self.generate(labels, noise), images, labels)
+        self.measure_variance(self(labels, noise), images, labels)
         return {"loss": kl - log_likelihood, "reconstruction": -log_likelihood, "kl": kl}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
