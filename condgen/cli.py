@@ -51,7 +51,7 @@ from condgen.checkpoints import (
     settings,
 )
 from condgen.data import LabelledImages
-from condgen.errors import UsageError, check_number
+from condgen.errors import CollectiveError, UsageError, check_number
 from condgen.evaluation.report import about_checkpoint, report
 from condgen.files import alone_in, replacing
 from condgen.generators import ConditionalGenerator
@@ -567,12 +567,10 @@ def run(arguments: list[str]) -> int:
     except Stopped as stop:
         _say(f"\nStopped. Checkpoint saved. Resume with: condgen fit --ckpt_path {shlex.quote(str(stop.checkpoint))}")
         # a child process that ends with an error would make Lightning end the others
-        return (
-            128 + stop.signum if os.environ.get("LOCAL_RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" in os.environ else 0
-        )
+        return 0 if _is_child() and "TORCHELASTIC_RUN_ID" not in os.environ else 128 + stop.signum
     except Exception as error:
         if cause := usage_error(error):
-            return _fail(str(cause), 1)
+            return 1 if isinstance(cause, CollectiveError) and _is_child() else _fail(str(cause), 1)
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             return _fail(f"There is not enough memory: lower --data.batch_size ({error}).", 1)
         if "Expected more than 1 value per channel" in str(error):
@@ -590,9 +588,14 @@ def run(arguments: list[str]) -> int:
         if isinstance(end.__context__, KeyboardInterrupt):
             return _fail("interrupted", 128 + signal.SIGINT)
         if end.code == 128 + signal.SIGTERM:
-            return _fail("terminated", end.code) if os.environ.get("LOCAL_RANK", "0") == "0" else end.code
+            return end.code if _is_child() else _fail("terminated", end.code)
         return end.code if isinstance(end.code, int) else 0 if end.code is None else _fail(str(end.code), 2)
     return 0
+
+
+def _is_child() -> bool:
+    """Whether this is another process of a distributed run than the first one of its machine."""
+    return os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def _fail(message: str, code: int) -> int:

@@ -12,6 +12,10 @@ class UsageError(Exception):
     """
 
 
+class CollectiveError(UsageError):
+    """A UsageError that every process raises at the same place. Only the first process prints it."""
+
+
 def check_number(
     name: str,
     value: float,

@@ -8,6 +8,7 @@ generator state has to be saved. Only Philox's raw bits are used: numpy keeps th
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from collections.abc import Sequence
@@ -53,15 +54,17 @@ def uniform(
     size = math.prod(shape)
     counts = -(-size // _PER_COUNT)
     numbers = _checked_indices(indices, 2**63 // max(1, counts))
-    key = _key(seed, stream)
+    philox = np.random.Philox(key=_key(seed, stream), counter=np.array([0, *step, 0], dtype=np.uint64))
     words = np.empty((len(numbers), counts * _PER_COUNT), dtype=np.uint32)
-    row = 0
-    for run in np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1):  # neighbours share one stretch of counters
-        if len(run):
-            counter = np.array([int(run[0]) * counts, *step, 0], dtype=np.uint64)
-            raw = np.random.Philox(key=key, counter=counter).random_raw(len(run) * counts * _PER_COUNT // 2)
-            words[row : row + len(run)] = raw.view(np.uint32).reshape(len(run), -1)
-            row += len(run)
+    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1  # rows in between have consecutive indices and counters
+    position = 0
+    for first, end in itertools.pairwise([0, *breaks.tolist(), len(numbers)]):
+        if first < end:
+            start = int(numbers[first]) * counts
+            philox.advance((start - position) % 2**256)
+            position = start + (end - first) * counts
+            raw = philox.random_raw((end - first) * counts * _PER_COUNT // 2)
+            words[first:end] = raw.view(np.uint32).reshape(end - first, -1)
     numbers_in_unit_interval = (words[:, :size] >> 8).astype(np.float32) * np.float32(2**-24)
     return torch.from_numpy(numbers_in_unit_interval.reshape(len(numbers), *shape))
 

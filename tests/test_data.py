@@ -3,8 +3,10 @@ import hashlib
 import http.server
 import shutil
 import socket
+import struct
 import threading
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -169,6 +171,17 @@ def test_a_truncated_gz_is_named(mnist_root, tmp_path):
         loaded(MNIST(root=str(tmp_path)))
 
 
+def test_read_idx_refuses_a_size_that_no_data_set_has_before_it_takes_memory(tmp_path):
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    header = bytes([0, 0, 8, 3]) + struct.pack(">3I", 2**24, 28, 28)
+    path.write_bytes(gzip.compress(header + bytes(10**6)))
+    tracemalloc.start()
+    with pytest.raises(UsageError, match=r"-ubyte\.gz"):
+        read_idx(path)
+    assert tracemalloc.get_traced_memory()[1] < 10**6
+    tracemalloc.stop()
+
+
 def test_emnist_is_upright_and_its_letters_begin_at_nought(digits, tmp_path):
     images = digits[0][:52]
     labels = np.arange(52, dtype=np.uint8) % 26 + 1  # the files count letters from 1
@@ -195,6 +208,15 @@ def test_qmnist_labels_are_the_first_column(digits, tmp_path):
         write_idx(tmp_path / "QMNIST" / "raw" / f"qmnist-{part}-images-idx3-ubyte", digits[0][::50])
         write_idx(tmp_path / "QMNIST" / "raw" / f"qmnist-{part}-labels-idx2-int", columns)
     assert loaded(QMNIST(root=str(tmp_path))).val_images.labels.tolist() == digits[1][::50].tolist()
+
+
+def test_qmnist_labels_without_columns_are_refused(digits, tmp_path):
+    raw = tmp_path / "QMNIST" / "raw"
+    for images, labels in zip(QMNIST.files[::2], QMNIST.files[1::2], strict=True):
+        write_idx(raw / images, digits[0][:3])
+        write_idx(raw / labels, np.zeros((3, 0), dtype=np.int32))
+    with pytest.raises(UsageError, match="labels"):
+        QMNIST(str(tmp_path)).setup("fit")
 
 
 def test_label_means_are_those_of_the_training_images(mnist_root):

@@ -63,11 +63,11 @@ def test_load_from_checkpoint_gives_the_data_module(last, mnist_root):
     assert (data.root, data.batch_size) == (mnist_root, 16)
 
 
-def test_fit_twice_in_one_process_starts_from_the_settings_of_the_second(data):
-    trainer = Trainer(max_epochs=1, **QUIET)
+def test_fit_twice_in_one_process_starts_from_the_settings_of_the_second(data, tmp_path):
+    trainer = Trainer(max_epochs=1, default_root_dir=tmp_path, **QUIET)
     trainer.fit(generator := DNN(lr=1e-3), datamodule=data)
     generator.lr = 1e-5
-    trainer = Trainer(max_epochs=1, **QUIET)
+    trainer = Trainer(max_epochs=1, default_root_dir=tmp_path, **QUIET)
     trainer.fit(generator, datamodule=data)
     assert trainer.optimizers[0].param_groups[0]["lr"] == 1e-5
 

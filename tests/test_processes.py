@@ -118,6 +118,67 @@ def test_two_machines_started_by_torchrun_train_the_same_run(ddp_run, fit_args, 
     assert (run / "metrics.csv").read_bytes() == (ddp_run / "metrics.csv").read_bytes()
 
 
+class FixedBatchNorm(Callback):
+    """Batch norm sees half batches in two processes: without its statistics the two trainings are comparable."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        pl_module.network.eval()
+
+
+def test_drifting_trains_the_same_network_with_two_processes(fit_args, tmp_path):
+    options = ["--model", "Drifting", "--model.drawn", "0.5", "--trainer.callbacks", "test_processes.FixedBatchNorm"]
+    arguments = [*fit_args, *options, "--data.batch_size", "64", "--trainer.max_epochs", "1"]
+    finish(condgen_process([*arguments, *ON_THE_CPU, "--trainer.default_root_dir", "one"], tmp_path))
+    finish(*two_processes([*arguments, "--trainer.default_root_dir", "two"], tmp_path))
+    one, two = (
+        torch.load(tmp_path / name / "lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for name in ("one", "two")
+    )
+    for name, weights in one.items():
+        assert torch.allclose(weights, two[name], rtol=1e-3, atol=1e-4), name
+
+
+class RecordsBuffers(Callback):
+    """Keeps the buffers with which each process samples for the scores during training."""
+
+    def setup(self, trainer, pl_module, stage):
+        predict_step = pl_module.predict_step
+
+        def recorded(batch):
+            torch.save([buffer.clone() for buffer in pl_module.buffers()], f"buffers-{trainer.global_rank}.pt")
+            return predict_step(batch)
+
+        pl_module.predict_step = recorded
+
+
+def test_scores_during_training_use_the_same_batch_norm_statistics_on_all_processes(fit_args, tmp_path):
+    scores = ["--training_scores.every_n_epochs", "1", "--trainer.callbacks", "test_processes.RecordsBuffers"]
+    finish(*two_processes([*fit_args, *scores, "--trainer.max_epochs", "1"], tmp_path))
+    first, second = (torch.load(tmp_path / f"buffers-{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert len(first) == len(second) > 0
+    assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
+
+
+class SpoiledBatch(Callback):
+    """Makes the images of one process NaN in step 7."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_rank == 1 and trainer.global_step == 7:
+            batch[0].fill_(float("nan"))
+
+
+def test_loss_that_is_nan_on_one_process_stops_all_with_one_line(fit_args, tmp_path):
+    spoiled = ["--trainer.callbacks", "test_processes.SpoiledBatch", "--checkpoint.every_n_train_steps", "3"]
+    both = two_processes([*fit_args, *spoiled], tmp_path)
+    outputs = [process.communicate(timeout=60)[0] for process in both]
+    assert [process.returncode for process in both] == [1, 1], outputs
+    assert sum(line.startswith("condgen: ") for output in outputs for line in output.splitlines()) == 1
+    assert not any("Traceback" in output for output in outputs)
+    last = torch.load(tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 6
+    assert all(weights.isfinite().all() for weights in last["state_dict"].values())
+
+
 def test_ctrl_c_stops_all_processes_after_saving(fit_args, tmp_path):
     arguments = [*fit_args, "--trainer.max_epochs", "500", *DDP]
     process = condgen_process(arguments, tmp_path)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import same_weights
 from lightning.pytorch.callbacks import Callback
+from PIL import Image
 from test_cli import refused, rows_of, runs_in
 
 from condgen.__main__ import main
@@ -139,6 +140,36 @@ def test_resume_after_max_time_asks_for_more_time(fit_args, tmp_path, capsys):
     before = len(rows_of(run))
     assert main(["fit", "--ckpt_path", str(run), "--trainer.max_time", "00:00:00:02"]) == 0
     assert len(rows_of(run)) > before
+
+
+@pytest.mark.filterwarnings("ignore:.*is left out of samples.gif")
+@pytest.mark.parametrize("content", [b"", b"no picture", b"half"])
+def test_resume_leaves_a_damaged_grid_out_of_the_animation(content, resume):
+    grid = resume.run / "samples" / "epoch=000.png"
+    grid.write_bytes(grid.read_bytes()[:500] if content == b"half" else content)
+    with Image.open(resume() / "samples.gif") as gif:
+        assert gif.n_frames == 2
+
+
+@pytest.mark.parametrize(("limit", "is_enough"), [("2", False), ("3", False), ("4", True)])
+def test_resume_within_an_epoch_refuses_a_limit_that_ends_it_before(limit, is_enough, fit_args, tmp_path, capsys):
+    common = [*fit_args, "--trainer.default_root_dir", str(tmp_path)]
+    stop = ["--trainer.callbacks", "test_resume_damaged.StopsAfterStep", "--trainer.callbacks.step", "3"]
+    assert main([*common, *stop]) == 0
+    (tmp_path / "nothing.yaml").write_text("{}")
+    more = [*common, "--config", str(tmp_path / "nothing.yaml"), "--ckpt_path", "last"]
+    if is_enough:
+        assert main([*more, "--trainer.limit_train_batches", limit]) == 0
+    else:
+        assert "trainer.limit_train_batches" in refused([*more, "--trainer.limit_train_batches", limit], capsys)
+
+
+def test_resume_with_a_callback_that_cannot_restore_its_state_names_it(fit_args, tmp_path, capsys):
+    spike = ["--trainer.callbacks", "SpikeDetection", "--trainer.callbacks.mode", "min"]
+    assert main([*fit_args, *spike, "--trainer.default_root_dir", str(tmp_path)]) == 0
+    run = tmp_path / "lightning_logs" / "version_0"
+    more = ["--config", str(run / "config.yaml"), "--ckpt_path", str(run), "--trainer.max_epochs", "5"]
+    assert "SpikeDetection" in refused(["fit", *more], capsys)
 
 
 def test_fit_with_swa_saves_the_averaged_weights(fit_args, tmp_path):

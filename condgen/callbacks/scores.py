@@ -21,6 +21,15 @@ from condgen.generators import ConditionalGenerator
 SAMPLES, REAL = 2_000, 10_000
 
 
+@torch.no_grad()
+def broadcast_buffers(trainer: Trainer, module: LightningModule) -> None:
+    """Gives all processes the batch-norm statistics of the first one. DDP does so only in its next forward pass."""
+    if trainer.world_size > 1:
+        first = trainer.strategy.broadcast([buffer.cpu() for buffer in module.buffers()])
+        for buffer, value in zip(module.buffers(), first, strict=True):
+            buffer.copy_(value)
+
+
 class TrainingScores(Callback):
     """Logs ``score_accuracy``, ``score_frechet_distance``, ``score_coverage`` and ``score_diversity`` while training.
 
@@ -59,6 +68,7 @@ class TrainingScores(Callback):
         else:
             assert isinstance(pl_module, ConditionalGenerator)
             data: LabelledImages = trainer.datamodule  # type: ignore[attr-defined]
+            broadcast_buffers(trainer, pl_module)
             samples, _ = draw(trainer, pl_module, -(-SAMPLES // data.num_classes))
             scores = self._scores(samples, data, pl_module.device) if trainer.is_global_zero else []
             scores = trainer.strategy.broadcast(scores)

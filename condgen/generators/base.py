@@ -143,8 +143,8 @@ class ConditionalGenerator(LightningModule, ABC):
         """
         processes, rank = self.trainer.world_size, self.trainer.global_rank
         stream, epoch = (TRAINING, self.current_epoch) if self.trainer.training else (EVALUATION, 0)
-        everyone = uniform(self.run_seed, range(rows * processes), shape, stream=stream, step=(batch_idx, epoch))
-        return everyone[rank::processes]
+        mine = range(rank, rank + rows * processes, processes)
+        return uniform(self.run_seed, mine, shape, stream=stream, step=(batch_idx, epoch))
 
     def batch_uniform(self, rows: int, batch_idx: int, shape: Sequence[int]) -> Tensor:
         """Uniform noise for this process's rows of a batch: (rows, *shape) in [0, 1), on the device."""

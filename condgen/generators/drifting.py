@@ -165,14 +165,27 @@ class Drifting(AveragedGenerator):
             )
             yield from ((mine, theirs) for mine, theirs in of_labels if len(mine) > 1 and len(theirs) > 1)
 
+    def of_all_processes(self, own: Tensor) -> Tensor:
+        """The rows of all processes (N, ...), in the order of the global batch. Only the own ones carry gradients.
+
+        So the drift does not depend on the number of processes: each compares all samples and images of a step.
+        """
+        processes = self.trainer.world_size
+        if processes == 1:
+            return own
+        rows = self.all_gather(own.detach()).transpose(0, 1).flatten(0, 1)  # type: ignore[union-attr]
+        rows[self.trainer.global_rank :: processes] = own
+        return rows
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         of_drawn = labels[: math.ceil(self.drawn * len(labels))]
         noise = self.batch_uniform(len(of_drawn), batch_idx, self.noise_shape)
         drawn = self.network(with_label(noise, of_drawn, self.num_classes)).float()
         loss, energies = 0 * drawn.sum(), []
+        everyones = [self.of_all_processes(rows) for rows in (drawn, of_drawn, images, labels)]
         with torch.autocast(self.device.type, enabled=False):
-            for features, real in self.sets(drawn, of_drawn, images, labels):
+            for features, real in self.sets(*everyones):
                 now = features.detach()
                 goal = now + drift(now, real, self.temperatures)
                 loss = loss + (features - goal).square().sum() / len(drawn)
