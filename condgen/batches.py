@@ -6,6 +6,7 @@ Both loaders are ``DataLoader``s over samplers that Lightning recognises as dist
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -105,6 +106,9 @@ class ImageLoader(DataLoader[tuple[Tensor, Tensor]]):
             num_workers=num_workers,
             collate_fn=take_as_it_is,
             worker_init_fn=leave_process_group,
+            # Forked workers share the images' memory and end when this process is killed. Those of a fork server,
+            # Python's default from 3.14, would stay for ever, because their parent is the server.
+            multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
         )
         self.positions = sampler
         self.yielded = 0

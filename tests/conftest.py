@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +26,41 @@ os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # a GPU only where asked: CUDA_VISIBLE_DEVICES=0 pytest
 if os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > 8e9:  # checkpoints of hundreds of runs, in memory
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")  # where pytest makes tmp_path: no test waits for a disk
+os.environ.setdefault("CONDGEN_TEST_SESSION", str(os.getpid()))  # by which processes that stay behind are found
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background would have it ignored, by children too
 torch.set_num_threads(1)
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     # A core for each of pytest's processes: threads of two that wait for each other on the same cores wait long.
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(os.environ["PYTEST_XDIST_WORKER"][2:]) % len(cores)]})
+
+
+def left_behind() -> dict[int, str]:
+    """The processes that tests of this session started and that are no descendants of it any more."""
+    mark, parents, marked = f"CONDGEN_TEST_SESSION={os.environ['CONDGEN_TEST_SESSION']}".encode(), {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                marked[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+    def is_descendant(pid: int) -> bool:
+        return pid == os.getpid() or (pid in parents and is_descendant(parents[pid]))
+
+    return {pid: command for pid, command in marked.items() if not is_descendant(pid)}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A session fails if processes stay behind: each would keep hundreds of megabytes for ever."""
+    if hasattr(session.config, "workerinput"):
+        return  # one of several processes of a session
+    deadline = time.monotonic() + 20  # a killed training's loader workers look for it every five seconds
+    while (stay := left_behind()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    if stay:
+        print(f"\nThese processes stay behind: {stay}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
