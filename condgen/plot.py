@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import math
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from condgen.errors import UsageError
+from condgen.evaluation.figure_file import write_figure
 from condgen.evaluation.report import run_names
-from condgen.files import replacing
+from condgen.evaluation.scores_file import MAX_NAME, printable
+from condgen.files import open_regular
 from condgen.mistakes import read_config, short_name
 from condgen.runs import RUNS, runs_with
 
@@ -23,6 +27,7 @@ SCORES = {  # what is measured alike in every family
     "score_frechet_distance": "to real images",
 }
 SHOWN = ("train_loss_epoch", "val_loss", "val_loss_floor", *SCORES)
+MAX_EPOCHS, MAX_VALUE = 10**9, 3.5e38  # a float32 is never larger
 REAL_IMAGES_HAVE_ONE = ("variance_ratio", "score_diversity")
 # colours that the colour-blind tell apart (Okabe and Ito 2008), and what tells lines apart in grey
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -62,24 +67,40 @@ def read_curves(run: Path) -> Curves:
     """The curves of a run directory.
 
     Raises:
-        UsageError: it is none, or none of its epochs has ended.
+        UsageError: it is none, none of its epochs has ended, or its files hold what no training writes.
     """
     path = run / "metrics.csv"
     curves: dict[str, list[tuple[int, float]]] = {}
     try:
-        with open(path, newline="") as file:
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 for name in SHOWN:
                     if (text := row.get(name)) and math.isfinite(value := float(text)):
-                        curves.setdefault(name, []).append((int(row["epoch"]) + 1, value))
+                        curves.setdefault(name, []).append(_point(int(row["epoch"]) + 1, value))
     except OSError as error:
-        raise UsageError(f"There is no {path}: give run directories, as lightning_logs/version_0.") from error
+        raise UsageError(
+            f"{path} cannot be read ({error.strerror}): give run directories, as lightning_logs/version_0."
+        ) from error
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise UsageError(f"{path} is not one of condgen's ({error}): give run directories.") from error
     if not curves:
         raise UsageError(f"{path} has no epoch that has ended: there is nothing to draw yet.")
-    model = read_config(str(run / "config.yaml")).get("model")
-    return Curves(short_name(str(model.get("class_path") if isinstance(model, dict) else model)), curves)
+    return Curves(_family(run / "config.yaml"), curves)
+
+
+def _point(epochs: int, value: float) -> tuple[int, float]:
+    if not 0 < epochs <= MAX_EPOCHS or abs(value) > MAX_VALUE:
+        raise ValueError(f"the value {value:g} after {reprlib.repr(epochs)} epochs")
+    return epochs, value
+
+
+def _family(config: Path) -> str:
+    """The family of a run's generator, by the name on the command line."""
+    model = read_config(str(config)).get("model")
+    name = model.get("class_path") if isinstance(model, dict) else model
+    if not isinstance(name, str) or len(name) > MAX_NAME:
+        raise UsageError(f"{config}: model is {reprlib.repr(model)}, which is no generator: give run directories.")
+    return printable(short_name(name))
 
 
 def draw(runs: Mapping[str, Curves], path: Path) -> None:
@@ -148,8 +169,7 @@ def draw(runs: Mapping[str, Curves], path: Path) -> None:
     names = [Line2D([], [], label=name, **style) for name, style in styles.items()]
     fitting = min(len(runs), max(1, 55 * columns // (max(map(len, runs)) + 8)))  # beside each other
     figure.legend(handles=names, loc="outside upper center", ncols=fitting, fontsize=9)
-    with replacing(path) as file:
-        figure.savefig(file, format="png")
+    write_figure(figure, path)
 
 
 def _curve(panel: Any, points: list[tuple[int, float]] | None, **style: Any) -> None:

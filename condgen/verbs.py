@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import json
+import os
+import reprlib
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch.cli import LightningArgumentParser
 
-from condgen.checkpoints import imported_class, imported_families
+from condgen.checkpoints import imported_families
 from condgen.data import LabelledImages
 from condgen.demo.serve import demo
 from condgen.errors import UsageError
 from condgen.evaluation.judge import judge
 from condgen.evaluation.report import compare, score
 from condgen.export import export
-from condgen.mistakes import Names, Option, is_question, option_names, read_config, read_options, short_name
+from condgen.mistakes import Names, Option, explain, is_question, option_names, read_config, read_options, short_name
 from condgen.plot import plot
 
 FUNCTIONS = {function.__name__: function for function in (score, compare, judge, plot, demo, export)}
@@ -62,16 +66,41 @@ def _check_names(verb: str, parser: LightningArgumentParser, options: list[Optio
     Names(verb, {verb: names}, families, chosen).check_options(options)
 
 
+IMAGE_SETTINGS = ("root", "source", "split")  # the settings of condgen's data sets that determine their images
+
+
 def _data_beside(paths: list[str], options: list[Option]) -> dict[str, Any]:
-    """The data of the run in whose directory a path is, where it is in one; MNIST else.
+    """The data set of the run in whose directory the samples lie; MNIST if they lie in none, or if --data is given.
+
+    The run's ``config.yaml`` may come from anybody: it can only choose one of condgen's own data sets and its images.
 
     Raises:
-        UsageError: its class is not imported, and the options name no other.
+        UsageError: it names no such data set.
     """
-    parents = Path(paths[0]).resolve().parents if paths else ()
-    config = next((folder / "config.yaml" for folder in parents if (folder / "config.yaml").is_file()), None)
-    data = read_config(str(config)).get("data") if config else None
-    if config is None or not isinstance(data, dict) or any(option.name == "data" for option in options):
+    parents = Path(os.path.realpath(paths[0])).parents if paths else ()
+    run = next((f for f in parents if os.path.isfile(f / "config.yaml") and os.path.isdir(f / "checkpoints")), None)
+    if run is None or any(option.name in ("data", "data.class_path") for option in options):
         return {"class_path": "condgen.data.MNIST"}
-    imported_class(str(data.get("class_path")), LabelledImages, config)
+    config = run / "config.yaml"
+    try:
+        return _own_data(read_config(str(config)).get("data"))
+    except (UsageError, ArgumentError, argparse.ArgumentError) as error:
+        reason = str(error) if isinstance(error, UsageError) else explain(error)
+        named = reason if str(config) in reason else f"{config}: {reason}"
+        raise UsageError(f"{named} Give the data set of these samples as --data.") from error
+
+
+def _own_data(saved: Any) -> dict[str, Any]:
+    """One of condgen's data sets with its images, from the ``data`` section of a run's ``config.yaml``."""
+    class_path, settings = (saved.get("class_path"), saved.get("init_args")) if isinstance(saved, dict) else (None, {})
+    kinds = [kind for kind in imported_families(LabelledImages).values() if kind.__module__ == "condgen.data"]
+    if class_path not in [f"condgen.data.{kind.__qualname__}" for kind in kinds]:
+        raise UsageError(f"data is {reprlib.repr(saved)}, which is none of condgen's data sets.")
+    if not isinstance(settings, dict | None):
+        raise UsageError(f"data.init_args is {reprlib.repr(settings)}, which are no settings.")
+    chosen = {name: value for name, value in (settings or {}).items() if name in IMAGE_SETTINGS}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LabelledImages, "data")
+    data = {"class_path": class_path, "init_args": chosen}
+    parser.parse_object({"data": data})  # checks the types
     return data

@@ -1,10 +1,16 @@
 """``condgen test``, ``score``, ``compare`` and ``judge``, and the scores beside training."""
 
 import contextlib
+import copy
 import csv
+import errno
 import hashlib
+import io
+import itertools
 import json
+import resource
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +24,22 @@ from subprocesses import ON_THE_CPU, finish, two_processes
 from test_cli import refused
 
 import condgen.callbacks.scores
+import condgen.evaluation.judge
 from condgen.__main__ import main
 from condgen.batches import Images
 from condgen.data import MNIST, FashionMNIST
 from condgen.errors import UsageError
-from condgen.evaluation.judge import BUNDLED, Judge, accuracy, find_judge, in_parts
-from condgen.evaluation.samples import read
+from condgen.evaluation.judge import (
+    BUNDLED,
+    NETWORKS,
+    Judge,
+    accuracy,
+    find_judge,
+    in_parts,
+    read_judge,
+    write_judge,
+)
+from condgen.evaluation.sample_files import read_samples
 from condgen.evaluation.sets import Diversity, FrechetDistance, Novelty, PrecisionRecallDensityCoverage
 
 SCORES = {
@@ -203,7 +219,7 @@ def test_files_of_any_program_are_scored(digits, mnist_root, tmp_path):
     images, labels = (part[::50] for part in digits)
     np.savez(tmp_path / "floats.npz", images=(images / 255).astype(np.float32), labels=labels)
     np.savez_compressed(tmp_path / "bytes.npz", images=images[:, None], labels=labels.astype(np.int32))
-    floats, whole = (read(tmp_path / name, MNIST(source="sample")) for name in ("floats.npz", "bytes.npz"))
+    floats, whole = (read_samples(tmp_path / name, MNIST(source="sample")) for name in ("floats.npz", "bytes.npz"))
     assert torch.equal(floats.images, whole.images)
     assert torch.equal(floats.labels, whole.labels)
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -223,7 +239,7 @@ def test_folders_are_called_by_their_classes_too(digits, tmp_path):
     for name, image in zip(data.classes, digits[0], strict=False):
         (tmp_path / name.replace("/", "-")).mkdir()
         Image.fromarray(image).save(tmp_path / name.replace("/", "-") / "one.png")
-    found = read(tmp_path, data)
+    found = read_samples(tmp_path, data)
     assert found.labels.tolist() == list(range(10))
     assert torch.equal(found.images[:, 0], torch.from_numpy(digits[0][:10]))
 
@@ -231,7 +247,7 @@ def test_folders_are_called_by_their_classes_too(digits, tmp_path):
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lambda images, labels: {"images": images}, "has no labels"),
+        (lambda images, labels: {"images": images}, "labels.npy"),
         (lambda images, labels: {"images": images[:, :14], "labels": labels}, "images of (1, 14, 28)"),
         (lambda images, labels: {"images": images, "labels": labels[:9]}, "(9,) int64 labels for 100 images"),
         (lambda images, labels: {"images": images, "labels": labels + 1}, "labels from 1 to 10"),
@@ -259,11 +275,11 @@ def test_damaged_files_are_refused_by_name(mnist_root, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for name, says in (
         ("cut.npz", "cut.npz is not a whole npz"),
-        ("code.npz", "code.npz is not a whole npz"),
+        ("code.npz", "code.npz holds images of ()"),
         ("pictures", "a.png is not a whole picture"),
-        ("predictions", f"{tmp_path / 'predictions' / 'secret.png'} is not"),
+        ("predictions", f"{tmp_path / 'predictions' / 'secret.png'} cannot be read"),
         ("empty", "neither a manifest.csv nor folders"),
-        ("nothing", "There is no"),
+        ("nothing", "nothing cannot be read"),
     ):
         assert says in refused(["score", str(tmp_path / name), "--data.root", str(mnist_root)], capsys)
 
@@ -275,7 +291,7 @@ def test_a_flipped_byte_is_refused_or_harmless(digits, tmp_path):
     for place in range(0, len(content), max(1, len(content) // 400)):
         path.write_bytes(content[:place] + bytes([content[place] ^ 0x41]) + content[place + 1 :])
         with contextlib.suppress(UsageError):
-            read(path, MNIST(source="sample"))
+            read_samples(path, MNIST(source="sample"))
 
 
 def test_a_data_set_with_few_images_of_a_label_is_scored(digits, mnist_root, tmp_path):
@@ -311,7 +327,7 @@ def test_a_judge_is_trained_kept_beside_the_data_and_used(mnist_root, trained, t
     assert set(scores_of(tmp_path / "lightning_logs" / "version_0" / "scores.json")) == SCORES
     content = judge.read_bytes()
     judge.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert "is not the file that KMNIST.yaml tells of" in refused(["test", *folder], capsys)
+    assert "KMNIST.yaml describes another file" in refused(["test", *folder], capsys)
 
 
 def test_the_same_command_trains_the_same_judge(mnist_root, tmp_path):
@@ -323,6 +339,86 @@ def test_the_same_command_trains_the_same_judge(mnist_root, tmp_path):
     assert made[0] == made[1]
 
 
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def new_judge(seed: int) -> tuple[dict[str, torch.Tensor], dict]:
+    """The weights of a judge that nobody trained, and their description."""
+    torch.manual_seed(seed)
+    about = {"num_classes": 10, "image_shape": [1, 28, 28], **copy.deepcopy(NETWORKS)}
+    return {name: tensor.contiguous() for name, tensor in Judge((1, 28, 28), 10).state_dict().items()}, about
+
+
+def kill_after(steps: int, monkeypatch) -> None:
+    """Ends the process after it has replaced some files of a judge; its files stay as they are then."""
+    done = itertools.count(1)
+    real = condgen.evaluation.judge.replacing
+
+    @contextlib.contextmanager
+    def replacing(path):
+        with real(path) as file:
+            yield file
+        if next(done) == steps:
+            raise Killed
+
+    monkeypatch.setattr(condgen.evaluation.judge, "replacing", replacing)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_judge_is_whole_after_a_kill_while_it_is_overwritten(steps, tmp_path, monkeypatch):
+    path, data = tmp_path / "MNIST.safetensors", MNIST(source="sample")
+    write_judge(path, *new_judge(0))
+    former = read_judge(path, data).sha256
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        kill_after(steps, patch)
+        write_judge(path, *new_judge(1))
+    found = read_judge(path, data)
+    assert (found.sha256 == former) is (steps == 1)
+    for seed in (2, 3):  # also if it is overwritten again, and killed again
+        with monkeypatch.context() as patch, contextlib.suppress(Killed):
+            kill_after(steps, patch)
+            write_judge(path, *new_judge(seed))
+        assert read_judge(path, data).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    write_judge(path, *new_judge(4))
+    assert "former" not in yaml.safe_load(path.with_suffix(".yaml").read_text())
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["MNIST.safetensors", "MNIST.yaml"]
+
+
+@pytest.mark.parametrize("description", ["", "[1]", "former: 5\n", "sha256: [1]\n", "a: b: c", "former: {sha256: 0}\n"])
+def test_judge_with_a_damaged_description_is_refused_and_overwritten(description, tmp_path):
+    path, data = tmp_path / "MNIST.safetensors", MNIST(source="sample")
+    write_judge(path, *new_judge(0))
+    path.with_suffix(".yaml").write_text(description)
+    with pytest.raises(UsageError, match=r"MNIST\.safetensors"):
+        read_judge(path, data)
+    write_judge(path, *new_judge(1))
+    assert read_judge(path, data).sha256
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"embedding_dim": 200_000},
+        {"embedding_dim": 10**12},
+        {"layers": [[32, 3, 0]]},
+        {"layers": [[32, 3]]},
+        {"layers": [[-1, 3, 1]]},
+        {"layers": 5},
+        {"dropout": "x"},
+    ],
+)
+def test_judge_with_impossible_networks_is_refused_before_memory_is_taken_for_them(change, tmp_path):
+    path, (weights, about) = tmp_path / "MNIST.safetensors", new_judge(0)
+    about["features"].update(change)
+    write_judge(path, weights, about)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UsageError, match=r"MNIST\.safetensors"):
+        read_judge(path, MNIST(source="sample"))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kilobytes
+
+
 def test_a_judge_learns(mnist_root, tmp_path):
     assert main(["judge", "--data.root", str(mnist_root), "--dirpath", str(tmp_path), "--epochs", "6"]) == 0
     about = yaml.safe_load((tmp_path / "MNIST.yaml").read_text())
@@ -332,6 +428,42 @@ def test_a_judge_learns(mnist_root, tmp_path):
     judge = Judge((1, 28, 28), 10)
     judge.load_state_dict(load_file(tmp_path / "MNIST.safetensors"))
     assert accuracy(judge.features, data.val_images) == pytest.approx(about["features"]["test_accuracy"], abs=1e-5)
+
+
+# What was computed is kept.
+
+
+class FullOutput(io.StringIO):
+    """A standard output that takes nothing."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_scores_are_written_before_they_are_printed(digits, mnist_root, tmp_path, monkeypatch):
+    np.savez(tmp_path / "drawn.npz", images=digits[0][::250], labels=digits[1][::250])
+    monkeypatch.setattr(sys, "stdout", FullOutput())
+    with contextlib.suppress(OSError):
+        main(["score", str(tmp_path / "drawn.npz"), "--data.root", str(mnist_root)])
+    assert set(scores_of(tmp_path / "drawn.scores.json")) == SCORES
+    assert (tmp_path / "drawn.nearest.png").is_file()
+
+
+def test_judge_is_written_before_its_accuracy_is_printed(mnist_root, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", FullOutput())
+    with contextlib.suppress(OSError):
+        main(["judge", "--data.root", str(mnist_root), "--dirpath", str(tmp_path), "--epochs", "1"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["MNIST.safetensors", "MNIST.yaml"]
+
+
+def test_scores_are_printed_if_they_cannot_be_written(digits, mnist_root, tmp_path, capsys):
+    np.savez(tmp_path / "drawn.npz", images=digits[0][::250], labels=digits[1][::250])
+    (tmp_path / "file").write_text("")
+    output = ["--output", str(tmp_path / "file" / "folder")]
+    assert main(["score", str(tmp_path / "drawn.npz"), "--data.root", str(mnist_root), *output]) == 1
+    printed = capsys.readouterr()
+    assert "coverage" in printed.out
+    assert "cannot be written" in printed.err
 
 
 # Side by side.

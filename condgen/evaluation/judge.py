@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shlex
@@ -20,9 +21,10 @@ from condgen.batches import Images
 from condgen.data import LabelledImages
 from condgen.errors import UsageError, check_number
 from condgen.evaluation.classifiers import Classifier, train
-from condgen.files import replacing
+from condgen.files import read_limited, replacing
 from condgen.noise import uniform
 
+MAX_WEIGHTS_BYTES, MAX_DESCRIPTION_BYTES = 2**30, 2**16  # the bundled judges have 3 MB and 1 kB
 BUNDLED = Path(__file__).parent / "judges"
 
 # Two architectures and seeds, so that features and verdict do not make the same mistakes.
@@ -107,7 +109,7 @@ def find_judge(data: LabelledImages) -> Judge:
         UsageError: there is none, or it is damaged.
     """
     paths = [folder / f"{data.full_name}.safetensors" for folder in (data.judges, BUNDLED)]
-    found = next((path for path in paths if path.is_file()), None)
+    found = next((path for path in paths if os.path.isfile(path)), None)
     if found is None:
         raise UsageError(
             f"There is no judge for {data.full_name} under {data.judges}: train one with `{judge_command(data)}`."
@@ -116,25 +118,73 @@ def find_judge(data: LabelledImages) -> Judge:
 
 
 def read_judge(path: Path, data: LabelledImages) -> Judge:
-    """The judge in a file, which must be the one that its description ``NAME.yaml`` tells of.
+    """The judge in a file, which must be the one that ``NAME.yaml`` beside it describes.
 
     Raises:
         UsageError: the file is damaged, or judges other images.
     """
     again = f"make it again with `{judge_command(data)} --overwrite true`"
     try:
-        content, about = path.read_bytes(), yaml.safe_load(path.with_suffix(".yaml").read_text())
-        if hashlib.sha256(content).hexdigest() != about["sha256"]:
-            raise UsageError(f"{path} is not the file that {path.stem}.yaml tells of: {again}.")
+        content, about = _read_described(path)
         if (about["num_classes"], tuple(about["image_shape"])) != (data.num_classes, data.image_shape):
             raise UsageError(f"{path} judges other images than those of {data.full_name}: {again}.")
         networks = {name: {key: about[name][key] for key in settings} for name, settings in NETWORKS.items()}
+        weights = load(content)
+        with torch.device("meta"):  # takes no memory: the networks may be too large for it
+            expected = Judge(data.image_shape, data.num_classes, networks).state_dict()
+        for name in expected.keys() | weights.keys():
+            if name not in weights or name not in expected or weights[name].shape != expected[name].shape:
+                raise ValueError(f"{name} does not fit the description")
         judge = Judge(data.image_shape, data.num_classes, networks)
-        judge.load_state_dict(load(content))
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        judge.load_state_dict(weights)
+    except (*UNREADABLE, KeyError, TypeError, ArithmeticError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"{path} cannot be used ({' '.join(str(error).split())[:200]}): {again}.") from error
     judge.sha256 = about["sha256"]
     return judge
+
+
+UNREADABLE = (OSError, ValueError, yaml.YAMLError, RecursionError)
+
+
+def _read_described(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """The content of a judge's file and its description; raises one of ``UNREADABLE``.
+
+    While a judge is replaced, ``NAME.yaml`` describes the new one, and, as ``former``, the one that it replaces.
+    """
+    content = read_limited(path, MAX_WEIGHTS_BYTES)
+    about = yaml.safe_load(read_limited(path.with_suffix(".yaml"), MAX_DESCRIPTION_BYTES))
+    sha256 = hashlib.sha256(content).hexdigest()
+    for described in (about, about.get("former")) if isinstance(about, dict) else ():
+        if isinstance(described, dict) and described.get("sha256") == sha256:
+            return content, described
+    raise ValueError(f"{path.stem}.yaml describes another file")
+
+
+def write_judge(path: Path, weights: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Writes a judge and its description.
+
+    If the process is killed in between, the judge that was there before can still be read, or the new one already.
+
+    Args:
+        path: the file for the weights; ``NAME.yaml`` beside it gets the description.
+        weights: of a :class:`Judge`.
+        about: the description, without the file's ``sha256``.
+    """
+    content = save(weights)
+    about = {**about, "sha256": hashlib.sha256(content).hexdigest()}
+    former: dict[str, Any] = {}
+    with contextlib.suppress(*UNREADABLE):
+        former = {key: value for key, value in _read_described(path)[1].items() if key != "former"}
+    _write_description(path, {**about, "former": former} if former else about)
+    with replacing(path) as file:
+        file.write(content)
+    if former:
+        _write_description(path, about)
+
+
+def _write_description(path: Path, about: dict[str, Any]) -> None:
+    with replacing(path.with_suffix(".yaml")) as file:
+        file.write(yaml.safe_dump(about, sort_keys=False, default_flow_style=None).encode())
 
 
 def judge_command(data: LabelledImages, **options: object) -> str:
@@ -194,12 +244,8 @@ def judge(
             "parameters": sum(parameter.numel() for parameter in classifier.parameters()),
             "test_accuracy": round(accuracy(classifier, data.val_images), 6),
         }
-        print(f"{name}: {about[name]['test_accuracy']:.2%} of {len(data.val_images):,} test images", flush=True)
         weights |= {f"{name}.{key}": tensor.cpu().contiguous() for key, tensor in classifier.state_dict().items()}
-    content = save(weights)
-    about["sha256"] = hashlib.sha256(content).hexdigest()
-    description = yaml.safe_dump(about, sort_keys=False, default_flow_style=None).encode()
-    for place, whole in ((path, content), (path.with_suffix(".yaml"), description)):
-        with replacing(place) as file:
-            file.write(whole)
+    write_judge(path, weights, about)
+    for name in NETWORKS:
+        print(f"{name}: {about[name]['test_accuracy']:.2%} of {len(data.val_images):,} test images")
     print(f"Judge: {path}, {path.stem}.yaml")

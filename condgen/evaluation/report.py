@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,12 @@ import condgen
 from condgen.batches import Images
 from condgen.data import LabelledImages
 from condgen.errors import UsageError
+from condgen.evaluation.figure_file import write_figure
 from condgen.evaluation.judge import Judge, find_judge
-from condgen.evaluation.samples import read
-from condgen.evaluation.scores import cell, score_samples, table, write_nearest, write_scores
+from condgen.evaluation.sample_files import read_samples
+from condgen.evaluation.scores import cell, score_samples, table, write_nearest
+from condgen.evaluation.scores_file import printable, read_scores, write_scores
 from condgen.evaluation.side_by_side import draw_side_by_side
-from condgen.files import replacing
 from condgen.generators import ConditionalGenerator
 from condgen.trainer import restoring
 
@@ -35,14 +35,14 @@ def about_data(data: LabelledImages, judge: Judge) -> dict[str, Any]:
 
 def about_checkpoint(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
     """Where a generator comes from, as it stands in ``scores.json``."""
-    state = checkpoint.get("callbacks", {}).get("RunCheckpoint", {})
-    monitor = str(state.get("monitor"))
-    images = "training" if monitor.startswith(("score_", "train_")) else "test"
-    chosen = {
-        "last.ckpt": "the last of its training, by no score",
-        "best.ckpt": f"the epoch with the {state.get('mode')} {monitor}, which is measured on {images} images",
-    }
     with restoring(path):
+        state = checkpoint.get("callbacks", {}).get("RunCheckpoint", {})
+        monitor = str(state.get("monitor"))
+        images = "training" if monitor.startswith(("score_", "train_")) else "test"
+        chosen = {
+            "last.ckpt": "the last of its training, by no score",
+            "best.ckpt": f"the epoch with the {state.get('mode')} {monitor}, which is measured on {images} images",
+        }
         return {
             "path": str(path),
             "chosen": chosen.get(path.name, "given by its path"),
@@ -62,7 +62,7 @@ def report(
     origin: dict[str, Any],
     run: Path | None,
 ) -> None:
-    """Scores a generator by its samples, prints the table, and writes ``scores.json`` and ``nearest.png``.
+    """Scores a generator by its samples, writes ``scores.json`` and ``nearest.png``, and prints the table.
 
     Args:
         generator: drew the samples.
@@ -89,16 +89,17 @@ def report(
 
 
 def score(path: str, data: LabelledImages, output: str | None = None) -> None:
-    """Scores samples in files, made by any program: prints a table, writes scores.json and a picture, nearest.png.
+    """Scores samples in files, made by any program: writes scores.json and a picture, nearest.png, prints a table.
 
     Args:
         path: a folder of ``condgen predict``, an npz file with images and labels, or a folder with a folder of pictures
             for each label.
-        data: the data set with whose images they are compared; that of the run where the samples lie in one.
-        output: the folder for scores.json and nearest.png; where the samples are if not given.
+        data: the data set that they are compared with; if not given, that of the run in whose directory they lie, or
+            MNIST.
+        output: the folder for scores.json and nearest.png; the folder of the samples if not given.
     """
     source, judge = Path(path), find_judge(data)
-    samples = read(source, data)
+    samples = read_samples(source, data)
     data.prepare_data()
     data.setup("test")
     folder = Path(output) if output else source if source.is_dir() else source.parent
@@ -116,18 +117,20 @@ def _report(
     folder: Path | None,
     before: str = "",
 ) -> None:
-    """Scores samples, prints the table, and writes the files into a folder, ``before`` before their names."""
+    """Scores samples, writes the files into a folder, with a prefix ``before`` their names, and prints the table."""
     scores, number = score_samples(samples, data, judge)
-    print(f"{source}: {number:,} samples against {len(data.val_images):,} test images of {data.full_name}")
-    print(table(scores, cost))
-    if folder is None:
-        print(f"Nothing is written, as {source} lies in no run directory.")
-        return
-    about = {**about, "samples": {"number": number, **about["samples"]}, **about_data(data, judge)}
-    picture, file = (folder / f"{before}{name}" for name in ("nearest.png", "scores.json"))
-    write_nearest(samples, data, picture)
-    write_scores(file, scores, cost, about)
-    print(f"Scores: {file}, {picture}")
+    written = f"Nothing is written, because {source} lies in no run directory."
+    try:
+        if folder is not None:
+            about = {**about, "samples": {"number": number, **about["samples"]}, **about_data(data, judge)}
+            file, picture = (folder / f"{before}{name}" for name in ("scores.json", "nearest.png"))
+            write_scores(file, scores, cost, about)
+            write_nearest(samples, data, picture)
+            written = f"Scores: {file}, {picture}"
+    finally:  # print the table even if the files cannot be written: scoring takes minutes
+        print(f"{source}: {number:,} samples against {len(data.val_images):,} test images of {data.full_name}")
+        print(table(scores, cost))
+    print(written)
 
 
 def compare(
@@ -154,20 +157,16 @@ def compare(
     if samples is not None:
         runs = {names[path]: (Path(path), content) for path, content in found.items()}
         draw_side_by_side(runs, labels, Path(samples))
-    rows = list(next(iter(found.values()))["scores"])
+    first = next(iter(found.values()))
+    _draw({names[path]: content["scores"] for path, content in found.items()}, first["data"], Path(output))
     width = max(16, *(len(name) + 2 for name in names.values()))
     print(" " * 28 + "".join(f"{name:>{width}}" for name in [*names.values(), "real images"]))
-    for row in rows:
+    for row, of in first["scores"].items():
         cells = [cell(content["scores"].get(row, {}).get("value")) for content in found.values()]
-        cells.append(cell(next(iter(found.values()))["scores"][row].get("floor")))
+        cells.append(cell(of["floor"]))
         print(f"{row:28}" + "".join(f"{cell:>{width}}" for cell in cells))
     for row in dict.fromkeys(name for content in found.values() for name in content["cost"]):
         print(f"{row:28}" + "".join(f"{cell(content['cost'].get(row)):>{width}}" for content in found.values()))
-    _draw(
-        {names[path]: content["scores"] for path, content in found.items()},
-        next(iter(found.values()))["data"],
-        Path(output),
-    )
     print("Picture:", ", ".join(name for name in (output, samples) if name))
 
 
@@ -175,8 +174,8 @@ BASIS = ("data", "source", "judge", "number of samples")
 
 
 def basis(scores: Mapping[str, Any]) -> tuple[str, ...]:
-    """What has to be the same where scores, the content of a ``scores.json``, are compared: see :data:`BASIS`."""
-    number = (scores.get("samples") or {}).get("number")
+    """What must be equal if scores are compared, see :data:`BASIS`, from the content of a ``scores.json``."""
+    number = scores.get("samples", {}).get("number")
     return (*(str(scores.get(what)) for what in BASIS[:-1]), str(number))
 
 
@@ -184,39 +183,18 @@ def run_names(families: Mapping[str, str]) -> dict[str, str]:
     """A name for each path, the shortest that tells them apart: the family, the family and the run, or the path.
 
     Args:
-        families: of each path; empty where it is not known.
+        families: the family of each path; empty if it is not known.
     """
     if "" not in families.values() and len(set(families.values())) == len(families):
         return dict(families)
-    names = {path: f"{family} {_name(Path(path))}".strip() for path, family in families.items()}
-    return names if len(set(names.values())) == len(families) else {path: path for path in families}
+    names = {path: printable(f"{family} {_name(Path(path))}".strip()) for path, family in families.items()}
+    return names if len(set(names.values())) == len(families) else {path: printable(path) for path in families}
 
 
 def _name(path: Path) -> str:
     return (
         path.resolve().parent.name if path.name == "scores.json" else path.resolve().name.removesuffix(".scores.json")
     )
-
-
-def read_scores(path: Path) -> dict[str, Any]:
-    """The content of a ``scores.json``, or of that in a run directory.
-
-    Raises:
-        UsageError: there is none, or it is not one of condgen's.
-    """
-    file = path / "scores.json" if path.is_dir() else path
-    try:
-        content = json.loads(file.read_text())
-        numbers = [content["scores"][name][kind] for name in ("coverage", "accuracy") for kind in ("value", "floor")]
-        if not all(isinstance(number, int | float) for number in numbers):
-            raise TypeError("its scores are no numbers")
-        if not isinstance(content["data"], str) or not isinstance(content["cost"], dict):
-            raise TypeError("it does not say of which data")
-    except OSError as error:
-        raise UsageError(f"There is no {file}: make it with `condgen test --ckpt_path {path}`.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{file} is not one of condgen's ({error}): make it again with `condgen test`.") from error
-    return content
 
 
 def _draw(scores: dict[str, dict[str, Any]], data: str, path: Path) -> None:
@@ -240,5 +218,4 @@ def _draw(scores: dict[str, dict[str, Any]], data: str, path: Path) -> None:
         xlabel="coverage: real images that have a sample near", ylabel="label accuracy of the samples",
         xlim=(-0.05, 1.15), ylim=(low, 1.01), title=data,
     )  # fmt: skip
-    with replacing(path) as file:
-        figure.savefig(file, format="png")
+    write_figure(figure, path)

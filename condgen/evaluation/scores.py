@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -30,7 +29,6 @@ from condgen.evaluation.sets import (
     SetMetric,
     nearest,
 )
-from condgen.files import replacing
 from condgen.pictures import grid, write_png
 
 PER_LABEL = 1000  # samples that are scored, where the test set has as many images
@@ -218,12 +216,3 @@ def table(scores: dict[str, dict[str, Any]], cost: dict[str, float | None]) -> s
         if number is not None:
             lines.append(f"{name:28}{number if isinstance(number, int) else round(number, 3):>20,}")
     return "\n".join(lines)
-
-
-def write_scores(
-    path: Path, scores: dict[str, dict[str, Any]], cost: dict[str, float | None], about: dict[str, Any]
-) -> None:
-    """Writes ``scores.json``: what was scored and how it was chosen, the scores, the cost."""
-    content = {**about, "scores": scores, "cost": cost}
-    with replacing(path) as file:
-        file.write(json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")

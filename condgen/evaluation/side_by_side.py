@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from condgen.checkpoints import generator_of, read_checkpoint
 from condgen.errors import UsageError
+from condgen.evaluation.figure_file import write_figure
 from condgen.evaluation.samples import sample_grid
-from condgen.files import replacing
 from condgen.generators import ConditionalGenerator
 
 COLUMNS = {
@@ -30,16 +31,17 @@ def scored_generator(path: Path, scores: Mapping[str, Any]) -> ConditionalGenera
     Raises:
         UsageError: the run has not got that checkpoint any more, or ``path`` is no run.
     """
-    name = Path(str((scores.get("checkpoint") or {}).get("path"))).name
+    scored = scores.get("checkpoint", {})
+    name = Path(scored.get("path", "")).name
     checkpoint = path / "checkpoints" / name
-    if not checkpoint.is_file():
+    if not os.path.isfile(checkpoint):
         raise UsageError(f"{path} has no checkpoints/{name} to draw samples from: give run directories.")
     content = read_checkpoint(checkpoint)
-    if content["global_step"] != scores["checkpoint"].get("steps"):
+    if content["global_step"] != scored.get("steps"):
         raise UsageError(
             f"{checkpoint} was trained on since its scores: `condgen test --ckpt_path {checkpoint}` gets new ones."
         )
-    return generator_of(content, checkpoint, scores.get("settings") or {})
+    return generator_of(content, checkpoint, scores.get("settings", {}))
 
 
 def samples_of(generator: ConditionalGenerator, labels: Sequence[int], each: int) -> Tensor:
@@ -84,5 +86,4 @@ def draw_side_by_side(
             text.text(x, 0.5, shown, transform=text.transAxes, fontsize=11, va="center")
             if row == 0:
                 text.text(x, 1, score.replace("_", "\n"), transform=text.transAxes, fontsize=9, va="bottom")
-    with replacing(path) as file:
-        figure.savefig(file, format="png")
+    write_figure(figure, path)
