@@ -156,6 +156,12 @@ def imported_families(base: type[T]) -> dict[str, type[T]]:
     return {found.__name__: found for found in imported_classes(base) if not inspect.isabstract(found)}
 
 
+def known_names(base: type[T]) -> set[str]:
+    """The names by which the command line knows the subclasses of ``base`` that have been imported."""
+    found = imported_families(base)
+    return {*found, *(f"{family.__module__}.{family.__qualname__}" for family in found.values())}
+
+
 def imported_class(class_path: str, base: type[T], path: Path) -> type[T]:
     """The subclass of ``base`` with this full name, among those already imported: nothing is on a checkpoint's word.
 
@@ -190,7 +196,7 @@ def generator_of(checkpoint: dict[str, Any], found: Path, settings: Mapping[str,
     for name in settings.keys() - checkpoint["hyper_parameters"].keys():
         known = ", ".join(checkpoint["hyper_parameters"])
         raise UsageError(f"{generator_class.__name__} has no setting {name}, but {known}.")
-    check_settings(generator_class, checkpoint, found, settings)
+    check_settings(checkpoint, found, **settings)
     generator = _build(generator_class, checkpoint, found, settings)
     generator.load_state_dict(checkpoint["state_dict"])
     return generator.eval()
@@ -212,13 +218,12 @@ def _build(
     return generator
 
 
-def check_settings(
-    generator_class: type[ConditionalGenerator], checkpoint: dict[str, Any], found: Path, settings: Mapping[str, Any]
-) -> None:
-    """Raises UsageError if a checkpoint's settings are not those of its weights.
+def check_settings(checkpoint: dict[str, Any], found: Path, **settings: Any) -> None:
+    """Raises UsageError if a checkpoint's settings, some of them replaced, are not those of its weights.
 
     It takes no memory for them: the settings of a small file may ask for a huge network.
     """
+    generator_class = imported_class(checkpoint["condgen"]["model"], ConditionalGenerator, found)  # type: ignore[type-abstract]
     check_types(generator_class, {**checkpoint["hyper_parameters"], **settings}, found)
     with torch.device("meta"):
         check_fits(checkpoint, found, _build(generator_class, checkpoint, found, settings))

@@ -45,8 +45,8 @@ from condgen.checkpoints import (
     check_fits,
     check_same_images,
     check_settings,
-    imported_class,
     imported_families,
+    known_names,
     read_checkpoint,
     settings,
 )
@@ -70,6 +70,7 @@ from condgen.mistakes import (
     settings_of,
     short_name,
 )
+from condgen.recipes import RECIPES, find_config, recipe_names, recipe_of
 from condgen.run_settings import CLASS_SETTINGS, check_classes, plain_settings, process_settings
 from condgen.runs import RUNS, claim_run, find_checkpoint, is_last, run_of
 from condgen.trainer import (
@@ -97,6 +98,21 @@ VERBS: dict[str, dict[str, type[Callback]]] = {  # and the callbacks whose setti
 DEFAULTS = {"model": "DNN", "data": "MNIST"}
 
 Layer = tuple[str, dict[str, Any]]  # settings, and the file that they come from
+
+
+def config_layer(path: str) -> Layer:
+    """The settings of ``--config PATH``, also of a config that comes with condgen, and their file.
+
+    Raises:
+        UsageError: there is no such file, or it holds no settings.
+    """
+    found = find_config(path)
+    if not found.exists() and (meant := did_you_mean(Path(path).stem, recipe_names())):
+        raise UsageError(f"There is no --config {path}{meant}")
+    try:
+        return str(found), read_config(str(found))
+    except UsageError as error:
+        raise UsageError(f"--config {error}") from error
 
 
 def settings_of_run(verb: str, path: Path, given: list[str]) -> dict[str, Any]:
@@ -226,15 +242,14 @@ class CondgenCLI(LightningCLI):
             meant = did_you_mean(verb, verbs) or "."
             raise UsageError(f"There is no condgen {verb}{meant} Begin with one of {', '.join(verbs)}.")
         options = read_options(rest)
-        layers: list[Layer] = [(str(o.value), read_config(str(o.value))) for o in options if o.name == "config"]
-        files = [path for path, _ in layers]
+        layers = [config_layer(str(option.value)) for option in options if option.name == "config"]
         options = [option for option in options if option.name != "config"]
         given = _last_given(layers, options, "ckpt_path") or (None if verb == "fit" else "last")
+        for group in DEFAULTS:  # the command line names these classes, so they may be imported, for a checkpoint too
+            module = (_last_given(layers, options, group, f"{group}.class_path") or "").rpartition(".")[0]
+            with contextlib.suppress(ImportError, ValueError):
+                importlib.import_module(module)
         if given is not None:
-            for group in DEFAULTS:  # a class that the command line names is imported on its word, for a checkpoint too
-                module = (_last_given(layers, options, group, f"{group}.class_path") or "").rpartition(".")[0]
-                with contextlib.suppress(ImportError, ValueError):
-                    importlib.import_module(module)
             root = Path(_last_given(layers, options, "trainer.default_root_dir") or ".")
             self.checkpoint_path = find_checkpoint(given, root)
             self.checkpoint = read_checkpoint(self.checkpoint_path)
@@ -243,15 +258,24 @@ class CondgenCLI(LightningCLI):
                 given_names = [option.name for option in options]
                 layers = [(str(run / "config.yaml"), settings_of_run(verb, run / "config.yaml", given_names))]
             found = settings(self.checkpoint, self.checkpoint_path)
-            family = imported_class(self.checkpoint["condgen"]["model"], ConditionalGenerator, self.checkpoint_path)  # type: ignore[type-abstract]
-            check_settings(family, self.checkpoint, self.checkpoint_path, {})
+            check_settings(self.checkpoint, self.checkpoint_path)
             for name in FOLLOW_THE_DATA:
                 found["model"]["init_args"].pop(name, None)
             layers.append((str(self.checkpoint_path), {**found, "ckpt_path": str(self.checkpoint_path)}))
             options = [option for option in options if option.name != "ckpt_path"]
+        family = short_name(_last_given(layers, options, "model", "model.class_path") or DEFAULTS["model"])
+        if verb == "fit" and not layers and (recipe := recipe_of(family)):
+            layers = [config_layer(str(recipe))]
+        for _, content in layers:  # the settings of one family are not meant for another
+            model = content.get("model")
+            if isinstance(model, dict) and short_name(str(model.get("class_path", family))) != family:
+                del content["model"]
+        if family in known_names(ConditionalGenerator):  # type: ignore[type-abstract]
+            self._subcommand_parsers[verb].set_defaults(model=family)
+        self.recipes = [path for path, _ in layers if Path(path).parent == RECIPES]
         self._check_names(verb, layers, options)
         self.given = {option.name for option in options}
-        below = [f"--config={path if path in files else yaml.safe_dump(content)}" for path, content in layers]
+        below = [f"--config={yaml.safe_dump(content)}" for _, content in layers]
         with self._naming_the_checkpoint():
             self.config = parser.parse_args([verb, *below, *map(str, options)])
         seed = self.config[verb].seed_everything
@@ -400,6 +424,8 @@ class CondgenCLI(LightningCLI):
             size = f"{type(self.model).__name__}, {trained:,} parameters"
             origin = f", resumed from {self.checkpoint_path}" if self.checkpoint_path else ""
             try:
+                for recipe in self.recipes:
+                    _say(f"Config: {recipe}, which comes with condgen")
                 _say(f"Run: {run} ({size}){origin}")
                 self.trainer.fit(**kwargs)
             except BaseException:

@@ -168,7 +168,7 @@ def to_onnx(generator: ConditionalGenerator, about: dict[str, str]) -> bytes:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UsageError(f"ONNX needs {error.name}: pip install 'condgen[export]'.") from error
+        raise UsageError(f"ONNX needs {error.name}: pip install onnx onnxscript onnxruntime.") from error
     logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it speaks of what it leaves as it is
     converted = torch.onnx.export(
         program(generator), dynamo=True, verbose=False, input_names=["labels", "noise"], output_names=["images"]

@@ -113,16 +113,16 @@ def diffusion(**settings) -> Diffusion:
 @pytest.mark.parametrize(
     ("settings", "evaluations"),
     [
-        ({}, 6),
-        ({"sampling_steps": 5, "solver": "heun"}, 9),
-        ({"sampling_steps": 3, "solver": "euler"}, 3),
+        ({"guidance": 1.0}, 6),
+        ({"guidance": 1.0, "sampling_steps": 5, "solver": "heun"}, 9),
+        ({"guidance": 1.0, "sampling_steps": 3, "solver": "euler"}, 3),
         ({"guidance": 2.0}, 9),  # twice at 1/6, 2/6 and 3/6
         ({"guidance": 2.0, "sampling_steps": 5, "solver": "heun"}, 13),  # twice each at 0.2 and 0.4
         ({"guidance": 2.0, "guidance_interval": (0, 1)}, 12),
         ({"guidance": 2.0, "sampling_steps": 7, "solver": "heun"}, 19),
         ({"guidance": 2.0, "sampling_steps": 10, "solver": "euler", "guidance_interval": (0.2, 0.4)}, 13),
         ({"guidance": 2.0, "objective": "noise", "sampling_steps": 10, "guidance_interval": (0, 1)}, 20),
-        ({"objective": "noise", "sampling_steps": 10}, 10),
+        ({"guidance": 1.0, "objective": "noise", "sampling_steps": 10}, 10),
     ],
 )
 def test_its_evaluations_are_those_that_it_says(settings, evaluations):

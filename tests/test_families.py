@@ -202,6 +202,7 @@ def test_gradients_are_clipped_in_mixed_precision_too(fit_args, tmp_path):
 def test_two_processes_resume_every_family_exactly(name, fit_args, tmp_path):
     """Two networks that learn; a minute for the others: pytest -m slow -n 0 tests/test_families.py"""
     few = ["--trainer.limit_val_batches", "1", "--sample_grids.every_n_epochs", "9"]
+    few += ["--model.schedule", "constant"]  # any other follows the length of the training
     fit = [*fit_args, "--model", name, *SMALL.get(name, []), *few, "--trainer.default_root_dir"]
     finish(*two_processes([*fit, "whole"], tmp_path))
     finish(*two_processes([*fit, "cut", "--trainer.max_epochs", "1"], tmp_path))

@@ -341,7 +341,7 @@ class Diffusion(AveragedGenerator):
         objective: Literal["flow", "noise"] = "flow",
         sampling_steps: int = 6,
         solver: Solver = "multistep",
-        guidance: float = 1.0,
+        guidance: float = 1.2,
         guidance_interval: Sequence[float] = (0.1, 0.5),
         convolution_lr: float = 0.03,
         lr: float = 2e-3,

@@ -180,11 +180,11 @@ class VAE(ConditionalGenerator):
 
     def __init__(
         self,
-        latent_dim: int = 62,
+        latent_dim: int = 24,
         num_classes: int = 10,
         image_shape: Sequence[int] = (1, 28, 28),
         flow_steps: int = 8,
-        lr: float = 1e-3,
+        lr: float = 2e-3,
         schedule: ScheduleName = "cosine",
         warmup_steps: int = 100,
     ) -> None:
