@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from condgen.runs import find_checkpoint
 
 T = TypeVar("T")
 
+REQUEST_SETTINGS = {"labels", "samples_per_label", "sample_seed", "first_index", "shared_noise"}  # of a data module
 MAX_SETTINGS = 10_000  # numbers and texts among a checkpoint's hyperparameters
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # weights of one are converted to another
 
@@ -124,11 +126,14 @@ def _is_condgens(checkpoint: Any) -> bool:
 def settings(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
     """The settings of a checkpoint's generator and data, and its seed, as they stand in a config.
 
+    Which samples ``condgen predict`` generates is not among them, and no more loader workers than this machine has
+    cores: a checkpoint from somebody else must not decide how long a command runs or how many processes it starts.
+
     Raises:
         UsageError: a class of the checkpoint's is none of those that are imported.
     """
     origin = checkpoint["condgen"]
-    found = {"seed_everything": origin["seed"]}
+    found: dict[str, Any] = {"seed_everything": origin["seed"]}
     bases: tuple[tuple[str, str, type], ...] = (
         ("model", "hyper_parameters", ConditionalGenerator),
         ("data", "datamodule_hyper_parameters", LabelledImages),
@@ -138,6 +143,11 @@ def settings(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
             imported_class(origin[name], base, path)
             init_args = {k: list(v) if isinstance(v, tuple) else v for k, v in checkpoint[key].items()}
             found[name] = {"class_path": origin[name], "init_args": init_args}
+    data = found.get("data", {}).get("init_args", {})
+    for setting in REQUEST_SETTINGS & data.keys():
+        del data[setting]
+    if isinstance(data.get("num_workers"), int):
+        data["num_workers"] = min(data["num_workers"], os.cpu_count() or 1)
     return found
 
 

@@ -274,7 +274,10 @@ class CondgenCLI(LightningCLI):
             self._subcommand_parsers[verb].set_defaults(model=family)
         self.recipes = [path for path, _ in layers if Path(path).parent == RECIPES]
         self._check_names(verb, layers, options)
+        in_configs = [content.get("data") for path, content in layers if path != str(self.checkpoint_path)]
         self.given = {option.name for option in options}
+        if any(isinstance(data, dict) and "root" in data.get("init_args", {}) for data in in_configs):
+            self.given.add("data.root")
         below = [f"--config={yaml.safe_dump(content)}" for _, content in layers]
         with self._naming_the_checkpoint():
             self.config = parser.parse_args([verb, *below, *map(str, options)])
@@ -335,6 +338,9 @@ class CondgenCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         if self.checkpoint is not None and self.checkpoint_path is not None:
+            root = self.datamodule.root
+            is_outside = root.is_absolute() or ".." in root.parts
+            self.datamodule.may_download = not is_outside or "data.root" in self.given
             check_same_images(self.checkpoint, self.checkpoint_path, self.datamodule)
             check_fits(self.checkpoint, self.checkpoint_path, self.model)
 

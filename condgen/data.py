@@ -30,6 +30,7 @@ from condgen.errors import UsageError, check_number
 from condgen.idx import read_idx
 
 Source = Literal["auto", "full", "sample"]
+MAX_BLOCK = 4096
 DOWNLOAD_TIMEOUT = 10.0  # seconds without a byte
 
 
@@ -47,7 +48,7 @@ class LabelledImages(LightningDataModule):
     Args:
         root: the folder with the data set, or into which it is downloaded.
         source: ``auto`` as above, ``full`` refuses the sample, ``sample`` uses it at once.
-        batch_size: images in a step over all processes; at predict, samples in a block.
+        batch_size: images in a step over all processes; at predict, samples in a block, at most 4,096.
         num_workers: processes that prepare batches; 0 is fastest for images of this size.
         labels: predict: the labels to draw, e.g. ``[3,1,4]``, or a word that is spelled with them, e.g. ``2026``; every
             label once if not given.
@@ -91,6 +92,7 @@ class LabelledImages(LightningDataModule):
         self.shared_noise = shared_noise
         self._check_settings()
         self._images: tuple[Images, Images] | None = None
+        self.may_download = True
 
     def _check_settings(self) -> None:
         check_number("data.batch_size", self.batch_size, at_least=1, at_most=2**20)
@@ -128,6 +130,11 @@ class LabelledImages(LightningDataModule):
         return self.root / self.dataset / "judges"
 
     @property
+    def block_size(self) -> int:
+        """Samples that are generated at once: the batch size, but no more than memory surely has room for."""
+        return min(self.batch_size, MAX_BLOCK)
+
+    @property
     def num_classes(self) -> int:
         """Labels are 0 … ``num_classes`` - 1."""
         return len(self.classes)
@@ -156,6 +163,11 @@ class LabelledImages(LightningDataModule):
         predicting = self.trainer is not None and self.trainer.predicting
         if predicting or self._images is not None or self.source == "sample" or self._find() is not None:
             return
+        if not self.may_download:
+            raise UsageError(
+                f"{self.dataset} is not under {self.root}, which only the checkpoint names: give "
+                f"--data.root {self.root} to download it there."
+            )
         try:
             self._download()
         except (OSError, RuntimeError) as error:
@@ -331,7 +343,7 @@ class LabelledImages(LightningDataModule):
     @property
     def request(self) -> SampleRequest:
         return SampleRequest(
-            self.labels, self.samples_per_label, self.first_index, self.sample_seed, self.batch_size, self.shared_noise
+            self.labels, self.samples_per_label, self.first_index, self.sample_seed, self.block_size, self.shared_noise
         )
 
     def predict_dataloader(self) -> DataLoader[SampleBlock]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import socket
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -16,6 +17,7 @@ from test_cli import refused
 
 import condgen
 from condgen.__main__ import main
+from condgen.checkpoints import settings
 from condgen.errors import UsageError
 
 FEW = ["--trainer.limit_val_batches", "1"]
@@ -200,6 +202,38 @@ def test_checkpoint_that_is_compressed_is_refused_before_it_takes_memory(content
             bomb.writestr(entry.filename, whole.read(entry), zipfile.ZIP_DEFLATED)
     assert (tmp_path / "bomb.ckpt").stat().st_size < 100_000
     assert "bomb.ckpt" in refused(["validate", "--ckpt_path", str(tmp_path / "bomb.ckpt")], capsys)
+
+
+def test_checkpoint_never_decides_how_many_samples_predict_writes(content, last, tmp_path):
+    request = {"labels": [1] * 99, "samples_per_label": 10**9, "sample_seed": 5, "first_index": 7, "shared_noise": True}
+    whole = torch.load(last, weights_only=True)
+    data = content["datamodule_hyper_parameters"] | request
+    torch.save(whole | {"datamodule_hyper_parameters": data}, tmp_path / "odd.ckpt")
+    folder = tmp_path / "samples"
+    assert main(["predict", "--ckpt_path", str(tmp_path / "odd.ckpt"), "--predictions.dirpath", str(folder)]) == 0
+    assert len((folder / "manifest.csv").read_text().splitlines()) == 101
+
+
+def test_checkpoint_never_decides_how_many_processes_and_how_much_memory_a_command_takes(last, tmp_path):
+    whole = torch.load(last, weights_only=True)
+    data = whole["datamodule_hyper_parameters"] | {"num_workers": 512, "batch_size": 2**20}
+    torch.save(whole | {"datamodule_hyper_parameters": data}, tmp_path / "odd.ckpt")
+    command = "condgen predict --ckpt_path odd.ckpt --predictions.dirpath samples --data.labels [1]"
+    script = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (2**34, 2**34)); "
+    script += f"from condgen.__main__ import main; sys.exit(main({command.split()[1:]}))"
+    assert subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False).returncode == 0
+    saved = settings(torch.load(tmp_path / "odd.ckpt", weights_only=True), tmp_path / "odd.ckpt")
+    assert saved["data"]["init_args"]["num_workers"] <= os.cpu_count()
+
+
+def test_checkpoint_never_decides_where_a_data_set_is_downloaded(last, tmp_path, capsys):
+    whole = torch.load(last, weights_only=True)
+    data = whole["datamodule_hyper_parameters"] | {"root": str(tmp_path / "elsewhere"), "source": "full"}
+    torch.save(whole | {"datamodule_hyper_parameters": data}, tmp_path / "odd.ckpt")
+    for verb in ("validate", "test", "fit"):
+        more = ["--trainer.max_epochs", "9"] if verb == "fit" else []
+        assert "--data.root" in refused([verb, "--ckpt_path", str(tmp_path / "odd.ckpt"), *more], capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["odd.ckpt"]
 
 
 def nested(levels: int, width: int) -> list:

@@ -34,7 +34,7 @@ def draw(trainer: Trainer, generator: ConditionalGenerator, samples_per_label: i
     """
     began = time.monotonic()
     data: LabelledImages = trainer.datamodule  # type: ignore[attr-defined]
-    request = SampleRequest(list(range(data.num_classes)), samples_per_label, 0, data.sample_seed, data.batch_size)
+    request = SampleRequest(list(range(data.num_classes)), samples_per_label, 0, data.sample_seed, data.block_size)
     labels = torch.tensor([request.label_of(index) for index in range(request.end)])
     images = torch.zeros(request.end, *generator.image_shape, dtype=torch.uint8, device=generator.device)
     blocks = request_loader(request, trainer.world_size, trainer.global_rank)
