@@ -559,3 +559,16 @@ def test_samples_in_a_run_directory_are_compared_with_its_data_set(inside_run, c
 def test_path_that_is_too_long_is_refused_in_one_line(capsys):
     for path in ("x" * 300, f"{'x' * 300}/y", f"{'x' * 300}.npz"):
         assert "too long" in refused(["score", path], capsys)
+
+
+def test_score_skips_hidden_and_system_files_but_no_broken_picture(tmp_path):
+    folder = tmp_path / "0"
+    folder.mkdir()
+    GREY.save(folder / "a.png")
+    for name in ("Thumbs.db", ".DS_Store", "desktop.ini", "._a.png"):
+        (folder / name).write_bytes(b"\0\1")
+    (tmp_path / "__MACOSX").mkdir()
+    assert len(read_samples(tmp_path, Small())) == 1
+    (folder / "b.png").write_bytes(b"\0\1")
+    with pytest.raises(UsageError, match=r"b\.png"):
+        read_samples(tmp_path, Small())

@@ -113,6 +113,11 @@ def _read_predictions(folder: Path, data: LabelledImages) -> Images:
     return Images(torch.cat([shard.images for shard in shards]), torch.cat([shard.labels for shard in shards]))
 
 
+def _is_systems(path: Path) -> bool:
+    """Whether a file or folder is hidden, or one that Windows or macOS adds by itself."""
+    return path.name.startswith(".") or path.name.lower() in ("thumbs.db", "desktop.ini", "__macosx")
+
+
 def _read_folders(folder: Path, data: LabelledImages) -> Images:
     """The pictures in a folder for each label."""
     names = {name.replace("/", "-"): label for label, name in enumerate(data.classes)}
@@ -122,13 +127,13 @@ def _read_folders(folder: Path, data: LabelledImages) -> Images:
         for name, label in names.items()
         if (folder / name).is_dir()
         for path in sorted((folder / name).iterdir())
-        if not path.is_dir() and not path.name.startswith(".")
+        if not path.is_dir() and not _is_systems(path)
     ]
     if not files:
         raise UsageError(
             f"{folder} has neither a manifest.csv nor folders with pictures of each label, as {folder / str(0)}."
         )
-    strange = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name not in names and p.name[0] != ".")
+    strange = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name not in names and not _is_systems(p))
     if strange:
         raise UsageError(f"{folder} has folders that are no label of {data.full_name}: {', '.join(strange)[:200]}.")
     _check_count(folder, len(files), data)
