@@ -352,9 +352,9 @@ class CondgenCLI(LightningCLI):
         monitors = [callback.monitor for callback in config.callbacks if isinstance(callback, EarlyStopping)]
         if self.subcommand == "fit" and {self._get(self.config_init, "checkpoint").monitor, *monitors} != {"val_loss"}:
             config.num_sanity_val_steps = config.num_sanity_val_steps or 1  # it shows what is logged
-        self.logs_into_run = self.subcommand == "fit" and config.logger in (None, True)
-        if self.subcommand != "fit" or self.logs_into_run:
-            config.logger = False
+        self.logs_into_run = self.subcommand == "fit" and config.logger is not False
+        if self.subcommand != "fit" or config.logger in (None, True):
+            config.logger = False  # the loggers of the run directory are added when there is one
         config.plugins = [*check_plugins(_as_list(config.plugins)), WholeCheckpointIO()]
         if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
             config.plugins.append(SLURMEnvironment(auto_requeue=False))
@@ -425,7 +425,7 @@ class CondgenCLI(LightningCLI):
         self.trainer.run_directory = run
         with alone_in(run / "checkpoints") if first and run else contextlib.nullcontext():
             if self.logs_into_run:
-                self.trainer.loggers = [*run_loggers(run or self.root, *continued)]
+                self.trainer.loggers = [*run_loggers(run or self.root, *continued), *self.trainer.loggers]
             trained = sum(weights.numel() for weights in self.model.parameters() if weights.requires_grad)
             size = f"{type(self.model).__name__}, {trained:,} parameters"
             origin = f", resumed from {self.checkpoint_path}" if self.checkpoint_path else ""
@@ -434,6 +434,9 @@ class CondgenCLI(LightningCLI):
                     _say(f"Config: {recipe}, which comes with condgen")
                 _say(f"Run: {run} ({size}){origin}")
                 self.trainer.fit(**kwargs)
+            except Stopped as stop:
+                stop.resume_command = self._resume_command(run)
+                raise
             except BaseException:
                 begun = self.trainer.global_step not in (0, self.checkpoint["global_step"] if self.checkpoint else 0)
                 if run and resumed is None and first and not begun and not _has_results(run):
@@ -451,14 +454,23 @@ class CondgenCLI(LightningCLI):
         lines, path = [f"Run: {run}"], shlex.quote(str(run))
         if run and (run / "samples.gif").is_file():
             lines.append(f"  see the samples of every epoch    {run / 'samples'}/, {run / 'samples.gif'}")
+        if run and (run / "metrics.csv").is_file():
+            lines += [
+                f"  see the curves                    condgen plot {path}",
+                f"  compare them with other runs      tensorboard --logdir {shlex.quote(str(self.root / RUNS))}",
+            ]
         lines += [
-            f"  see the curves                    condgen plot {path}",
-            f"  see them while it trains          tensorboard --logdir {shlex.quote(str(self.root / RUNS))}",
-            f"  draw samples                      condgen predict --ckpt_path {path}",
+            f"  generate samples                  condgen predict --ckpt_path {path}",
             f"  score them                        condgen test --ckpt_path {path}",
-            f"  train on                          condgen fit --ckpt_path {path} {longer}".rstrip(),
+            f"  train longer                      {self._resume_command(run)} {longer}".rstrip(),
         ]
         return "\n".join(lines)
+
+    def _resume_command(self, run: Path | None) -> str:
+        """The command that resumes this training; with its config, if that names classes."""
+        has_classes = any(self.trainer_settings[name] not in (None, True, False, []) for name in CLASS_SETTINGS)
+        config = f"--config {shlex.quote(str(run))}/config.yaml " if has_classes else ""
+        return f"condgen fit {config}--ckpt_path {shlex.quote(str(run))}"
 
     def _timer(self) -> Timer | None:
         """The callback of ``trainer.max_time``."""
@@ -597,7 +609,7 @@ def run(arguments: list[str]) -> int:
     except (ArgumentError, argparse.ArgumentError) as error:
         return _fail(str(usage_error(error)), 2)
     except Stopped as stop:
-        _say(f"\nStopped. Checkpoint saved. Resume with: condgen fit --ckpt_path {shlex.quote(str(stop.checkpoint))}")
+        _say(f"\nStopped. Checkpoint saved. Resume with: {stop.resume_command}")
         # a child process that ends with an error would make Lightning end the others
         return 0 if _is_child() and "TORCHELASTIC_RUN_ID" not in os.environ else 128 + stop.signum
     except Exception as error:

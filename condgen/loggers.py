@@ -11,10 +11,18 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import (
+    CometLogger,
+    CSVLogger,
+    Logger,
+    MLFlowLogger,
+    TensorBoardLogger,
+)
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loggers.logger import rank_zero_experiment
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from torch import Tensor
+from torch.utils.tensorboard.summary import hparams
 
 from condgen.files import read_limited, replacing
 
@@ -116,15 +124,36 @@ class RunCSVLogger(CSVLogger):
 
 
 class RunTensorBoardLogger(TensorBoardLogger):
-    """Writes events beside ``metrics.csv``; the settings are in the run's ``config.yaml``."""
+    """Writes events beside ``metrics.csv``, and the hyperparameters for TensorBoard's HPARAMS tab."""
 
     def __init__(self, run: Path, first_step: int) -> None:
         super().__init__(run.parent, name="", version=run.name, purge_step=first_step or None)
 
-    log_hyperparams: Callable[..., None] = lambda *_, **__: None
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
+        """Writes the hyperparameters once, with ``val_loss`` as their metric; its values are logged during training."""
+        plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in dict(params).items()}
+        for summary in hparams(plain, {"val_loss": 0.0}):
+            self.experiment.file_writer.add_summary(summary)
 
     def save(self) -> None:
         self.experiment.flush()
+
+
+def log_image(logger: Logger, name: str, image: Tensor, step: int) -> None:
+    """Logs an image (3, H, W) uint8 to a logger that takes images: TensorBoard, W&B, MLflow, Comet.
+
+    A logger of your own gets it through ``log_image(name, [array (H, W, 3)], step=step)``, if it has this method.
+    """
+    array = image.permute(1, 2, 0).numpy()
+    if isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_image(name, image, step)
+    elif isinstance(logger, MLFlowLogger):
+        logger.experiment.log_image(logger.run_id, array, key=name, step=step)
+    elif isinstance(logger, CometLogger):
+        logger.experiment.log_image(array, name=name, step=step)
+    elif hasattr(logger, "log_image"):  # W&B
+        logger.log_image(name, [array], step=step)
 
 
 def run_loggers(run: Path, first_step: int, extra_rows: Sequence[str] = ()) -> list[CSVLogger | TensorBoardLogger]:

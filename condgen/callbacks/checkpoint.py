@@ -28,12 +28,13 @@ class Stopped(BaseException):
 
     Args:
         signum: the signal.
-        checkpoint: what was saved.
     """
 
-    def __init__(self, signum: int, checkpoint: Path) -> None:
+    resume_command = "condgen fit --ckpt_path last"  # the command line knows a better one
+
+    def __init__(self, signum: int) -> None:
         super().__init__(signum)
-        self.signum, self.checkpoint = signum, checkpoint
+        self.signum = signum
 
 
 def check_monitor(setting: str, monitor: str, logged: Collection[str]) -> None:
@@ -252,7 +253,7 @@ class RunCheckpoint(Checkpoint):
 
     def _stop(self) -> NoReturn:
         assert self._stopping is not None
-        raise Stopped(self._stopping, self.directory / "last.ckpt")
+        raise Stopped(self._stopping)
 
     def _is_better(self, value: float) -> bool:
         return math.isfinite(value) and (

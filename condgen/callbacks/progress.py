@@ -10,8 +10,11 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from condgen.generators import ConditionalGenerator
+
+UNSEEN = 1e-9  # seconds until a bar is first shown: not before its total is known
 
 
 class RunProgressBar(TQDMProgressBar):
@@ -22,14 +25,27 @@ class RunProgressBar(TQDMProgressBar):
         self._started = 0.0
         self._batches_before = 0
 
+    def _bar(self, description: str, leave: bool) -> Tqdm:
+        return Tqdm(
+            desc=description, position=2 * self.process_position, disable=self.is_disabled, leave=leave,
+            dynamic_ncols=True, file=sys.stdout, smoothing=0, bar_format=self.BAR_FORMAT, delay=UNSEEN,
+        )  # fmt: skip
+
+    def init_train_tqdm(self) -> Tqdm:
+        return self._bar("Epoch", leave=True)
+
+    def init_validation_tqdm(self) -> Tqdm:
+        return self._bar("Validation", leave=False)
+
     def on_train_start(self, *args: Any) -> None:
         super().on_train_start(*args)
         self._started, self._batches_before = time.monotonic(), self.trainer.fit_loop.total_batch_idx + 1
 
     def on_exception(self, *args: Any) -> None:
-        print(flush=True)  # what is said of it begins on a line of its own
+        print(flush=True)  # so that the error begins on a line of its own
 
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
+        self.train_progress_bar.leave = False  # an unused one
         super().on_train_epoch_start(trainer, *args)
         steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)  # of an epoch
         epochs = trainer.estimated_stepping_batches / steps

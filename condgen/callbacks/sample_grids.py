@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from condgen.errors import check_number
 from condgen.evaluation.samples import BLOCK, sample_grid
 from condgen.evaluation.scores import first_of_each_label, rows_of
 from condgen.generators import ConditionalGenerator
+from condgen.loggers import log_image
 from condgen.pictures import grid, to_bytes, write_gif, write_png
 
 
@@ -37,7 +37,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 class SampleGrids(Callback):
-    """Writes ``samples/epoch=000.png`` …, a row a label, also into TensorBoard; at the end, all as ``samples.gif``.
+    """Writes ``samples/epoch=000.png`` …, a row a label, also to loggers; at the end, all as ``samples.gif``.
 
     Where a family reconstructs images, there is a second grid, ``reconstructions/epoch=000.png``: a row of validation
     images of each label, and below it what the family makes of them.
@@ -75,8 +75,7 @@ class SampleGrids(Callback):
                     continue
                 write_png(picture, self.run / name / f"epoch={trainer.current_epoch:03d}.png")
                 for logger in trainer.loggers:
-                    if isinstance(logger, TensorBoardLogger):
-                        logger.experiment.add_image(name, picture, trainer.global_step - 1)  # the step of val_loss
+                    log_image(logger, name, picture, trainer.global_step - 1)  # the step of val_loss
 
     @torch.no_grad()
     def reconstruct(self, generator: ConditionalGenerator, real: Images) -> Tensor | None:
