@@ -33,6 +33,7 @@ Options are those of the config; a flag beats the file:
   --trainer.max_epochs 20    --trainer.devices 2        Lightning's Trainer
   --ckpt_path last|best|FILE|RUN_DIRECTORY              a checkpoint: its model and data settings hold
   --seed_everything 7                                   another seed
+  --import my_module                                    classes of your own, in any command
 
   condgen VERB --help           every option of a verb
   condgen fit --model.help DNN, --data.help MNIST       those of a family or a data set
@@ -83,6 +84,8 @@ def _run(arguments: list[str]) -> int:
         return 0
     before = signal.signal(signal.SIGTERM, _end) if threading.current_thread() is threading.main_thread() else None
     try:
+        if sys.stderr.isatty():
+            print("Loading PyTorch ...", end="\r", file=sys.stderr, flush=True)  # the next line overwrites it
         from condgen.cli import run
 
         return run(arguments)

@@ -182,8 +182,8 @@ def imported_class(class_path: str, base: type[T], path: Path) -> type[T]:
         if f"{found.__module__}.{found.__qualname__}" == class_path:
             return found
     raise UsageError(
-        f"{path} is of the class {class_path}, which condgen does not know: "
-        "name it as --model or --data, or import it in Python first."
+        f"{path} is of the class {class_path}, which condgen does not know. If you trust it, add "
+        f"--import {class_path.rpartition('.')[0]}, or import it in Python first."
     )
 
 

@@ -51,7 +51,7 @@ from condgen.checkpoints import (
     settings,
 )
 from condgen.data import LabelledImages
-from condgen.errors import CollectiveError, UsageError, check_number
+from condgen.errors import CollectiveError, UsageError, check_number, printable
 from condgen.evaluation.report import about_checkpoint, report
 from condgen.files import alone_in, replacing
 from condgen.generators import ConditionalGenerator
@@ -505,7 +505,8 @@ class CondgenCLI(LightningCLI):
             assert self.checkpoint is not None
             assert self.checkpoint_path is not None
             origin = about_checkpoint(self.checkpoint, self.checkpoint_path)
-            report(self.model, self.datamodule, drawn.judge, drawn.samples, drawn.seconds, origin, run)
+            progress = self.trainer.progress_bar_callback is not None
+            report(self.model, self.datamodule, drawn.judge, drawn.samples, drawn.seconds, origin, run, progress)
 
     def predict(self, **kwargs: Any) -> None:
         self.trainer.run_directory = self._checkpoint_run()
@@ -591,6 +592,27 @@ def _quieten() -> None:
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
 
 
+def import_modules(words: list[str]) -> list[str]:
+    """Imports the modules of ``--import MODULE``, and returns the other words of the command line.
+
+    Raises:
+        UsageError: a module cannot be imported.
+    """
+    rest, following = list[str](), iter(words)
+    for word in following:
+        if word != "--import" and not word.startswith("--import="):
+            rest.append(word)
+            continue
+        module = word.partition("=")[2] or next(following, "")
+        try:
+            importlib.import_module(module)
+        except (ImportError, ValueError) as error:
+            raise UsageError(
+                f"--import {module}: {error}. Use python -m condgen for a module in this folder."
+            ) from error
+    return rest
+
+
 def run(arguments: list[str]) -> int:
     """Runs a command line and returns its exit code: 0; 1 or 2 after a mistake; 130 or 143 when told to stop."""
     _quieten()
@@ -600,6 +622,7 @@ def run(arguments: list[str]) -> int:
     try:
         if any(not word.isprintable() and "\udc80" <= max(word) <= "\udcff" for word in arguments):
             raise UsageError("An argument is not UTF-8: rename the file, or set the terminal to UTF-8.")
+        arguments = import_modules(arguments)
         if arguments[0] in FUNCTIONS:
             call(arguments[0], arguments[1:], Parser())
         else:
@@ -643,5 +666,5 @@ def _is_child() -> bool:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"condgen: {' '.join(message.split())[:600]}", file=sys.stderr)
+    print(f"condgen: {printable(' '.join(message.split())[:600])}", file=sys.stderr)
     return code

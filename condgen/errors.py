@@ -16,6 +16,11 @@ class CollectiveError(UsageError):
     """A UsageError that every process raises at the same place. Only the first process prints it."""
 
 
+def printable(text: str) -> str:
+    """The text with control characters, line breaks and the like as escape sequences."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 def check_number(
     name: str,
     value: float,

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from condgen.errors import UsageError
+from condgen.errors import UsageError, printable
 from condgen.evaluation.figure_file import write_figure
 from condgen.evaluation.report import run_names
-from condgen.evaluation.scores_file import MAX_NAME, printable
+from condgen.evaluation.scores_file import MAX_NAME
 from condgen.files import open_regular
 from condgen.mistakes import read_config, short_name
 from condgen.runs import RUNS, runs_with

@@ -164,7 +164,8 @@ class PredictionFiles(Callback):
             write_png(grid(rows.transpose(0, 1).flatten(0, 1), len(rows)), self.partial / "word.png")
         if self.walk:
             with trainer.precision_plugin.forward_context():
-                write_walk(generator, self.request, self.walk, (GRID_ROWS, GRID_COLUMNS), self.partial)
+                progress = trainer.progress_bar_callback is not None
+                write_walk(generator, self.request, self.walk, (GRID_ROWS, GRID_COLUMNS), self.partial, progress)
         with open(self.partial / "manifest.csv", "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(HEADER)

@@ -1,1 +1,1 @@
-"""A page in the browser that shows what runs draw. Only ``page.py`` needs gradio."""
+"""A page in the browser that shows what runs draw. Only ``page.py`` and ``middleware.py`` need gradio."""

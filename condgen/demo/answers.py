@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from condgen.batches import Images
 from condgen.data import LabelledImages
-from condgen.demo.figures import animation, caption, figure, npz, picture, saving, score_tables
-from condgen.demo.shown import Run, chosen, whole
+from condgen.demo.figures import animation, caption, figure, npz, picture, read_png, saving, score_tables
+from condgen.demo.shown import Run, Setting, chosen, whole
 from condgen.errors import UsageError, check_number
 from condgen.evaluation.samples import draw_bytes
 from condgen.evaluation.sets import nearest
@@ -22,6 +25,14 @@ from condgen.pictures import grid, png
 RUNS, LABELS, EACH, IMAGES, EVALUATIONS = 8, 20, 20, 400, 10_000  # at most; the last two of one run
 RANGES: dict[Distribution, tuple[int, int]] = {"uniform": (0, 1), "normal": (-3, 3)}  # of one number of the noise
 STRIP, FRAMES = 11, 21  # images of a way, and of half an animation
+KINDS: dict[Any, tuple[Any, str]] = {  # of the annotations below: the types that JSON has for them
+    str: (str, "a string"),
+    str | None: (str | None, "a string"),
+    float: ((int, float), "a number"),
+    bool: (bool, "true or false"),
+    list[str]: (list, "a list of strings"),
+    Setting: (str | int | float | None, "a number, or nothing for that of the training"),
+}
 TINT = torch.tensor([255, 196, 110]).view(3, 1, 1)  # of training images
 
 
@@ -38,16 +49,15 @@ class Answers:
         self.runs = runs
 
     def _some(self, names: list[str]) -> list[Run]:
-        number = len(names) if isinstance(names, list) else 0
-        if not 1 <= number <= RUNS:
-            raise UsageError(f"{number} runs are chosen: choose 1 to {RUNS}.")
+        if not 1 <= len(names) <= RUNS:
+            raise UsageError(f"{len(names)} runs are chosen: choose 1 to {RUNS}.")
         return [chosen(self.runs, name) for name in names]
 
     def side_by_side(
-        self, names: list[str], text: str, each: float, seed: float, near: bool = False, *settings: str
+        self, names: list[str], text: str, samples_of_each: float, seed: float, near: bool = False, *settings: Setting
     ) -> str:
-        """What each run draws, as ``condgen predict`` does; where ``near``, the nearest training images below it."""
-        figures, each = [], whole("samples", each, 1, EACH)
+        """The samples of each run, as ``condgen predict`` does; if ``near``, with the nearest training images below."""
+        figures, each = [], whole("samples", samples_of_each, 1, EACH)
         for run in self._some(names):
             labels = torch.tensor(labels_of(run.data, text)).repeat_interleave(each)
             if len(labels) > IMAGES:
@@ -67,7 +77,7 @@ class Answers:
         return "".join(figures)
 
     def morph(
-        self, part: float, name: str, label: str, seed: float, first: float, second: float, *settings: str
+        self, part: float, name: str, label: str, seed: float, first: float, second: float, *settings: Setting
     ) -> str:
         """A sample on the way from one to another."""
         check_number("The part of the way", part, at_least=0, at_most=1)
@@ -75,7 +85,9 @@ class Answers:
         said = f"{part:.0%} of the way from sample {first:.0f} to sample {second:.0f}"
         return figure(picture(png(images[0]), said, times=10), f"{label} by {run.family}", [said])
 
-    def way(self, name: str, label: str, seed: float, first: float, second: float, *settings: str) -> tuple[str, str]:
+    def way(
+        self, name: str, label: str, seed: float, first: float, second: float, *settings: Setting
+    ) -> tuple[str, str]:
         """The whole way from one sample to another, at a glance and as an animation."""
         parts = torch.linspace(0, 1, FRAMES).tolist()
         run, images = self._on_the_way(parts, name, label, seed, first, second, *settings)
@@ -87,7 +99,7 @@ class Answers:
         )
 
     def _on_the_way(
-        self, parts: list[float], name: str, label: str, seed: float, first: float, second: float, *settings: str
+        self, parts: list[float], name: str, label: str, seed: float, first: float, second: float, *settings: Setting
     ) -> tuple[Run, Tensor]:
         run = chosen(self.runs, name)
         generator = run.generator(*settings)
@@ -103,7 +115,7 @@ class Answers:
         return low, high, min(high, max(low, round(float(own), 2)))
 
     def move(
-        self, value: float, name: str, label: str, seed: float, sample: float, coordinate: float, *settings: str
+        self, value: float, name: str, label: str, seed: float, sample: float, coordinate: float, *settings: Setting
     ) -> str:
         """A sample with another value of one number of its noise."""
         run = chosen(self.runs, name)
@@ -113,7 +125,7 @@ class Answers:
         said = f"sample {sample:.0f} with coordinate {coordinate:.0f} at {value:.2f}"
         return figure(picture(png(images[0]), said, times=10), f"{label} by {run.family}", [said])
 
-    def span(self, name: str, label: str, seed: float, sample: float, coordinate: float, *settings: str) -> str:
+    def span(self, name: str, label: str, seed: float, sample: float, coordinate: float, *settings: Setting) -> str:
         """A sample over the whole range of one number of its noise, at a glance."""
         run = chosen(self.runs, name)
         generator = run.generator(*settings)
@@ -127,7 +139,14 @@ class Answers:
         return figure(picture(content, title), title, said, links, wide=True)
 
     def _moved(
-        self, values: list[float], run: Run, label: str, seed: float, sample: float, coordinate: float, *settings: str
+        self,
+        values: list[float],
+        run: Run,
+        label: str,
+        seed: float,
+        sample: float,
+        coordinate: float,
+        *settings: Setting,
     ) -> Tensor:
         generator = run.generator(*settings)
         noise = noise_of(generator, seed, sample).flatten().repeat(len(values), 1)
@@ -141,16 +160,26 @@ class Answers:
         paths = grids(run)
         number = min(whole("grid", number, 1, 10**6), len(paths))
         said = [run.name, f"{paths[number - 1].stem}: {number} of {len(paths)}"]
-        return figure(picture(paths[number - 1].read_bytes(), said[1], times=2), run.family, said)
+        return figure(picture(read_png(paths[number - 1]), said[1], times=2), run.family, said)
 
     def scores(self, names: list[str]) -> str:
         """The scores of the runs beside those of real images."""
         return score_tables(self._some(names))
 
 
+def check_types(answer: Callable[..., Any], values: Sequence[Any]) -> None:
+    """Raises UsageError if a value of a request has not the type of the answer's annotation."""
+    signature = inspect.signature(answer, eval_str=True)
+    for name, given in signature.bind(*values).arguments.items():
+        types, said = KINDS[signature.parameters[name].annotation]
+        for value in given if isinstance(given, tuple) else [given]:  # JSON has no tuple: these are the *settings
+            if not isinstance(value, types):
+                raise UsageError(f"{name.replace('_', ' ')} is {value!r:.60}: give {said}.")
+
+
 def labels_of(data: LabelledImages, text: str) -> list[int]:
     """The labels of what was typed; raises UsageError where there are none, too many, or none of this name."""
-    text = text.strip() if isinstance(text, str) else ""
+    text = text.strip()
     if not text:
         raise UsageError(f"Type what to draw: one or more of {', '.join(data.classes):.300}.")
     if len(text) > 400:

@@ -7,6 +7,7 @@ import math
 from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,13 @@ from condgen.demo.shown import Run
 from condgen.errors import UsageError
 from condgen.evaluation.report import basis
 from condgen.evaluation.scores import cell
+from condgen.files import read_limited
 from condgen.generators import ConditionalGenerator
 from condgen.pictures import png
 
 CAPTION_SCORES = ("accuracy", "coverage")
 FRAMES_PER_SECOND, ENLARGED = 12, 10
+PNG_BYTES, PNG_PIXELS = 10_000_000, 25_000_000  # of a file that a training left, at most
 
 
 def _data_uri(content: bytes, kind: str) -> str:
@@ -30,17 +33,27 @@ def _data_uri(content: bytes, kind: str) -> str:
 
 
 def picture(content: bytes, alt: str, times: int = 3) -> str:
-    """An image file, shown as many whole times its size as fit, at most ``times`` (``page.css``).
+    """A PNG or WebP file, shown as many whole times its size as fit, at most ``times`` (``page.css``)."""
+    with Image.open(io.BytesIO(content), formats=("PNG", "WEBP")) as image:
+        source = _data_uri(content, f"image/{(image.format or '').lower()}")
+        return f'<img src="{source}" alt="{escape(alt)}" style="--w:{image.width}px;--times:{times}">'
+
+
+def read_png(path: Path) -> bytes:
+    """The content of a PNG file.
 
     Raises:
-        UsageError: it is no whole image file.
+        UsageError: it cannot be read, is damaged, or is too large.
     """
     try:
-        image = Image.open(io.BytesIO(content))
-    except OSError as error:
-        raise UsageError(f"The picture of {alt} is damaged on the disk.") from error
-    source = _data_uri(content, f"image/{(image.format or '').lower()}")
-    return f'<img src="{source}" alt="{escape(alt)}" style="--w:{image.width}px;--times:{times}">'
+        content = read_limited(path, PNG_BYTES)
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+            if image.width * image.height > PNG_PIXELS:
+                raise OSError(f"larger than {PNG_PIXELS:,} pixels")
+            image.load()
+    except Exception as error:  # Pillow raises errors of many classes for damaged data
+        raise UsageError(f"{path} cannot be shown ({error}): remove it, or restore it from a backup.") from error
+    return content
 
 
 def saving(name: str, content: bytes) -> str:
@@ -120,8 +133,11 @@ def _table(scored: Sequence[tuple[Run, dict[str, Any]]]) -> str:
     rows = [f"<tr><th></th>{heads}<th>real images</th></tr>"]
     for name, real in first["scores"].items():
         found = [scores["scores"].get(name, {}) for _, scores in scored]
-        far = [abs(of["value"] - real["floor"]) if of.get("value") is not None else math.inf for of in found]
-        cells = [_cell(of.get("value"), of.get("uncertainty"), d == min(far)) for of, d in zip(found, far, strict=True)]
+        far = [
+            math.inf if None in (of.get("value"), real["floor"]) else abs(of["value"] - real["floor"]) for of in found
+        ]
+        best = [distance == min(far) < math.inf for distance in far]
+        cells = [_cell(of.get("value"), of.get("uncertainty"), b) for of, b in zip(found, best, strict=True)]
         cells.append(_cell(real["floor"], real["floor_uncertainty"]))
         rows.append(f"<tr><th>{escape(name.replace('_', ' '))}</th>{''.join(cells)}</tr>")
     for name in first["cost"]:

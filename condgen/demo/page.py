@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from fastapi import FastAPI
 from gradio.events import Dependency
+from starlette.middleware import Middleware
 
-from condgen.demo.answers import RUNS, Answers, grids
+from condgen.demo.answers import RUNS, Answers, check_types, grids
+from condgen.demo.middleware import PageRequests
 from condgen.demo.shown import Run, chosen
 from condgen.errors import UsageError
 
@@ -25,24 +28,33 @@ PREPARE: dict[str, Any] = {  # what inputs can be, at once
 }  # fmt: skip
 
 
-def launch(runs: dict[str, Run], host: str, port: int) -> gr.Blocks:
-    """Serves the page of these runs, and returns at once."""
+WAITING = 20  # requests; gradio tells the client of another one that the page is busy
+SESSIONS = 50  # whose state gradio keeps, 100 kB each
+
+
+def application(runs: dict[str, Run], host: str) -> FastAPI:
+    """The page of these runs as an ASGI application."""
     page = build(runs)
-    page.launch(
-        server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, share=False, ssr_mode=False,
-        enable_monitoring=False, max_file_size=1, footer_links=[], css_paths=[Path(__file__).with_name("page.css")],
+    page.queue(max_size=WAITING, api_open=False)
+    page.state_session_capacity = SESSIONS
+    functions = {number: function for number, function in page.fns.items() if function.fn}
+    middleware = [Middleware(PageRequests, host=host, functions=functions)]
+    return gr.mount_gradio_app(
+        FastAPI(middleware=middleware, openapi_url=None), page, path="/", show_error=False, ssr_mode=False,
+        enable_monitoring=False, footer_links=[], css_paths=[Path(__file__).with_name("page.css")],
         theme=gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")),
     )  # fmt: skip
-    return page
 
 
 def plainly(answer: Callable[..., Any]) -> Callable[..., Any]:
-    """Says on the page what is wrong with a request."""
+    """Answers a request whose client waits for the answer, and shows on the page what is wrong with it."""
 
-    @functools.wraps(answer)
-    def answered(*request: Any) -> Any:
+    def answered(request: gr.Request, *values: Any) -> Any:
+        if not request.state.is_read(request.session_hash):
+            raise gr.Error("Nobody waits for the answer.", print_exception=False)
         try:
-            return answer(*request)
+            check_types(answer, values)
+            return answer(*values)
         except UsageError as error:
             said = html.escape(str(error)[:600], quote=False)  # gradio shows it as HTML
             raise gr.Error(said, title="Not drawn", duration=8, print_exception=False) from error
@@ -50,16 +62,39 @@ def plainly(answer: Callable[..., Any]) -> Callable[..., Any]:
     return answered
 
 
+def quietly(prepare: Callable[..., Any]) -> Callable[..., Any]:
+    """Leaves the inputs as they are if something is wrong with a request: the answer that follows says what."""
+
+    def prepared(*values: Any) -> Any:
+        try:
+            check_types(prepare, values)
+            return prepare(*values)
+        except UsageError:
+            return gr.skip()
+
+    prepared.__name__ = prepare.__name__  # gradio's name of it
+    return prepared
+
+
 def show(
-    answer: Callable[..., Any], inputs: list[Any], *pictures: gr.HTML, at: list[Any], after: Dependency | None = None
+    answer: Callable[..., Any], inputs: list[Any], *pictures: gr.HTML, at: Sequence[Any] = (), after: Sequence[Any] = ()
 ) -> None:
-    """Lets pictures be drawn at events, and ``after`` another has been answered; where they cannot be, none stay."""
+    """Updates pictures at events and ``after`` other answers; removes them if there is an error."""
     ask: dict[str, Any] = {"fn": plainly(answer), "inputs": inputs, "outputs": [*pictures], **ANSWER}
-    asked = [gr.on(at, api_name=answer.__name__, **ask)]
-    if after is not None:
-        asked.append(after.then(api_visibility="private", **ask))
-    for drawn in asked:
+    api: dict[str, Any] = {"api_name": answer.__name__}
+    for on in [functools.partial(gr.on, at)] * bool(at) + [event.then for event in after]:
+        drawn = on(**ask, **api)
         drawn.failure(lambda: "" if len(pictures) == 1 else ("",) * len(pictures), None, [*pictures], **PREPARE)
+        api = {"api_visibility": "private"}  # the same answer
+
+
+def first_of_several(*triggers: Any) -> Dependency:
+    """Does nothing at events, so that several answers can follow.
+
+    Gradio repeats the event of an answer that had to wait, with all answers to this event. Two of them would repeat
+    each other forever.
+    """
+    return gr.on(triggers, None, js="() => []", trigger_mode="multiple", show_progress="hidden", queue=False)
 
 
 def changes(*inputs: Any) -> list[Any]:
@@ -96,7 +131,7 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
     def picture(name: str) -> gr.HTML:
         return gr.HTML(elem_id=name, elem_classes="shown", min_width=320)
 
-    def labels(name: str, label: str) -> Any:
+    def labels(name: str, label: str | None) -> Any:
         there = list(chosen(runs, name).data.classes)
         return gr.Dropdown(there, value=label if label in there else there[0])
 
@@ -122,12 +157,12 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
                     first, second, of_family = number(0, "From sample"), number(1, "To sample"), settings()
                 part = gr.Slider(0, 1, 0, step=0.01, label="Part of the way", elem_id="part")
             ends = [run, label, seed, first, second, *of_family]
-            prepared = run.change(labels, [run, label], label, **PREPARE)
+            prepared = run.change(quietly(labels), [run, label], label, **PREPARE)
             whole_way = picture("whole_way")
-            new_ends = [tab.select, *changes(*ends[1:])]
+            new_ends = [prepared, first_of_several(tab.select, *changes(*ends[1:]))]
             with gr.Row():
-                show(answers.morph, [part, *ends], picture("morph"), at=[*new_ends, part.change], after=prepared)
-                show(answers.way, ends, whole_way, picture("moving"), at=new_ends, after=prepared)
+                show(answers.morph, [part, *ends], picture("morph"), at=[part.change], after=new_ends)
+                show(answers.way, ends, whole_way, picture("moving"), after=new_ends)
 
         with gr.Tab("Noise") as tab:
             with gr.Group():
@@ -136,20 +171,18 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
                     sample, coordinate, of_family = number(0, "Sample"), number(0, "Coordinate"), settings()
                 value = gr.Slider(-3, 3, 0, step=0.01, label="Value of the coordinate", elem_id="value")
 
-            def its_value(name: str, label: str, *which: Any) -> Any:
-                try:
-                    low, high, own = answers.own_value(name, *which)
-                except UsageError:  # the drawing that follows says so
-                    return gr.skip(), gr.skip()
+            def its_value(name: str, label: str | None, seed: float, sample: float, coordinate: float) -> Any:
+                low, high, own = answers.own_value(name, seed, sample, coordinate)
                 return labels(name, label), gr.Slider(low, high, own)
 
             at = [run, label, seed, sample, coordinate]
             prepared = gr.on(
-                [tab.select, *changes(run, seed, sample, coordinate)], its_value, at, [label, value], **PREPARE
+                [tab.select, *changes(run, seed, sample, coordinate)], quietly(its_value), at, [label, value], **PREPARE
             )
             noise = [*at, *of_family]
-            show(answers.span, noise, picture("span"), at=changes(label, *of_family), after=prepared)
-            show(answers.move, [value, *noise], picture("move"), at=changes(value, label, *of_family), after=prepared)
+            new_noise = [prepared, first_of_several(*changes(label, *of_family))]
+            show(answers.span, noise, picture("span"), after=new_noise)
+            show(answers.move, [value, *noise], picture("move"), at=[value.change], after=new_noise)
 
         with gr.Tab("Epochs") as tab:
             with gr.Row():
@@ -157,13 +190,10 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
                 epoch = gr.Slider(1, 2, 1, step=1, label="Grid", scale=5, min_width=300, elem_id="grid")
 
             def last_grid(name: str) -> Any:
-                try:
-                    return gr.Slider(1, max(2, len(grids(chosen(runs, name)))))
-                except UsageError:
-                    return gr.skip()
+                return gr.Slider(1, max(2, len(grids(chosen(runs, name)))))
 
-            prepared = gr.on([tab.select, run.change], last_grid, run, epoch, **PREPARE)
-            show(answers.epoch, [run, epoch], picture("epoch"), at=[epoch.change], after=prepared)
+            prepared = gr.on([tab.select, run.change], quietly(last_grid), run, epoch, **PREPARE)
+            show(answers.epoch, [run, epoch], picture("epoch"), at=[epoch.change], after=[prepared])
 
         with gr.Tab("Scores") as tab:
             which = several()

@@ -16,6 +16,8 @@ from condgen.evaluation.report import read_scores
 from condgen.generators import ConditionalGenerator
 from condgen.runs import RUNS, find_checkpoint, run_of, runs_with
 
+Setting = str | float | None  # as typed; "" and None mean the value of the training
+
 
 class Run(NamedTuple):
     """A trained generator that can be asked for."""
@@ -47,7 +49,7 @@ class Run(NamedTuple):
             )
         return scores
 
-    def generator(self, guidance: str = "", steps: str = "") -> ConditionalGenerator:
+    def generator(self, guidance: Setting = "", steps: Setting = "") -> ConditionalGenerator:
         """The generator, kept once it is loaded, with other settings where the family has them and they are given.
 
         Raises:
@@ -79,10 +81,10 @@ def _steps(checkpoint: Path, written: int) -> int:
     return int(read_checkpoint(checkpoint)["global_step"])
 
 
-def _number(name: str, typed: str) -> float:
+def _number(name: str, typed: str | float) -> float:
     try:
         return float(typed)
-    except (TypeError, ValueError) as error:
+    except (OverflowError, ValueError) as error:
         raise UsageError(f"{name} is {typed!r:.40}: give a number, or nothing for that of the training.") from error
 
 

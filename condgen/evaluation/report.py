@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,12 @@ import torch
 import condgen
 from condgen.batches import Images
 from condgen.data import LabelledImages
-from condgen.errors import UsageError
+from condgen.errors import UsageError, printable
 from condgen.evaluation.figure_file import write_figure
 from condgen.evaluation.judge import Judge, find_judge
 from condgen.evaluation.sample_files import read_samples
 from condgen.evaluation.scores import cell, score_samples, table, write_nearest
-from condgen.evaluation.scores_file import printable, read_scores, write_scores
+from condgen.evaluation.scores_file import read_scores, write_scores
 from condgen.evaluation.side_by_side import draw_side_by_side
 from condgen.generators import ConditionalGenerator
 from condgen.trainer import restoring
@@ -61,6 +61,7 @@ def report(
     seconds: float,
     origin: dict[str, Any],
     run: Path | None,
+    progress: bool = True,
 ) -> None:
     """Scores a generator by its samples, writes ``scores.json`` and ``nearest.png``, and prints the table.
 
@@ -72,6 +73,7 @@ def report(
         seconds: that drawing them took.
         origin: see :func:`about_checkpoint`.
         run: the directory for the files; None for none.
+        progress: whether to show a progress bar.
     """
     cost = {
         "parameters": sum(weights.numel() for weights in generator.sampler.parameters()),
@@ -85,7 +87,7 @@ def report(
         "checkpoint": origin,
         "samples": {"seed": data.sample_seed},
     }
-    _report(origin["path"], samples, data, judge, cost, about, run)
+    _report(origin["path"], samples, data, judge, cost, about, run, progress=progress)
 
 
 def score(path: str, data: LabelledImages, output: str | None = None) -> None:
@@ -116,9 +118,10 @@ def _report(
     about: dict[str, Any],
     folder: Path | None,
     before: str = "",
+    progress: bool = True,
 ) -> None:
     """Scores samples, writes the files into a folder, with a prefix ``before`` their names, and prints the table."""
-    scores, number = score_samples(samples, data, judge)
+    scores, number = score_samples(samples, data, judge, progress)
     written = f"Nothing is written, because {source} lies in no run directory."
     try:
         if folder is not None:
@@ -134,7 +137,7 @@ def _report(
 
 
 def compare(
-    paths: list[str], output: str = "scores.png", samples: str | None = None, labels: Sequence[int] = (2, 6, 8)
+    paths: list[str], output: str = "scores.png", samples: str | None = None, labels: list[int] | None = None
 ) -> None:
     """Puts the scores of several runs side by side: as a table, and as a picture over coverage and accuracy.
 
@@ -142,7 +145,7 @@ def compare(
         paths: run directories that ``condgen test`` has scored, or files scores.json.
         output: the picture.
         samples: a second picture: ten samples of the same labels by each run, with its scores beside them.
-        labels: of the second picture.
+        labels: of the second picture; three of them if not given.
     """
     for option, name in (("output", output), ("samples", samples)):
         if name is not None and not name.endswith(".png"):

@@ -39,7 +39,8 @@ def draw(trainer: Trainer, generator: ConditionalGenerator, samples_per_label: i
     images = torch.zeros(request.end, *generator.image_shape, dtype=torch.uint8, device=generator.device)
     blocks = request_loader(request, trainer.world_size, trainer.global_rank)
     with torch.no_grad(), trainer.precision_plugin.forward_context():
-        for block in tqdm(blocks, desc="Drawing", disable=trainer.global_rank > 0, leave=False, mininterval=1):
+        is_silent = trainer.global_rank > 0 or trainer.progress_bar_callback is None
+        for block in tqdm(blocks, desc="Sampling", disable=is_silent, leave=False, mininterval=1):
             wanted = block.indices < request.end
             block = block._replace(labels=block.labels.to(generator.device))
             images[block.indices[wanted]] = to_bytes(generator.predict_step(block))[wanted].to(images)

@@ -76,7 +76,7 @@ class Scored(NamedTuple):
     samples: int
 
 
-def score_samples(samples: Images, data: LabelledImages, judge: Judge) -> Scored:
+def score_samples(samples: Images, data: LabelledImages, judge: Judge, progress: bool = True) -> Scored:
     """The scores of samples, and of as many training images in their place, the floor.
 
     Args:
@@ -84,6 +84,7 @@ def score_samples(samples: Images, data: LabelledImages, judge: Judge) -> Scored
             twice as many training images.
         data: whose test images they are compared with.
         judge: of that data set.
+        progress: whether to show a progress bar.
 
     Raises:
         UsageError: the data set has no label with enough images.
@@ -101,7 +102,8 @@ def score_samples(samples: Images, data: LabelledImages, judge: Judge) -> Scored
     others[floor_rows] = False
     floor, rest = rows_of(training, floor_rows), rows_of(training, others)
     metrics, floor_metrics = _metrics(data, training), _metrics(data, rest)
-    with all_cores(), tqdm(total=2 * len(metrics) + 3, desc="Scoring", leave=False, mininterval=1) as bar:
+    steps = 2 * len(metrics) + 3
+    with all_cores(), tqdm(total=steps, desc="Scoring", disable=not progress, leave=False, mininterval=1) as bar:
         spaces = _Spaces(judge, data, bar)
         real = spaces.of(rows_of(test, torch.isin(test.labels, torch.tensor(labels))))
         of_samples = _scores(samples, real, spaces, metrics)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from condgen.errors import UsageError
+from condgen.errors import UsageError, printable
 from condgen.files import read_limited, replacing
 
 MAX_BYTES = 2**20  # scores of a thousand labels need a quarter of it
@@ -48,11 +48,6 @@ def read_scores(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{file} is not one of condgen's ({error}): make it again with `condgen test`.") from error
     return content
-
-
-def printable(text: str) -> str:
-    """The text with control characters, line breaks and the like as escape sequences."""
-    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def _plain(value: Any, depth: int = 0) -> Any:

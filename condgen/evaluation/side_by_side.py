@@ -56,19 +56,23 @@ def samples_of(generator: ConditionalGenerator, labels: Sequence[int], each: int
 
 
 def draw_side_by_side(
-    found: Mapping[str, tuple[Path, Mapping[str, Any]]], labels: Sequence[int], path: Path, each: int = 10
+    found: Mapping[str, tuple[Path, Mapping[str, Any]]], labels: Sequence[int] | None, path: Path, each: int = 10
 ) -> None:
     """Writes a picture: for every run its samples of the labels, and beside them its scores.
 
     Args:
         found: of each name the run directory and the content of its ``scores.json``.
-        labels: a row of samples for each.
+        labels: a row of samples for each; three labels if not given.
         path: of the PNG file.
         each: samples of a label.
     """
     from matplotlib.figure import Figure  # here: only those who want a picture wait for it
 
-    pictures = {name: samples_of(scored_generator(*of), labels, each) for name, of in found.items()}
+    generators = {name: scored_generator(*of) for name, of in found.items()}
+    if labels is None:
+        classes = min(generator.num_classes for generator in generators.values())
+        labels = (2, 6, 8) if classes > 8 else range(min(3, classes))
+    pictures = {name: samples_of(generator, labels, each) for name, generator in generators.items()}
     _, height, width = next(iter(pictures.values())).shape
     figure = Figure(figsize=(11, 0.35 + len(found) * 4.6 * height / width), dpi=150, layout="constrained")
     axes = figure.subplots(len(found), 2, squeeze=False, width_ratios=(4.6, 6.4))

@@ -158,6 +158,19 @@ class ConditionalGenerator(LightningModule, ABC):
         noise = normal(numbers[:, :size]).view(-1, *shape)
         return noise.to(self.device), numbers[:, size:].to(self.device)
 
+    def of_all_processes(self, own: Tensor) -> Tensor:
+        """The rows of all processes (N, ...), in the order of the global batch. Only the own ones carry gradients.
+
+        For a family whose loss compares the samples and images of a batch with each other: it then does not depend on
+        the number of processes.
+        """
+        processes = self.trainer.world_size
+        if processes == 1:
+            return own
+        rows = self.all_gather(own.detach()).transpose(0, 1).flatten(0, 1)  # type: ignore[union-attr]
+        rows[self.trainer.global_rank :: processes] = own
+        return rows
+
     # What is logged for every family.
 
     def log_train_loss(self, loss: Tensor, **parts: Tensor) -> None:

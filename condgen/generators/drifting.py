@@ -165,18 +165,6 @@ class Drifting(AveragedGenerator):
             )
             yield from ((mine, theirs) for mine, theirs in of_labels if len(mine) > 1 and len(theirs) > 1)
 
-    def of_all_processes(self, own: Tensor) -> Tensor:
-        """The rows of all processes (N, ...), in the order of the global batch. Only the own ones carry gradients.
-
-        So the drift does not depend on the number of processes: each compares all samples and images of a step.
-        """
-        processes = self.trainer.world_size
-        if processes == 1:
-            return own
-        rows = self.all_gather(own.detach()).transpose(0, 1).flatten(0, 1)  # type: ignore[union-attr]
-        rows[self.trainer.global_rank :: processes] = own
-        return rows
-
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         of_drawn = labels[: math.ceil(self.drawn * len(labels))]
