@@ -202,15 +202,45 @@ def test_each_run_draws_the_digits_that_are_typed(page, folder):
     assert (tiles(pictures(page, "side_by_side")[1], 2, 3) == drawn(folder, DIFFUSION, labels, range(6), 7)).all()
 
 
-def test_pixels_stay_pixels_and_a_phone_shows_all_of_them(page):
-    for width in (1280, 390):
-        page.set_viewport_size({"width": width, "height": 844})
-        image = page.locator("#side_by_side img").first
-        assert image.evaluate("image => getComputedStyle(image).imageRendering") == "pixelated"
-        shown = image.bounding_box()
-        assert shown["x"] + shown["width"] <= width
-        assert shown["width"] % 302 == 0  # ten samples: as many whole times as fit
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
+def test_pixels_are_enlarged_by_whole_times_as_far_as_they_fit(page):
+    image = page.locator("#side_by_side img").first
+    assert image.evaluate("image => getComputedStyle(image).imageRendering") == "pixelated"
+    shown = image.bounding_box()
+    assert shown["x"] + shown["width"] <= 1280
+    assert shown["width"] % 302 == 0  # ten samples
+
+
+def test_phone_shows_the_pictures_first_and_digits_of_56_pixels(page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    image = page.locator("#side_by_side img").first
+    assert image.bounding_box()["width"] / 302 * 28 >= 56  # ten samples, to which the figure scrolls
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert image.bounding_box()["y"] < field(page, "Seed").first.bounding_box()["y"]
+    for tab, name in (("Morph", "morph"), ("Noise", "move"), ("Epochs", "epoch")):
+        open_tab(page, tab)
+        page.locator(f"#{name} img").wait_for()
+        assert page.locator(f"#{name} img").bounding_box()["y"] < field(page, "Run").first.bounding_box()["y"]
+
+
+LUMINANCE = """element => {
+  const parts = getComputedStyle(element).color.match(/[\\d.]+/g).slice(0, 3).map(Number);
+  const linear = parts.map(part => part / 255).map(c => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
+}"""
+
+
+def test_hints_are_dark_enough_on_white(page):
+    hint = page.get_by_text("in amber, below").first
+    assert 1.05 / (hint.evaluate(LUMINANCE) + 0.05) >= 4.5  # of WCAG 2, level AA
+
+
+def test_arrow_keys_move_between_the_tabs(page):
+    page.get_by_role("tab", name="Side by side").focus()
+    for key, expected in (("ArrowRight", "Morph"), ("ArrowLeft", "Side by side"), ("ArrowLeft", "Scores")):
+        page.keyboard.press(key)
+        focused = page.locator("[role=tab]:focus")
+        eventually(page, lambda focused=focused: focused.get_attribute("aria-selected") == "true")
+        assert focused.inner_text() == expected
 
 
 def test_runs_are_chosen_and_sampled_in_another_way(page, folder):
@@ -302,7 +332,9 @@ def test_one_coordinate_of_the_noise_is_moved(page, folder):
     open_tab(page, "Noise")
     page.locator("#move img").wait_for()
     slider = page.locator("#value input[type=range]")
-    assert [slider.get_attribute(name) for name in ("min", "max")] == ["-3", "3"]
+    eventually(page, lambda: [slider.get_attribute(name) for name in ("min", "max")] == ["0", "1"])  # the DNN's 62
+    choose(page, DIFFUSION)
+    eventually(page, lambda: [slider.get_attribute(name) for name in ("min", "max")] == ["-3", "3"])
     choose(page, DNN)
     eventually(page, lambda: [slider.get_attribute(name) for name in ("min", "max")] == ["0", "1"])
     field(page, "Coordinate").fill("61")
@@ -318,10 +350,16 @@ def test_one_coordinate_of_the_noise_is_moved(page, folder):
     eventually(page, shows(page, "move", span[10]))
 
 
+def frames_of(source: str) -> int:
+    return Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).n_frames
+
+
 def test_the_grids_of_all_epochs_are_on_a_slider(page, folder):
     open_tab(page, "Epochs")
     choose(page, DNN)
     slider = page.locator("#grid input[type=range]")
+    eventually(page, lambda: slider.input_value() == "2")  # it opens on the last one
+    eventually(page, lambda: frames_of(page.locator("#training img").get_attribute("src")) == 2)
     for number, file in ((1, "epoch=000.png"), (2, "epoch=001.png")):
         eventually(page, lambda: slider.get_attribute("max") == "2")
         slide(page, "grid", number)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from condgen.batches import Images
 from condgen.data import LabelledImages
-from condgen.demo.figures import animation, caption, figure, npz, picture, read_png, saving, score_tables
+from condgen.demo.figures import animation, caption, figure, film, npz, picture, read_png, saving, score_tables
 from condgen.demo.shown import Run, Setting, chosen, whole
 from condgen.errors import UsageError, check_number
 from condgen.evaluation.samples import draw_bytes
@@ -24,7 +24,7 @@ from condgen.pictures import grid, png
 
 RUNS, LABELS, EACH, IMAGES, EVALUATIONS = 8, 20, 20, 400, 10_000  # at most; the last two of one run
 RANGES: dict[Distribution, tuple[int, int]] = {"uniform": (0, 1), "normal": (-3, 3)}  # of one number of the noise
-STRIP, FRAMES = 11, 21  # images of a way, and of half an animation
+STRIP, FRAMES, FILM = 11, 21, 40  # images of a way, of half an animation, and of a training, at most
 KINDS: dict[Any, tuple[Any, str]] = {  # of the annotations below: the types that JSON has for them
     str: (str, "a string"),
     str | None: (str | None, "a string"),
@@ -161,6 +161,16 @@ class Answers:
         number = min(whole("grid", number, 1, 10**6), len(paths))
         said = [run.name, f"{paths[number - 1].stem}: {number} of {len(paths)}"]
         return figure(picture(read_png(paths[number - 1]), said[1], times=2), run.family, said)
+
+    def training(self, name: str) -> str:
+        """The grids of all epochs, or of some if there are many, as an animation."""
+        run = chosen(self.runs, name)
+        paths = grids(run)
+        shown = paths[:: -(len(paths) // FILM + 1)][::-1]  # the last one is among them
+        moving = film([read_png(path) for path in shown])
+        return figure(
+            picture(moving, "all epochs", times=2), "All epochs", [f"{len(paths)} grids, one after the other"]
+        )
 
     def scores(self, names: list[str]) -> str:
         """The scores of the runs beside those of real images."""

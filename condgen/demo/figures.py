@@ -22,6 +22,7 @@ from condgen.evaluation.scores import cell
 from condgen.files import read_limited
 from condgen.generators import ConditionalGenerator
 from condgen.pictures import png
+from condgen.runs import run_of
 
 CAPTION_SCORES = ("accuracy", "coverage")
 FRAMES_PER_SECOND, ENLARGED = 12, 10
@@ -113,18 +114,33 @@ def animation(images: Tensor) -> bytes:
     return content.getvalue()
 
 
+def film(pictures: Sequence[bytes]) -> bytes:
+    """PNG files of one size, one after the other without end: a lossless WebP file. The last stays for longer."""
+    frames = [Image.open(io.BytesIO(content)).convert("RGB") for content in pictures]
+    content, paces = io.BytesIO(), [500] * (len(frames) - 1) + [2000]
+    frames[0].save(content, "WEBP", save_all=True, append_images=frames[1:], duration=paces, loop=0, lossless=True)
+    return content.getvalue()
+
+
 def score_tables(runs: Sequence[Run]) -> str:
-    """The scores of runs: a table for all that are scored against the same images, and how the others are."""
+    """The scores of runs: a table for all that are scored against the same images, and which runs have none."""
     tables: dict[tuple[str, ...], list[tuple[Run, dict[str, Any]]]] = {}
-    missing = []
+    missing, wrong = list[Run](), list[str]()
     for run in runs:
         try:
             scores = run.scores
         except UsageError as error:
-            missing.append(f"<li>{escape(str(error))}</li>")
+            if run_of(run.checkpoint) and not (run.folder / "scores.json").exists():
+                missing.append(run)
+            else:
+                wrong.append(f"<p>{escape(str(error))}</p>")
         else:
             tables.setdefault(basis(scores), []).append((run, scores))
-    return "".join(map(_table, tables.values())) + (f"<ul>{''.join(missing)}</ul>" if missing else "")
+    if missing:
+        names = escape(", ".join(run.name for run in missing))
+        one = escape(str(missing[0].folder)) if len(missing) == 1 else "RUN"
+        wrong.append(f"<p>Not scored yet: {names}. `condgen test --ckpt_path {one}` scores a run.</p>")
+    return "".join([*map(_table, tables.values()), *wrong])
 
 
 def _table(scored: Sequence[tuple[Run, dict[str, Any]]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import html
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,15 @@ def application(runs: dict[str, Run], host: str) -> FastAPI:
     return gr.mount_gradio_app(
         FastAPI(middleware=middleware, openapi_url=None), page, path="/", show_error=False, ssr_mode=False,
         enable_monitoring=False, footer_links=[], css_paths=[Path(__file__).with_name("page.css")],
-        theme=gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")),
+        js=Path(__file__).with_name("page.js").read_text(), theme=theme(),
     )  # fmt: skip
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's theme with fonts of the machine, and with hints that are dark enough to read."""
+    plain = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"))
+    hints = ("body_text_color_subdued", "block_info_text_color", "input_placeholder_color")
+    return plain.set(**dict.fromkeys(hints, "*neutral_600"), **{f"{hint}_dark": "*neutral_300" for hint in hints})
 
 
 def plainly(answer: Callable[..., Any]) -> Callable[..., Any]:
@@ -122,8 +130,8 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
     def several() -> gr.Dropdown:
         return gr.Dropdown(labelled, value=alike[::-1], multiselect=True, max_choices=RUNS, label="Runs")
 
-    def one() -> gr.Dropdown:
-        return gr.Dropdown(labelled, value=newest.name, label="Run", scale=2, min_width=220)
+    def one(run: Run = newest) -> gr.Dropdown:
+        return gr.Dropdown(labelled, value=run.name, label="Run", scale=2, min_width=220)
 
     def one_label() -> gr.Dropdown:
         return gr.Dropdown(classes, value=what, label="Label", min_width=110)
@@ -165,9 +173,11 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
                 show(answers.way, ends, whole_way, picture("moving"), after=new_ends)
 
         with gr.Tab("Noise") as tab:
+            # the run with the fewest numbers of noise: there, a single one matters most
+            fewest = min(runs.values(), key=lambda run: run.settings.get("latent_dim", math.inf))
             with gr.Group():
                 with gr.Row():
-                    run, label, seed = one(), one_label(), number(0, "Seed")
+                    run, label, seed = one(fewest), one_label(), number(0, "Seed")
                     sample, coordinate, of_family = number(0, "Sample"), number(0, "Coordinate"), settings()
                 value = gr.Slider(-3, 3, 0, step=0.01, label="Value of the coordinate", elem_id="value")
 
@@ -190,10 +200,12 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
                 epoch = gr.Slider(1, 2, 1, step=1, label="Grid", scale=5, min_width=300, elem_id="grid")
 
             def last_grid(name: str) -> Any:
-                return gr.Slider(1, max(2, len(grids(chosen(runs, name)))))
+                number = len(grids(chosen(runs, name)))
+                return gr.Slider(1, max(2, number), number)
 
             prepared = gr.on([tab.select, run.change], quietly(last_grid), run, epoch, **PREPARE)
             show(answers.epoch, [run, epoch], picture("epoch"), at=[epoch.change], after=[prepared])
+            show(answers.training, [run], picture("training"), after=[prepared])
 
         with gr.Tab("Scores") as tab:
             which = several()
