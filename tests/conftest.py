@@ -26,7 +26,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # a GPU only where asked: CUDA_VISIBLE_DEVICES=0 pytest
 if os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > 8e9:  # checkpoints of hundreds of runs, in memory
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")  # where pytest makes tmp_path: no test waits for a disk
-os.environ.setdefault("CONDGEN_TEST_SESSION", str(os.getpid()))  # by which processes that stay behind are found
+os.environ.setdefault("CONDGEN_TEST_SESSION", str(os.getpid()))  # marks the processes that tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background would have it ignored, by children too
 torch.set_num_threads(1)
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
@@ -36,7 +36,7 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
 
 
 def left_behind() -> dict[int, str]:
-    """The processes that tests of this session started and that are no descendants of it any more."""
+    """The processes that the tests started and that are no descendants of this process any more."""
     mark, parents, marked = f"CONDGEN_TEST_SESSION={os.environ['CONDGEN_TEST_SESSION']}".encode(), {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
