@@ -138,7 +138,8 @@ def test_resume_after_max_time_asks_for_more_time(fit_args, tmp_path, capsys):
     assert "--trainer.max_time 00:00:00:02" in capsys.readouterr().out
     assert "--trainer.max_time 00:00:00:02" in refused(["fit", "--ckpt_path", str(run)], capsys)
     before = len(rows_of(run))
-    assert main(["fit", "--ckpt_path", str(run), "--trainer.max_time", "00:00:00:02"]) == 0
+    longer = ["--trainer.max_time", "00:01:00:00", "--trainer.max_steps", str(int(rows_of(run)[-1]["step"]) + 10)]
+    assert main(["fit", "--ckpt_path", str(run), *longer]) == 0
     assert len(rows_of(run)) > before
 
 
