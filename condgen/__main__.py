@@ -52,6 +52,9 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has seen enough, as in `condgen compare RUN RUN | head`
         _discard_output()
         return 128 + signal.SIGPIPE
+    except MemoryError:
+        print("condgen: There is not enough memory to start.", file=sys.stderr)
+        return 1
     except OSError as error:
         if error.filename is not None:
             raise

@@ -74,6 +74,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise UsageError(f"{path} holds more than data, or is no checkpoint: it was not loaded.") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        if "can't allocate memory" in str(error):
+            raise
         if isinstance(error, OSError) and error.errno is not None:
             raise UsageError(f"{path} cannot be read ({error.strerror}).") from error
         raise UsageError(f"{path} is not a whole checkpoint: take another one.") from error

@@ -24,7 +24,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar, Timer
+from lightning.pytorch.callbacks import BatchSizeFinder, Callback, EarlyStopping, LearningRateFinder, ProgressBar, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
@@ -315,7 +315,7 @@ class CondgenCLI(LightningCLI):
             try:
                 super().instantiate_classes()
             except ValueError as error:  # jsonargparse's, if a callback, logger, ... of the Trainer raises
-                class_path = re.search(r"Given value: Namespace\(class_path='([^']+)'", str(error))
+                class_path = re.search(r"Given value: \[?Namespace\(class_path='([^']+)'", str(error))
                 if class_path is None or usage_error(error):
                     raise
                 cause = first_cause(error)
@@ -367,7 +367,7 @@ class CondgenCLI(LightningCLI):
             config.enable_checkpointing = False
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
+        except (MisconfigurationException, ImportError, RuntimeError, ValueError, TypeError) as error:
             raise name_trainer_setting(error, self.trainer_settings) from error
         check_strategy(trainer.strategy, self.trainer_settings["strategy"])
         if self.trainer_settings["sync_batchnorm"] and trainer.strategy.root_device.type != "cuda":
@@ -399,6 +399,12 @@ class CondgenCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         trial = bool(self.trainer.fast_dev_run)  # a few batches, of which nothing is kept
+        finders = [cb for cb in self.trainer.callbacks if isinstance(cb, BatchSizeFinder | LearningRateFinder)]
+        if finders and self.checkpoint_path:
+            raise UsageError(
+                f"trainer.callbacks has a {type(finders[0]).__name__}, which resets a training: leave it out to resume "
+                f"{self.checkpoint_path}."
+            )
         if trial and self.checkpoint_path:
             raise UsageError(f"trainer.fast_dev_run tries a new training, not {self.checkpoint_path}: leave one out.")
         resumed = self._checkpoint_run() if self.checkpoint_path and is_last(self.checkpoint_path) else None
@@ -639,7 +645,10 @@ def run(arguments: list[str]) -> int:
         if cause := usage_error(error):
             return 1 if isinstance(cause, CollectiveError) and _is_child() else _fail(str(cause), 1)
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            return _fail(f"There is not enough memory: lower --data.batch_size ({error}).", 1)
+            reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+            return _fail(f"There is not enough memory ({reason}). A smaller --data.batch_size needs less.", 1)
+        if re.search("DataLoader worker|Too many open files|_workers_status", str(error)):
+            return _fail(f"The loader's workers failed ({error}). Fewer --data.num_workers need less.", 1)
         if "Expected more than 1 value per channel" in str(error):
             return _fail("Batch norm needs two images or more in each process's batch: raise --data.batch_size.", 1)
         if isinstance(error, OSError) and error.errno in SYSTEM_REFUSES:

@@ -13,7 +13,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loops.loop import _Loop
-from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.plugins import CheckpointIO, Precision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, Strategy
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
@@ -146,14 +146,18 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
             f"trainer.precision is {settings['precision']}, but images and noise are float32: "
             "give 32-true, bf16-mixed or 16-mixed."
         )
+    if re.fullmatch(r"[0:]+", str(settings.get("max_time"))):
+        raise UsageError(f"trainer.max_time is {settings['max_time']}: give more than no time.")
     for name, instead in (("overfit_batches", "give trainer.limit_train_batches"), ("barebones", "leave it out")):
         if settings.get(name):
             raise UsageError(f"trainer.{name} is {settings[name]}, which condgen does not support: {instead}.")
 
 
 def check_plugins(plugins: Sequence[Any]) -> Sequence[Any]:
-    """Raises UsageError if a plugin would write the checkpoints, and returns the plugins."""
+    """Raises UsageError if a plugin sets the precision or writes the checkpoints, and returns the plugins."""
     for plugin in plugins:
+        if isinstance(plugin, Precision):
+            raise UsageError(f"trainer.plugins has a {type(plugin).__name__}: give trainer.precision instead.")
         if isinstance(plugin, CheckpointIO):
             raise UsageError(
                 f"trainer.plugins has a {type(plugin).__name__}, but condgen writes checkpoints itself, "
@@ -177,10 +181,11 @@ def check_strategy(strategy: Strategy, setting: Any) -> None:
 
 def name_trainer_setting(error: Exception, settings: Mapping[str, Any]) -> UsageError:
     """What Lightning says of a setting, with the setting's full name and its value before it."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()) or type(error).__name__
     named = [name for name in settings if re.search(rf"\b{name}\b", text)]
-    unnamed = next((name for name in ("strategy", "accelerator") if settings.get(name) not in (None, "auto")), None)
-    where = min(named, key=text.index, default=unnamed)
+    meant = [name for name in ("strategy", "max_time") if str(settings.get(name)).lower() in text.lower()]
+    meant += ["accelerator"] if settings.get("accelerator") not in (None, "auto", "cpu") else []
+    where = min(named, key=text.index, default=next(iter(meant), None))
     return UsageError(f"trainer.{where} is {settings[where]}: {text}" if where else f"trainer: {text}")
 
 

@@ -135,6 +135,12 @@ def test_unreadable_checkpoint_says_so(last, tmp_path):
         ("--trainer.logger TensorBordLogger", "TensorBoardLogger"),
         ("--trainer.logger test_environments.FailingLogger", "no tracking server"),
         ("--trainer.plugins AsyncCheckpointIO", "AsyncCheckpointIO"),
+        ("--trainer.plugins DoublePrecision", "trainer.precision"),
+        ("--trainer.callbacks Timer --trainer.callbacks.duration foo", "foo"),
+        ("--trainer.callbacks StochasticWeightAveraging --trainer.callbacks.swa_lrs -1", "StochasticWeightAveraging"),
+        ("--trainer.callbacks condgen.callbacks.RunCheckpoint", "RunCheckpoint"),
+        ("--trainer.max_time nosuch", "max_time"),
+        ("--trainer.max_time 00:00:00:00", "trainer.max_time"),
         ("--trainer.sync_batchnorm true --trainer.accelerator cpu", "trainer.sync_batchnorm"),
     ],
 )

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import same_weights
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
@@ -165,6 +166,21 @@ def test_resume_within_an_epoch_refuses_a_limit_that_ends_it_before(limit, is_en
         assert "trainer.limit_train_batches" in refused([*more, "--trainer.limit_train_batches", limit], capsys)
 
 
+@pytest.mark.parametrize("finder", ["LearningRateFinder", "BatchSizeFinder"])
+def test_resume_with_a_finder_is_refused_because_it_resets_the_training(finder, resume, capsys):
+    before = (resume.run / "metrics.csv").read_bytes()
+    more = ["fit", "--ckpt_path", str(resume.run), "--trainer.max_epochs", "3", "--trainer.callbacks", finder]
+    assert finder in refused(more, capsys)
+    assert (resume.run / "metrics.csv").read_bytes() == before
+
+
+def test_checkpoint_after_a_finder_knows_how_long_it_trained(fit_args, tmp_path):
+    finder = ["--trainer.callbacks", "LearningRateFinder", "--trainer.limit_train_batches", "20"]
+    assert main([*fit_args, *finder, "--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "1"]) == 0
+    last = torch.load(tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert 0 < last["condgen"]["train_seconds"] < 60
+
+
 def test_resume_with_a_callback_that_cannot_restore_its_state_names_it(fit_args, tmp_path, capsys):
     spike = ["--trainer.callbacks", "SpikeDetection", "--trainer.callbacks.mode", "min"]
     assert main([*fit_args, *spike, "--trainer.default_root_dir", str(tmp_path)]) == 0
@@ -174,8 +190,6 @@ def test_resume_with_a_callback_that_cannot_restore_its_state_names_it(fit_args,
 
 
 def test_fit_with_swa_saves_the_averaged_weights(fit_args, tmp_path):
-    import torch
-
     average = ["--trainer.callbacks", "StochasticWeightAveraging", "--trainer.callbacks.swa_lrs", "0.01"]
     options = ["--model", "Diffusion", "--model.channels", "[8,16]", "--trainer.max_epochs", "4"]
     start = ["--trainer.callbacks.swa_epoch_start", "1", "--trainer.default_root_dir", str(tmp_path)]

@@ -81,7 +81,8 @@ class RunCheckpoint(Checkpoint):
         self._is_best = False  # whether the checkpoint that is written is the best so far
         self.directory = Path()
         self._first_open_step = 0
-        self._seconds, self._began = 0.0, 0.0  # of training before this process, and when it began
+        self._seconds = 0.0  # of training before this process
+        self._began: float | None = None  # when this process began to train
         self._checked = False
         self._received: int | None = None
         self._stopping: int | None = None
@@ -113,7 +114,7 @@ class RunCheckpoint(Checkpoint):
             self.best, self._is_best = state_dict["best"], state_dict.get("is_best", False)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        seconds = self._seconds + time.monotonic() - self._began
+        seconds = self._seconds + (0.0 if self._began is None else time.monotonic() - self._began)
         checkpoint.setdefault("condgen", {}).update(
             first_open_step=self._first_open_step,
             extra_rows=self._extra_rows,
