@@ -320,8 +320,13 @@ def check_fits(checkpoint: dict[str, Any], path: Path, generator: ConditionalGen
 
 
 def _shape(weights: object) -> str | None:
-    """The shape of weights, and their type if it is none of :data:`FLOATS`; None for anything else than an array."""
+    """The shape of weights, and their type if it is none of :data:`FLOATS`; None for anything else than an array.
+
+    Nor is one number that is expanded to a large shape, which a small file can hold.
+    """
     if not isinstance(weights, Tensor) or weights.layout != torch.strided or weights.is_nested:
+        return None
+    if weights.untyped_storage().nbytes() < weights.nbytes:
         return None
     return f"{weights.shape}" if weights.dtype in FLOATS else f"{weights.shape} of {weights.dtype}"
 

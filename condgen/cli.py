@@ -26,7 +26,7 @@ from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, Callback, EarlyStopping, LearningRateFinder, ProgressBar, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.pytorch.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -356,7 +356,8 @@ class CondgenCLI(LightningCLI):
         if self.subcommand != "fit" or config.logger in (None, True):
             config.logger = False  # the loggers of the run directory are added when there is one
         config.plugins = [*check_plugins(_as_list(config.plugins)), WholeCheckpointIO()]
-        if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+        has_environment = any(isinstance(plugin, ClusterEnvironment) for plugin in config.plugins)
+        if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect() and not has_environment:
             config.plugins.append(SLURMEnvironment(auto_requeue=False))
         has_bar = any(isinstance(callback, ProgressBar) for callback in config.callbacks)
         if config.enable_progress_bar is not False and not has_bar:
@@ -408,6 +409,9 @@ class CondgenCLI(LightningCLI):
         if trial and self.checkpoint_path:
             raise UsageError(f"trainer.fast_dev_run tries a new training, not {self.checkpoint_path}: leave one out.")
         resumed = self._checkpoint_run() if self.checkpoint_path and is_last(self.checkpoint_path) else None
+        for name in ("checkpoints", "samples", "reconstructions"):
+            if resumed is not None and (resumed / name).is_symlink():  # which would be followed into another folder
+                raise UsageError(f"{resumed / name} is a link: put a folder in its place to resume this run.")
         first_step, extra_rows = 0, []
         if self.checkpoint is not None:
             saved = self.checkpoint["condgen"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -58,9 +59,11 @@ def export(
     generator.remove_training_parts()
     data = data_of(checkpoint, path)
     folder = Path(output) if output else run / "export" / format  # type: ignore[operator]
-    card = folder / "README.md"
-    if card.is_file() and "library_name: condgen" not in card.read_text(errors="replace"):
-        raise UsageError(f"{card} is no card of condgen's: give another folder as --output.")
+    card, file = folder / "README.md", folder / f"generator.{format}"
+    is_ours = card.is_file() and "library_name: condgen" in card.read_text(errors="replace")
+    for existing in (card, file, folder / "generator.json", folder / "grid.png"):
+        if os.path.lexists(existing) and not is_ours:
+            raise UsageError(f"{existing} is not from an export of condgen: give another folder as --output.")
     settings = "".join(f" --model.{name} {json.dumps(value)}" for name, value in (model or {}).items())
     origin = about_checkpoint(checkpoint, path)
     about = metadata(generator, data, origin, f"condgen export --ckpt_path {ckpt_path} --format {format}{settings}")
@@ -73,12 +76,11 @@ def export(
         raise UsageError(
             f"{format} generates other images than PyTorch, by up to {difference:.3g} of 1: nothing is written."
         )
-    file = folder / f"generator.{format}"
     files = {
+        card: model_card(generator, data, origin, about, format, run).encode(),  # first: it marks the folder as ours
         file: content,
         folder / "generator.json": json.dumps(about, indent=2).encode(),
         folder / "grid.png": png(grid),
-        card: model_card(generator, data, origin, about, format, run).encode(),
     }
     for name, written in files.items():
         with replacing(name) as replaced:

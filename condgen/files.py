@@ -90,9 +90,9 @@ def _create_beside(path: Path) -> tuple[Path, IO[bytes]]:
 
 def _remove_stale(path: Path) -> None:
     """Removes the temporary files of writers of ``path`` that were killed: those that nobody has locked."""
-    prefix = f".{path.name[:50]}."
+    ours = re.compile(re.escape(f".{path.name[:50]}.") + r"[0-9a-f]{8}\.partial")
     for name in os.listdir(path.parent):
-        if not (name.startswith(prefix) and name.endswith(".partial") and len(name) == len(prefix) + 8 + 8):
+        if not ours.fullmatch(name):
             continue
         with contextlib.suppress(OSError), open_regular(path.with_name(name)) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

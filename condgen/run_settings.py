@@ -63,7 +63,7 @@ def plain_settings(saved: Mapping[str, Any], path: Path, verb: str) -> dict[str,
 def _is_plain(value: Any) -> bool:
     if isinstance(value, str):
         return bool(re.fullmatch(r"[\w:-]{1,100}", value))  # no dot and no slash: neither a class nor a path
-    return value is None or isinstance(value, bool | int | float)
+    return value is None or (isinstance(value, bool | int | float) and not abs(value) > 2**63)
 
 
 def check_classes(saved: Mapping[str, Any], path: Path, given: Collection[str]) -> None:

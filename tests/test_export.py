@@ -176,7 +176,7 @@ def test_each_way_to_draw_is_exported(settings):
 def test_another_programs_readme_is_not_replaced(run_of, tmp_path, capsys):
     (tmp_path / "README.md").write_text("# Another project\n")
     arguments = ["export", "--ckpt_path", str(run_of("DNN")), "--format", "safetensors", "--output", str(tmp_path)]
-    assert "is no card of condgen's" in refused(arguments, capsys)
+    assert "README.md" in refused(arguments, capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
     (tmp_path / "README.md").unlink()
     for _ in range(2):  # its own is
@@ -309,3 +309,12 @@ def test_the_card_has_the_scores_of_this_checkpoint_alone(run_of, tmp_path):
     assert {(result.dataset_name, result.dataset_split) for result in results} == {("MNIST", "test")}
     assert "| accuracy | 0.7500 ± 0.0100 |" in cards[0].text
     assert cards[1].data.eval_results is None  # those of another checkpoint
+
+
+@pytest.mark.parametrize("name", ["generator.safetensors", "generator.json", "grid.png", "README.md"])
+def test_export_replaces_no_file_of_others(name, run_of, tmp_path, capsys):
+    (tmp_path / name).write_text("mine")
+    command = ["export", "--ckpt_path", str(run_of("DNN")), "--format", "safetensors", "--output", str(tmp_path)]
+    assert main(command) == 1
+    assert name in capsys.readouterr().err
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]

@@ -48,6 +48,7 @@ def test_replacing_kill_keeps_the_former_content(tmp_path):
 
 def test_replacing_removes_no_file_of_others(tmp_path):
     others = {".picture.png.partial", ".picture.png.notes.partial", ".picture.png.01234567", "picture.png.old"}
+    others.add(".picture.png.download.partial")
     for name in others:
         (tmp_path / name).write_text("mine")
     with replacing(tmp_path / "picture.png") as file:

@@ -19,6 +19,7 @@ import condgen
 from condgen.__main__ import main
 from condgen.checkpoints import settings
 from condgen.errors import UsageError
+from condgen.generators import DNN
 
 FEW = ["--trainer.limit_val_batches", "1"]
 
@@ -260,12 +261,41 @@ def test_checkpoint_whose_settings_expand_is_refused(value, content, tmp_path, c
         "&a [*a, *a]",
         "trainer: {max_epochs: " + "[" * 5000 + "]" * 5000 + "}",
         "x: " + "y" * 2_000_000,
+        "trainer: {max_epochs: 1" + ":1" * 400_000 + "}",
+        "x: &x " + "y" * 400_000 + "\nz: [" + "*x, " * 90_000 + "]",
     ],
-    ids=["billion laughs", "inside itself", "deep", "long"],
+    ids=["billion laughs", "inside itself", "deep", "long", "base 60", "long text many times"],
 )  # fmt: skip
 def test_config_that_expands_is_refused(text, tmp_path, capsys):
     (tmp_path / "config.yaml").write_text(text)
     assert "config.yaml" in refused(["fit", "--config", str(tmp_path / "config.yaml")], capsys)
+
+
+def test_checkpoint_with_expanded_weights_is_refused_before_it_takes_memory(last, tmp_path, capsys):
+    whole = torch.load(last, weights_only=True)
+    settings = whole["hyper_parameters"] | {"latent_dim": 1_000_000}
+    with torch.device("meta"):
+        shapes = {name: weights.shape for name, weights in DNN(**settings).state_dict().items()}
+    expanded = {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
+    odd = whole | {"hyper_parameters": settings, "state_dict": expanded, "optimizer_states": []}
+    torch.save(odd, tmp_path / "odd.ckpt")
+    assert (tmp_path / "odd.ckpt").stat().st_size < 100_000
+    assert "odd.ckpt" in refused(["validate", "--ckpt_path", str(tmp_path / "odd.ckpt")], capsys)
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "samples"])
+def test_run_with_a_folder_that_is_a_link_is_not_resumed_into_it(name, strangers_run, tmp_path, capsys):
+    run, mine = strangers_run(), tmp_path / "mine"
+    (run / "checkpoints").rename(mine) if name == "checkpoints" else mine.mkdir()
+    (run / name).symlink_to(mine)
+    before = sorted(path.name for path in mine.iterdir())
+    assert str(run / name) in refused(["fit", "--ckpt_path", str(run), "--trainer.max_epochs", "3"], capsys)
+    assert sorted(path.name for path in mine.iterdir()) == before
+
+
+def test_run_config_with_a_huge_number_is_one_line(strangers_run, capsys):
+    run = strangers_run(trainer=strangers_run.trainer | {"limit_val_batches": 10**400})
+    assert "limit_val_batches" in refused(["validate", "--ckpt_path", str(run)], capsys)
 
 
 def test_fifo_in_place_of_a_file_is_refused_without_waiting(strangers_run, tmp_path, capsys):

@@ -572,3 +572,9 @@ def test_score_skips_hidden_and_system_files_but_no_broken_picture(tmp_path):
     (folder / "b.png").write_bytes(b"\0\1")
     with pytest.raises(UsageError, match=r"b\.png"):
         read_samples(tmp_path, Small())
+
+
+def test_npz_of_wide_floats_is_refused_before_it_is_read(tmp_path):
+    np.savez(tmp_path / "wide.npz", images=np.zeros((4, HEIGHT, WIDTH), np.longdouble), labels=np.zeros(4, np.int64))
+    with pytest.raises(UsageError, match=r"wide\.npz"):
+        read_samples(tmp_path / "wide.npz", Small())

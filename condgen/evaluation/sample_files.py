@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import math
 import os
 import warnings
 import zipfile
@@ -30,6 +31,7 @@ from condgen.files import open_regular, read_limited
 from condgen.pictures import to_bytes
 
 MAX_PER_LABEL = 10_000  # samples in files; scores are of the first 1,000 of each label
+MAX_ARRAY_BYTES = 2**30  # of the images in an npz file
 MAX_PICTURE_BYTES = 2**26  # of a picture's file: one of 4096 x 4096 pixels, not compressed
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not EPS, which starts Ghostscript
 ROUNDING = 1e-6  # how far floats may be out of [0, 1]
@@ -246,8 +248,12 @@ def _check_arrays(path: Path, images: ArrayType, labels: ArrayType, data: Labell
         raise UsageError(
             f"{path} holds {labels_shape} {labels_dtype} labels for {shape[0]:,} images: give a whole number each."
         )
-    if dtype != np.uint8 and dtype.kind != "f":
+    if dtype != np.uint8 and (dtype.kind != "f" or dtype.itemsize > 8):
         raise UsageError(f"{path} holds images of {dtype}: give bytes, or floats from 0 to 1.")
+    if (size := math.prod(shape) * dtype.itemsize) > MAX_ARRAY_BYTES:
+        raise UsageError(
+            f"{path} holds images of {size:,} bytes: give at most {MAX_ARRAY_BYTES:,}, as bytes if possible."
+        )
     _check_count(path, shape[0], data)
 
 
