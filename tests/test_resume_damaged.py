@@ -196,9 +196,12 @@ def test_fit_with_swa_saves_the_averaged_weights(fit_args, tmp_path):
     assert main([*fit_args, *options, *average, *start]) == 0
     run = tmp_path / "lightning_logs" / "version_0"
     last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["global_step"] == last["global_step"]  # the last epoch is the best
     averages = last["callbacks"]["StochasticWeightAveraging"]["average_model_state"]
     for name, weights in last["state_dict"].items():
         assert torch.equal(weights, averages[name]) or not weights.is_floating_point() or "averaged" in name
+        assert torch.equal(weights, best["state_dict"][name])
     config = ["--config", str(run / "config.yaml"), "--ckpt_path", str(run), "--trainer.max_epochs", "5"]
     assert main(["fit", *config]) == 0
 

@@ -79,6 +79,7 @@ class RunCheckpoint(Checkpoint):
         self.monitor, self.mode, self.every_n_train_steps = monitor, mode, every_n_train_steps
         self.best: float | None = None
         self._is_best = False  # whether the checkpoint that is written is the best so far
+        self._latest_is_best = False  # whether the latest epoch was
         self.directory = Path()
         self._first_open_step = 0
         self._seconds = 0.0  # of training before this process
@@ -151,7 +152,9 @@ class RunCheckpoint(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore_handlers()
         if any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            self._is_best = self._latest_is_best
             trainer.save_checkpoint(self.directory / "last.ckpt", weights_only=False)  # it has just set its averages
+            self._copy_best(trainer)
         if trainer.is_global_zero and not (self.directory / "best.ckpt").is_file():
             rank_zero_warn(f"There is no best.ckpt: no epoch had a {self.monitor}.")
 
@@ -218,6 +221,7 @@ class RunCheckpoint(Checkpoint):
             self._is_best &= self.best is None
         elif self._is_best:
             self.best = float(value)  # type: ignore[arg-type]
+        self._latest_is_best = self._is_best
         if trainer.is_last_batch or self._extra_validation:
             self._validated, self._value = False, None
         if trainer.is_last_batch:  # else a limit ends the run within an epoch
