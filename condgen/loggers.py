@@ -22,7 +22,6 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor
-from torch.utils.tensorboard.summary import hparams
 
 from condgen.files import read_limited, replacing
 
@@ -132,6 +131,8 @@ class RunTensorBoardLogger(TensorBoardLogger):
     @rank_zero_only
     def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
         """Writes the hyperparameters once, with ``val_loss`` as their metric; its values are logged during training."""
+        from torch.utils.tensorboard.summary import hparams  # here: only a training waits for it
+
         plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in dict(params).items()}
         for summary in hparams(plain, {"val_loss": 0.0}):
             self.experiment.file_writer.add_summary(summary)
