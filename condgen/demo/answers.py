@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from condgen.batches import Images
-from condgen.data import LabelledImages
+from condgen.data.datamodule import ImageDataModule
+from condgen.data.loader import Images
 from condgen.demo.figures import animation, caption, figure, film, npz, picture, read_png, saving, score_tables
 from condgen.demo.shown import Run, Setting, chosen, whole
 from condgen.errors import UsageError, check_number
-from condgen.evaluation.samples import draw_bytes
-from condgen.evaluation.sets import nearest
+from condgen.files.images import grid, png
 from condgen.generators import ConditionalGenerator
+from condgen.metrics.distances import nearest
 from condgen.noise import Distribution, between
-from condgen.pictures import grid, png
+from condgen.sampling.generate import generate_uint8
 
 RUNS, LABELS, EACH, IMAGES, EVALUATIONS = 8, 20, 20, 400, 10_000  # at most; the last two of one run
 RANGES: dict[Distribution, tuple[int, int]] = {"uniform": (0, 1), "normal": (-3, 3)}  # of one number of the noise
@@ -187,7 +187,7 @@ def check_types(answer: Callable[..., Any], values: Sequence[Any]) -> None:
                 raise UsageError(f"{name.replace('_', ' ')} is {value!r:.60}: give {said}.")
 
 
-def labels_of(data: LabelledImages, text: str) -> list[int]:
+def labels_of(data: ImageDataModule, text: str) -> list[int]:
     """The labels of what was typed; raises UsageError where there are none, too many, or none of this name."""
     text = text.strip()
     if not text:
@@ -203,7 +203,7 @@ def labels_of(data: LabelledImages, text: str) -> list[int]:
     return labels
 
 
-def one_label(data: LabelledImages, text: str) -> Tensor:
+def one_label(data: ImageDataModule, text: str) -> Tensor:
     """The label of what was chosen: (1,) int64."""
     return torch.tensor(labels_of(data, text)[:1])
 
@@ -219,12 +219,12 @@ def coordinate_of(generator: ConditionalGenerator, coordinate: float) -> int:
 
 def generate(generator: ConditionalGenerator, labels: Tensor, noise: Tensor) -> Tensor:
     """(N,) labels and (N, *noise_shape) noise to (N, C, H, W) uint8; raises UsageError where it would take long."""
-    if (evaluations := len(labels) * generator.evaluations_per_sample) > EVALUATIONS:
+    if (evaluations := len(labels) * generator.nfe) > EVALUATIONS:
         raise UsageError(
             f"{evaluations:,} evaluations of the network take long: ask for fewer samples or steps, {EVALUATIONS:,} "
             "at most."
         )
-    return draw_bytes(generator, labels, noise)
+    return generate_uint8(generator, labels, noise)
 
 
 def nearest_training_images(run: Run, samples: Images) -> tuple[Tensor, Tensor]:

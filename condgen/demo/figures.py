@@ -14,15 +14,15 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from condgen.batches import Images
+from condgen.checkpoints.find import run_of
+from condgen.data.loader import Images
 from condgen.demo.shown import Run
 from condgen.errors import UsageError
 from condgen.evaluation.report import basis
 from condgen.evaluation.scores import cell
-from condgen.files import read_limited
+from condgen.files.images import png
+from condgen.files.reading import read_limited
 from condgen.generators import ConditionalGenerator
-from condgen.pictures import png
-from condgen.runs import run_of
 
 CAPTION_SCORES = ("accuracy", "coverage")
 FRAMES_PER_SECOND, ENLARGED = 12, 10

@@ -9,12 +9,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from condgen.checkpoints import data_of, load_generator, read_checkpoint
-from condgen.data import LabelledImages
+from condgen.checkpoints.build import load_generator
+from condgen.checkpoints.find import RUNS, find_checkpoint, run_of, runs_with
+from condgen.checkpoints.read import read_checkpoint
+from condgen.checkpoints.settings import data_of
+from condgen.data.datamodule import ImageDataModule
 from condgen.errors import UsageError, check_number
 from condgen.evaluation.report import read_scores
 from condgen.generators import ConditionalGenerator
-from condgen.runs import RUNS, find_checkpoint, run_of, runs_with
 
 Setting = str | float | None  # as typed; "" and None mean the value of the training
 
@@ -25,7 +27,7 @@ class Run(NamedTuple):
     name: str
     checkpoint: Path
     family: str
-    data: LabelledImages
+    data: ImageDataModule
     settings: dict[str, Any]  # of the family, as it was trained
 
     @property
@@ -123,7 +125,7 @@ def find_runs(paths: Sequence[str], root: Path) -> dict[str, Run]:
             "or give run directories."
         )
     found: dict[str, Run] = {}
-    shared: dict[tuple[str, Path, str], LabelledImages] = {}  # by runs on the same images
+    shared: dict[tuple[str, Path, str], ImageDataModule] = {}  # by runs on the same images
     for name, checkpoint in zip(_names(checkpoints), checkpoints, strict=True):
         try:
             content = read_checkpoint(checkpoint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from condgen.files import replacing
+from condgen.files.atomic import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,5 +17,5 @@ def write_figure(figure: Figure, path: Path) -> None:
 
     for text in figure.findobj(Text):
         text.set_parse_math(False)
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         figure.savefig(file, format="png")

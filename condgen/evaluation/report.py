@@ -9,20 +9,20 @@ from typing import Any
 import torch
 
 import condgen
-from condgen.batches import Images
-from condgen.data import LabelledImages
+from condgen.checkpoints.restore import restoring
+from condgen.data.datamodule import ImageDataModule
+from condgen.data.loader import Images
 from condgen.errors import UsageError, printable
+from condgen.evaluation.evaluator import Judge, find_judge
 from condgen.evaluation.figure_file import write_figure
-from condgen.evaluation.judge import Judge, find_judge
 from condgen.evaluation.sample_files import read_samples
 from condgen.evaluation.scores import cell, score_samples, table, write_nearest
 from condgen.evaluation.scores_file import read_scores, write_scores
 from condgen.evaluation.side_by_side import draw_side_by_side
 from condgen.generators import ConditionalGenerator
-from condgen.trainer import restoring
 
 
-def about_data(data: LabelledImages, judge: Judge) -> dict[str, Any]:
+def about_data(data: ImageDataModule, judge: Judge) -> dict[str, Any]:
     """What scores depend on beside the samples, as it stands in ``scores.json``."""
     return {
         "data": data.full_name,
@@ -55,7 +55,7 @@ def about_checkpoint(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def report(
     generator: ConditionalGenerator,
-    data: LabelledImages,
+    data: ImageDataModule,
     judge: Judge,
     samples: Images,
     seconds: float,
@@ -77,7 +77,7 @@ def report(
     """
     cost = {
         "parameters": sum(weights.numel() for weights in generator.sampler.parameters()),
-        "evaluations_per_sample": generator.evaluations_per_sample,
+        "nfe": generator.nfe,
         "milliseconds_per_sample": 1000 * seconds / len(samples),
         "training_minutes": origin["training_minutes"],
     }
@@ -90,7 +90,7 @@ def report(
     _report(origin["path"], samples, data, judge, cost, about, run, progress=progress)
 
 
-def score(path: str, data: LabelledImages, output: str | None = None) -> None:
+def score(path: str, data: ImageDataModule, output: str | None = None) -> None:
     """Scores samples in files, made by any program: writes scores.json and a picture, nearest.png, prints a table.
 
     Args:
@@ -112,7 +112,7 @@ def score(path: str, data: LabelledImages, output: str | None = None) -> None:
 def _report(
     source: str,
     samples: Images,
-    data: LabelledImages,
+    data: ImageDataModule,
     judge: Judge,
     cost: dict[str, float | None],
     about: dict[str, Any],

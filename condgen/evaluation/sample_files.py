@@ -24,11 +24,11 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 from tqdm import tqdm
 
-from condgen.batches import Images
-from condgen.data import LabelledImages
+from condgen.data.datamodule import ImageDataModule
+from condgen.data.loader import Images
 from condgen.errors import UsageError
-from condgen.files import open_regular, read_limited
-from condgen.pictures import to_bytes
+from condgen.files.images import to_bytes
+from condgen.files.reading import open_regular, read_limited
 
 MAX_PER_LABEL = 10_000  # samples in files; scores are of the first 1,000 of each label
 MAX_ARRAY_BYTES = 2**30  # of the images in an npz file
@@ -37,7 +37,7 @@ PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not EP
 ROUNDING = 1e-6  # how far floats may be out of [0, 1]
 
 
-def read_samples(path: Path, data: LabelledImages) -> Images:
+def read_samples(path: Path, data: ImageDataModule) -> Images:
     """The samples in files: images (N, C, H, W) uint8 and their labels (N,).
 
     Args:
@@ -67,14 +67,14 @@ def read_samples(path: Path, data: LabelledImages) -> Images:
     return found
 
 
-def _check_count(path: Path, number: int, data: LabelledImages) -> None:
+def _check_count(path: Path, number: int, data: ImageDataModule) -> None:
     if number > (most := MAX_PER_LABEL * data.num_classes):
         raise UsageError(
             f"{path} has {number:,} samples, or more: give at most {most:,}, {MAX_PER_LABEL:,} for each label."
         )
 
 
-def _check_labels(path: Path, labels: list[int], data: LabelledImages) -> None:
+def _check_labels(path: Path, labels: list[int], data: ImageDataModule) -> None:
     if labels and not 0 <= min(labels) <= max(labels) < data.num_classes:
         raise UsageError(
             f"{path} has labels from {min(labels)} to {max(labels)}, but those of {data.full_name} are 0 to "
@@ -85,7 +85,7 @@ def _check_labels(path: Path, labels: list[int], data: LabelledImages) -> None:
 # Folders.
 
 
-def _read_predictions(folder: Path, data: LabelledImages) -> Images:
+def _read_predictions(folder: Path, data: ImageDataModule) -> Images:
     """The samples that a ``manifest.csv`` lists."""
     most = MAX_PER_LABEL * data.num_classes
     manifest = folder / "manifest.csv"
@@ -120,7 +120,7 @@ def _is_systems(path: Path) -> bool:
     return path.name.startswith(".") or path.name.lower() in ("thumbs.db", "desktop.ini", "__macosx")
 
 
-def _read_folders(folder: Path, data: LabelledImages) -> Images:
+def _read_folders(folder: Path, data: ImageDataModule) -> Images:
     """The pictures in a folder for each label."""
     names = {name.replace("/", "-"): label for label, name in enumerate(data.classes)}
     names |= {str(label): label for label in range(data.num_classes)}
@@ -145,14 +145,14 @@ def _read_folders(folder: Path, data: LabelledImages) -> Images:
 # Pictures.
 
 
-def _read_pictures(files: Sequence[tuple[Path, int]], data: LabelledImages) -> Images:
+def _read_pictures(files: Sequence[tuple[Path, int]], data: ImageDataModule) -> Images:
     images = torch.empty(len(files), *data.image_shape, dtype=torch.uint8)
     for row, (path, _) in enumerate(tqdm(files, desc="Reading", leave=False, mininterval=1, delay=1)):
         images[row] = _read_picture(path, data)
     return Images(images, torch.tensor([label for _, label in files]))
 
 
-def _read_picture(path: Path, data: LabelledImages) -> Tensor:
+def _read_picture(path: Path, data: ImageDataModule) -> Tensor:
     """The pixels of a picture: (C, H, W) uint8."""
     channels, height, width = data.image_shape
     with _naming(path, "picture"), warnings.catch_warnings():
@@ -205,7 +205,7 @@ def _opaque_8_bit(image: Image.Image, path: Path) -> Image.Image:
 # Arrays.
 
 
-def _read_npz(path: Path, data: LabelledImages) -> Images:
+def _read_npz(path: Path, data: ImageDataModule) -> Images:
     with _naming(path, "npz file"), open_regular(path) as file, zipfile.ZipFile(file) as archive:
         _check_arrays(path, _array_type(archive, "images"), _array_type(archive, "labels"), data)
         images, labels = _read_array(archive, "images"), _read_array(archive, "labels")
@@ -238,7 +238,7 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def _check_arrays(path: Path, images: ArrayType, labels: ArrayType, data: LabelledImages) -> None:
+def _check_arrays(path: Path, images: ArrayType, labels: ArrayType, data: ImageDataModule) -> None:
     """Refuses arrays that are not images and labels of the data set, before they are read."""
     (shape, dtype), (labels_shape, labels_dtype) = images, labels
     image_shape = (1, *shape[1:]) if len(shape) == 3 else shape[1:]

@@ -13,23 +13,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from condgen.batches import Images
-from condgen.data import LabelledImages
+from condgen.data.datamodule import ImageDataModule
+from condgen.data.loader import Images
 from condgen.errors import UsageError
-from condgen.evaluation.gan_train import GANTrainAccuracy
-from condgen.evaluation.judge import Judge, RandomConvolutions, accuracy, in_parts
-from condgen.evaluation.sets import (
-    Diversity,
-    FrechetDistance,
-    KernelDistance,
-    LabelFrechetDistance,
-    LabelledFeatures,
-    Novelty,
-    PrecisionRecallDensityCoverage,
-    SetMetric,
-    nearest,
-)
-from condgen.pictures import grid, write_png
+from condgen.evaluation.evaluator import Judge, RandomConvolutions
+from condgen.files.images import grid, write_png
+from condgen.metrics.classifier import accuracy, in_parts
+from condgen.metrics.distances import nearest
+from condgen.metrics.diversity import Diversity
+from condgen.metrics.frechet import FrechetDistance, LabelFrechetDistance
+from condgen.metrics.gan_train import GANTrainAccuracy
+from condgen.metrics.kernel import KernelDistance
+from condgen.metrics.novelty import Novelty
+from condgen.metrics.prdc import PrecisionRecallDensityCoverage
+from condgen.metrics.set_metric import LabelledFeatures, SetMetric
 
 PER_LABEL = 1000  # samples that are scored, where the test set has as many images
 PAIRS = 20  # in the picture of the nearest training images
@@ -43,7 +40,7 @@ class Score(NamedTuple):
     per_label: list[float] | None = None
 
 
-def samples_per_label(data: LabelledImages) -> int:
+def samples_per_label(data: ImageDataModule) -> int:
     """How many samples of each label are scored: a thousand, or as many as the test set has on average."""
     return max(2, min(PER_LABEL, len(data.val_images) // data.num_classes))
 
@@ -76,7 +73,7 @@ class Scored(NamedTuple):
     samples: int
 
 
-def score_samples(samples: Images, data: LabelledImages, judge: Judge, progress: bool = True) -> Scored:
+def score_samples(samples: Images, data: ImageDataModule, judge: Judge, progress: bool = True) -> Scored:
     """The scores of samples, and of as many training images in their place, the floor.
 
     Args:
@@ -126,7 +123,7 @@ def _number(value: float) -> float | None:
 class _Spaces:
     """Images as what metrics compare: the judge's embedding, random convolutions, pixels as bytes."""
 
-    def __init__(self, judge: Judge, data: LabelledImages, bar: Any) -> None:
+    def __init__(self, judge: Judge, data: ImageDataModule, bar: Any) -> None:
         self.judge, self.random, self.bar = judge, RandomConvolutions(data.image_shape), bar
 
     def of(self, images: Images) -> dict[str, LabelledFeatures]:
@@ -138,7 +135,7 @@ class _Spaces:
         }
 
 
-def _metrics(data: LabelledImages, training: Images) -> dict[str, tuple[str, SetMetric]]:
+def _metrics(data: ImageDataModule, training: Images) -> dict[str, tuple[str, SetMetric]]:
     """The space and the metric of each score, or of several together."""
     alone = {"sync_on_compute": False}  # each process has all samples
     return {
@@ -159,7 +156,7 @@ def _scores(
     spaces: _Spaces,
     metrics: dict[str, tuple[str, SetMetric]],
 ) -> dict[str, Score]:
-    right, mine = accuracy(spaces.judge.verdict, images), spaces.of(images)
+    right, mine = accuracy(spaces.judge.verdict, images.images, images.labels), spaces.of(images)
     scores = {"accuracy": Score(right, math.sqrt(right * (1 - right) / len(images)))}
     for names, (space, metric) in metrics.items():
         metric.update(*mine[space], real=False)
@@ -173,7 +170,7 @@ def _scores(
     return scores
 
 
-def write_nearest(samples: Images, data: LabelledImages, path: Path) -> None:
+def write_nearest(samples: Images, data: ImageDataModule, path: Path) -> None:
     """A picture of the samples that are closest to a training image, each followed by it, four pairs a row.
 
     Closest as measured by how far test images of the label are: else only thin digits would be seen.

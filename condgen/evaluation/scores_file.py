@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from condgen.errors import UsageError, printable
-from condgen.files import read_limited, replacing
+from condgen.files.atomic import atomic_write
+from condgen.files.reading import read_limited
 
 MAX_BYTES = 2**20  # scores of a thousand labels need a quarter of it
 MAX_NAME, MAX_TEXT = 100, 4096  # characters: of what is printed or drawn; of a path
@@ -27,7 +28,7 @@ def write_scores(
 ) -> None:
     """Writes ``scores.json``: what was scored and how it was chosen, the scores, the cost."""
     text = json.dumps({**about, "scores": scores, "cost": cost}, indent=1, ensure_ascii=False, default=str)
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(text.encode(errors="backslashreplace") + b"\n")  # a path may have bytes that are no text
 
 

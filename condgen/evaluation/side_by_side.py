@@ -9,18 +9,19 @@ from typing import Any
 
 from torch import Tensor
 
-from condgen.checkpoints import generator_of, read_checkpoint
+from condgen.checkpoints.build import generator_of
+from condgen.checkpoints.read import read_checkpoint
 from condgen.errors import UsageError
 from condgen.evaluation.figure_file import write_figure
-from condgen.evaluation.samples import sample_grid
 from condgen.generators import ConditionalGenerator
+from condgen.sampling.generate import sample_grid
 
 COLUMNS = {
     "accuracy": "scores",
     "coverage": "scores",
     "diversity": "scores",
     "frechet_distance": "scores",
-    "evaluations_per_sample": "cost",
+    "nfe": "cost",
     "training_minutes": "cost",
 }
 

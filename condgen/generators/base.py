@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel
 
 import condgen
 from condgen.errors import UsageError, check_number
-from condgen.evaluation.variance import VarianceRatio
+from condgen.metrics.variance_ratio import VarianceRatio
 from condgen.noise import EVALUATION, TRAINING, Distribution, normal, uniform
 
-FOLLOW_THE_DATA = ("num_classes", "image_shape")  # a family's arguments that the data set gives
+FROM_DATA = ("num_classes", "image_shape")  # a family's arguments that the data set gives
 
 
 class ConditionalGenerator(LightningModule, ABC):
@@ -41,7 +37,7 @@ class ConditionalGenerator(LightningModule, ABC):
         UsageError: there are no classes, or the images have no pixels.
     """
 
-    bound_by_training: ClassVar[Sequence[str]] = ()
+    fixed_by_training: ClassVar[Sequence[str]] = ()
     """Settings that a trained network cannot do with otherwise, though its weights have the shapes for it."""
 
     def __init__(self, num_classes: int, image_shape: Sequence[int]) -> None:
@@ -63,7 +59,7 @@ class ConditionalGenerator(LightningModule, ABC):
         self._group_settings: list[dict[str, Any]] = []  # of the optimisers, while a checkpoint is restored
 
     @property
-    def evaluations_per_sample(self) -> int:
+    def nfe(self) -> int:
         """How often the network is evaluated for one sample."""
         return 1
 
@@ -249,7 +245,7 @@ class ConditionalGenerator(LightningModule, ABC):
     # Sampling.
 
     def predict_step(self, batch: Any) -> Tensor:
-        """A block of requested samples (:class:`condgen.batches.SampleBlock`) to its images (N, C, H, W) in [0, 1]."""
+        """Generates the images (N, C, H, W) in [0, 1] of a :class:`condgen.data.requests.SampleBlock`."""
         noise = self.draw_noise(batch.seed, batch.noise.cpu()).to(self.device)
         return self.generate(batch.labels, noise).float()
 
@@ -313,82 +309,3 @@ def _kind(value: object) -> str:
 def class_path(instance: object) -> str:
     """The full name of an object's class, as ``class_path`` in a config has it."""
     return f"{type(instance).__module__}.{type(instance).__qualname__}"
-
-
-Tensors = tuple[Tensor, ...] | list[Tensor]
-
-
-@torch.no_grad()
-def update_ema(averages: Tensors, values: Tensors, steps: Tensor | int, decay: float) -> None:
-    """EMA with warm-up: the decay at step n is min(decay, (1 + n) / (10 + n)), as the first weights are random."""
-    n = int(steps)
-    keep = min(decay, (1 + n) / (10 + n))
-    if averages[0].is_floating_point():
-        torch._foreach_lerp_(averages, values, 1 - keep)
-    else:
-        torch._foreach_copy_(averages, values)
-
-
-class AveragedGenerator(ConditionalGenerator):
-    """A family that trains ``network`` and generates with ``averaged``, the EMA of its weights and buffers."""
-
-    network: nn.Module
-    averaged: AveragedModel
-
-    def set_network(self, network: nn.Module, decay: float) -> None:
-        """Sets ``network``, and ``averaged``, whose EMA decay is at most ``decay``."""
-        update = functools.partial(update_ema, decay=decay)  # not a local function, which could not be pickled
-        self.network = network
-        self.averaged = AveragedModel(network, multi_avg_fn=update, use_buffers=True).requires_grad_(False)
-
-    @property
-    def sampler(self) -> nn.Module:
-        return self.averaged
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Here and not at the batch's end, before which a checkpoint may be gathered."""
-        super().optimizer_step(*args, **kwargs)
-        self.averaged.update_parameters(self.network)
-
-
-OptimizerName = Literal["Adam", "AdamW", "SGD"]
-ScheduleName = Literal["constant", "linear", "cosine"]
-
-
-def optimizer_and_schedule(
-    module: LightningModule,
-    optimizer: Optimizer,
-    schedule: ScheduleName,
-    warmup_steps: int,
-) -> OptimizerLRScheduler:
-    """What ``configure_optimizers`` returns for an optimiser whose rate rises linearly over ``warmup_steps`` steps, and
-    then stays (``constant``) or falls to zero over the rest of the run, in a straight line (``linear``) or like half a
-    cosine (``cosine``).
-
-    Raises:
-        UsageError: the rate is to fall over the rest of a run that has no end.
-    """
-    # Fused ones can scale gradients themselves, which Lightning takes for a reason not to clip them.
-    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
-    if schedule == "constant" and not warmup_steps:
-        return optimizer
-    total = module.trainer.estimated_stepping_batches
-    if schedule != "constant" and math.isinf(total):
-        raise UsageError(
-            f"model.schedule is {schedule}, but the training has no end: give --trainer.max_steps or "
-            "--trainer.max_epochs, or --model.schedule constant."
-        )
-    # That made the training loader, before Lightning has restored where in its epoch it is: let it be made again then.
-    module.trainer.fit_loop._combined_loader = None
-
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        if schedule == "constant":
-            return 1.0
-        progress = min(1.0, (step - warmup_steps) / max(1, total - warmup_steps))
-        if schedule == "linear":
-            return 1 - progress
-        return 0.5 * (1 + float(torch.cos(torch.tensor(progress * torch.pi, dtype=torch.float64))))
-
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}

@@ -15,8 +15,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from condgen.errors import UsageError, check_number
-from condgen.generators.base import ConditionalGenerator, OptimizerName, ScheduleName, optimizer_and_schedule
-from condgen.machine import amd_processor
+from condgen.generators.base import ConditionalGenerator
+from condgen.nn.schedule import OptimizerName, ScheduleName, optimizer_and_schedule
+from condgen.training.machine import amd_processor
 
 
 class WideLinear(nn.Linear):

@@ -24,8 +24,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from condgen.errors import UsageError, check_number
-from condgen.generators.base import AveragedGenerator, ScheduleName, optimizer_and_schedule
 from condgen.generators.dnn import DNNNetwork, with_label
+from condgen.generators.ema import EMAGenerator
+from condgen.nn.schedule import ScheduleName, optimizer_and_schedule
 
 
 class Spaces(nn.Module):
@@ -90,7 +91,7 @@ def energy_distance(drawn: Tensor, real: Tensor) -> Tensor:
     return 2 * torch.cdist(drawn, real).mean() - within(drawn) - within(real)
 
 
-class Drifting(AveragedGenerator):
+class Drifting(EMAGenerator):
     """The article's network, whose samples drift; see the module.
 
     Args:
@@ -100,7 +101,7 @@ class Drifting(AveragedGenerator):
         drawn: images that a step draws, over the real ones of its batch: to compare costs less than to draw.
         temperatures: what counts as near, over the mean distance of a drawn image to a real one.
         lr: learning rate of Adam.
-        averaging: the most that the network that draws keeps of its weights in a step, where it takes the rest from the
+        ema_decay: the most that the network that draws keeps of its weights in a step, where it takes the rest from the
             one that is trained. In step n it keeps (1 + n) / (10 + n), until that is more.
         schedule: what the learning rate does after the warm-up: stay, or fall to 0 over the run, in a straight line or
             like half a cosine.
@@ -115,7 +116,7 @@ class Drifting(AveragedGenerator):
         drawn: float = 0.25,
         temperatures: Sequence[float] = (0.02, 0.05, 0.2),
         lr: float = 1e-3,
-        averaging: float = 0.999,
+        ema_decay: float = 0.999,
         schedule: ScheduleName = "cosine",
         warmup_steps: int = 100,
     ) -> None:
@@ -127,13 +128,13 @@ class Drifting(AveragedGenerator):
         for temperature in temperatures:
             check_number("model.temperatures", temperature, above=0)
         check_number("model.lr", lr, above=0)
-        check_number("model.averaging", averaging, at_least=0, at_most=1)
+        check_number("model.ema_decay", ema_decay, at_least=0, at_most=1)
         check_number("model.warmup_steps", warmup_steps, at_least=0)
         self.save_hyperparameters()
         self.latent_dim = latent_dim
         self.drawn, self.temperatures = drawn, tuple(temperatures)
         self.lr, self.schedule, self.warmup_steps = lr, schedule, warmup_steps
-        self.set_network(DNNNetwork(latent_dim + num_classes, self.image_shape), averaging)
+        self.set_network(DNNNetwork(latent_dim + num_classes, self.image_shape), ema_decay)
         self.spaces = Spaces(self.image_shape[0])
 
     @property
@@ -141,7 +142,7 @@ class Drifting(AveragedGenerator):
         return (self.latent_dim,)
 
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
-        return self.averaged(with_label(noise, labels, self.num_classes))
+        return self.ema(with_label(noise, labels, self.num_classes))
 
     def sets(self, drawn: Tensor, of_drawn: Tensor, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """The features of drawn images and those of real ones of the same label, space by space and label by label.

@@ -21,10 +21,11 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from condgen.errors import check_number
-from condgen.generators.base import AveragedGenerator, ScheduleName, optimizer_and_schedule
 from condgen.generators.dnn import DNNNetwork, with_label
+from condgen.generators.ema import EMAGenerator
+from condgen.nn.schedule import ScheduleName, optimizer_and_schedule
 
-PENALISED = 8  # of so many images of a batch, one's slope is punished
+PENALTY_STRIDE = 8  # of so many images of a batch, one's slope is punished
 
 
 class Discriminator(nn.Module):
@@ -63,7 +64,7 @@ class Discriminator(nn.Module):
         return self.shared(features).squeeze(1) + (features * self.of_label(labels)).sum(1)
 
 
-class GAN(AveragedGenerator):
+class GAN(EMAGenerator):
     """A conditional GAN with the article's network as its generator.
 
     Both networks take a step on each batch, with the same drawn images: one pass backwards from the discriminator's
@@ -81,7 +82,7 @@ class GAN(AveragedGenerator):
         discriminator_lr: learning rate of the discriminator.
         penalty: weight of the two gradient penalties, R1 and R2. A slope takes twice the multiplications of a logit,
             so they are estimated on every eighth image of a batch.
-        averaging: the most that the generator that draws keeps of its weights in a step, where it takes the rest from
+        ema_decay: the most that the generator that draws keeps of its weights in a step, where it takes the rest from
             the one that is trained: samples of the average are better than those of any one step. In step n it keeps
             (1 + n) / (10 + n), until that is more.
         schedule: what the learning rates do after the warm-up: stay, or fall to 0 over the run, in a straight line or
@@ -97,7 +98,7 @@ class GAN(AveragedGenerator):
         lr: float = 1e-3,
         discriminator_lr: float = 1e-3,
         penalty: float = 0.05,
-        averaging: float = 0.999,
+        ema_decay: float = 0.999,
         schedule: ScheduleName = "cosine",
         warmup_steps: int = 0,
     ) -> None:
@@ -106,14 +107,14 @@ class GAN(AveragedGenerator):
         check_number("model.lr", lr, above=0)
         check_number("model.discriminator_lr", discriminator_lr, above=0)
         check_number("model.penalty", penalty, at_least=0)
-        check_number("model.averaging", averaging, at_least=0, at_most=1)
+        check_number("model.ema_decay", ema_decay, at_least=0, at_most=1)
         check_number("model.warmup_steps", warmup_steps, at_least=0)
         self.save_hyperparameters()
         self.latent_dim = latent_dim
         self.lr, self.discriminator_lr = lr, discriminator_lr
         self.penalty = penalty
         self.schedule, self.warmup_steps = schedule, warmup_steps
-        self.set_network(DNNNetwork(latent_dim + num_classes, self.image_shape), averaging)
+        self.set_network(DNNNetwork(latent_dim + num_classes, self.image_shape), ema_decay)
         self.discriminator = Discriminator(self.image_shape, num_classes)
 
     @property
@@ -121,7 +122,7 @@ class GAN(AveragedGenerator):
         return (self.latent_dim,)
 
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
-        return self.averaged(with_label(noise, labels, self.num_classes))
+        return self.ema(with_label(noise, labels, self.num_classes))
 
     def losses(self, real: Tensor, drawn: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The generator's loss and the discriminator's on real and drawn images (N, C, H, W) of the same labels, and by
@@ -130,7 +131,7 @@ class GAN(AveragedGenerator):
         lead = real_logits - drawn_logits
         return F.softplus(lead).mean(), F.softplus(-lead).mean(), lead
 
-    def slope_penalty(self, real: Tensor, drawn: Tensor, labels: Tensor) -> Tensor:
+    def gradient_penalty(self, real: Tensor, drawn: Tensor, labels: Tensor) -> Tensor:
         """The penalty of the discriminator's slopes on real images (R1) and on drawn ones (R2), (N, C, H, W) both."""
         images = torch.cat((real, drawn)).detach().requires_grad_()
         logits = self.discriminator(images, labels.repeat(2))
@@ -141,10 +142,10 @@ class GAN(AveragedGenerator):
         images, labels = batch
         noise = self.batch_uniform(len(labels), batch_idx, self.noise_shape)
         drawn = self.network(with_label(noise, labels, self.num_classes)).float()
-        some = slice(None, None, PENALISED)
+        some = slice(None, None, PENALTY_STRIDE)
         with torch.autocast(self.device.type, enabled=False):  # slopes of slopes want float32
             generator_loss, discriminator_loss, lead = self.losses(images, drawn, labels)
-            penalty = self.slope_penalty(images[some], drawn[some], labels[some])
+            penalty = self.gradient_penalty(images[some], drawn[some], labels[some])
         # Backwards from the discriminator's loss, what arrives at a drawn image is its logit's slope times
         # sigmoid(-lead). From the generator's loss it would be times -sigmoid(lead), which is -exp(lead) times as much.
         quotient = -lead.detach().clamp(max=60).exp()[:, None, None, None]

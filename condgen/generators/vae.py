@@ -30,8 +30,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from condgen.errors import check_number
-from condgen.generators.base import ConditionalGenerator, ScheduleName, optimizer_and_schedule
+from condgen.generators.base import ConditionalGenerator
 from condgen.generators.dnn import DNNNetwork, with_label
+from condgen.nn.schedule import ScheduleName, optimizer_and_schedule
 from condgen.noise import Distribution
 
 
@@ -140,7 +141,7 @@ def log_normal(z: Tensor) -> Tensor:
     return -0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
 
 
-def log_grey(images: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
+def discretized_logistic_log_prob(images: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
     """Log-likelihood of grey values under logistic distributions that are cut into 256 levels.
 
     Args:
@@ -237,7 +238,7 @@ class VAE(ConditionalGenerator):
         latent = mean + log_std.exp() * noise
         log_posterior = log_normal(noise) - log_std.sum(1)
         kl = log_posterior - self.prior.log_density(latent, labels)
-        return log_grey(images, self.location(latent, labels), self.log_scale).mean(), kl.mean()
+        return discretized_logistic_log_prob(images, self.location(latent, labels), self.log_scale).mean(), kl.mean()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch

@@ -49,7 +49,7 @@ class Costs(Callback):
         for action, seconds in durations.items():
             beside = action.startswith(("[Callback]", "[Logging]"))
             if beside and not action.endswith("on_save_checkpoint"):  # that is within the hook that saves
-                spent["checks" if action.startswith("[Callback]FiniteTraining") else "costs"] += sum(seconds)
+                spent["checks" if action.startswith("[Callback]TerminateOnNonFinite") else "costs"] += sum(seconds)
         self.so_far.append((time.perf_counter(), spent["costs"], spent["checks"]))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

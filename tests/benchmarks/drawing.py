@@ -18,7 +18,7 @@ from rows import Row, Settings
 from torch import Tensor
 
 import condgen as package
-from condgen.__main__ import main
+from condgen.cli.main import main
 from condgen.generators import Diffusion
 
 NPZ = ("--predictions.format", "npz")
@@ -87,10 +87,10 @@ def with_a_time_each(generator: Diffusion, labels: Tensor, noise: Tensor) -> Ten
 
     def field(x: Tensor, at: float) -> Tensor:
         times = x.new_full((len(x),), at)
-        with_label = generator.answer(generator.averaged, x, times, labels)
+        with_label = generator.answer(generator.ema, x, times, labels)
         if not generator.is_guided(at):
             return with_label
-        without = generator.answer(generator.averaged, x, times, no_label)
+        without = generator.answer(generator.ema, x, times, no_label)
         return without + generator.guidance * (with_label - without)
 
     return generator.objective.sample(field, noise, generator.sampling_steps) / 2 + 0.5

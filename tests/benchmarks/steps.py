@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch.utils.flop_counter import FlopCounterMode
 
-from condgen.generators.base import AveragedGenerator
+from condgen.generators.ema import EMAGenerator
 
 
 class Alone:
@@ -58,8 +58,8 @@ class BareLoop:
         self.optimizer.step()
         if self.schedule is not None:
             self.schedule.step()
-        if isinstance(self.module, AveragedGenerator):
-            self.module.averaged.update_parameters(self.module.network)
+        if isinstance(self.module, EMAGenerator):
+            self.module.ema.update_parameters(self.module.network)
 
     def run(self, steps: int) -> float:
         """Seconds of the next steps."""

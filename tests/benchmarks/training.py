@@ -13,7 +13,7 @@ from ratios import Ratio, alternate
 from rows import NO_SCORES, Row, Settings, train_seconds
 from torch import Tensor
 
-from condgen.idx import read_idx
+from condgen.data.idx import read_idx
 
 HERE = str(Path(__file__).parent)  # where the callbacks are
 # their configs, and how many steps they take in turn with a bare loop: the diffusion prepares 16 at once

@@ -1,0 +1,1 @@
+"""The command line. It knows every other package; no other package knows it."""

@@ -1,0 +1,1 @@
+"""Generators for other programs: ONNX, pt2 and safetensors."""

@@ -1,0 +1,1 @@
+"""Files: bounded reading, atomic writing, locks, and images as PNG and GIF."""

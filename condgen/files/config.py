@@ -1,0 +1,53 @@
+"""Reads YAML settings from files that may come from anybody."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from typing import Any
+
+import yaml
+
+from condgen.errors import UsageError
+from condgen.files.reading import read_limited
+
+MAX_CONFIG_BYTES, MAX_CONFIG_VALUES, MAX_DEPTH = 2**20, 100_000, 100
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """The settings in a config file.
+
+    Raises:
+        UsageError: the file cannot be read, holds no settings, or is too large, also by YAML aliases.
+    """
+    try:
+        text = read_limited(path, MAX_CONFIG_BYTES).decode()
+        if re.search(r"\d(:\d{1,2}){9}", text):  # YAML 1.1 reads a number of base 60, which takes ever longer
+            raise ValueError("it has a number of more than nine colons")
+        settings = yaml.safe_load(text)
+        size = number_of_values(settings)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}): give a YAML file.") from error
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        raise UsageError(f"{path} is not YAML ({' '.join(str(error).split())[:200]}).") from error
+    if size > MAX_CONFIG_VALUES:
+        raise UsageError(f"{path} has {size:.3g} values: give a config of at most {MAX_CONFIG_VALUES:,}.")
+    if not isinstance(settings, dict):
+        raise UsageError(f"{path} holds {reprlib.repr(settings):.60}: give settings, as in configs/base.yaml.")
+    return settings
+
+
+def number_of_values(value: Any, known: dict[int, int] | None = None, depth: int = 0) -> int:
+    """The number of values in nested lists and mappings. One that is used several times counts as often.
+
+    A small file can name one list many times inside another, and so on, and so take all memory once it is printed.
+    """
+    known = {} if known is None else known
+    if not isinstance(value, dict | list | tuple):
+        return 1 + (len(value) // 100 if isinstance(value, str) else 0)
+    if id(value) not in known:
+        known[id(value)] = MAX_CONFIG_VALUES + 1  # until it is counted: a list inside itself never ends
+        if depth < MAX_DEPTH:
+            inside = value.values() if isinstance(value, dict) else value
+            known[id(value)] = 1 + sum(number_of_values(each, known, depth + 1) for each in inside)
+    return known[id(value)]

@@ -1,0 +1,20 @@
+"""Scores of generated images against real ones, as torchmetrics classes over pure functions."""
+
+from condgen.metrics.diversity import Diversity
+from condgen.metrics.frechet import FrechetDistance, LabelFrechetDistance
+from condgen.metrics.gan_train import GANTrainAccuracy
+from condgen.metrics.kernel import KernelDistance
+from condgen.metrics.novelty import Novelty
+from condgen.metrics.prdc import PrecisionRecallDensityCoverage
+from condgen.metrics.variance_ratio import VarianceRatio
+
+__all__ = [
+    "Diversity",
+    "FrechetDistance",
+    "GANTrainAccuracy",
+    "KernelDistance",
+    "LabelFrechetDistance",
+    "Novelty",
+    "PrecisionRecallDensityCoverage",
+    "VarianceRatio",
+]

@@ -1,0 +1,1 @@
+"""Networks and numerical parts that the families share."""

@@ -1,0 +1,1 @@
+"""Samples: drawn in blocks, written to files, interpolated."""

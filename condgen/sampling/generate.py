@@ -1,0 +1,55 @@
+"""Sets of samples that a generator draws."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+from tqdm import tqdm
+
+from condgen.data.datamodule import ImageDataModule
+from condgen.data.loader import Images
+from condgen.data.requests import SampleRequest, request_loader
+from condgen.files.images import grid, to_bytes
+from condgen.generators import ConditionalGenerator
+
+BLOCK = 64  # images that are drawn at once, so that memory does not grow with their number
+
+
+@torch.no_grad()
+def generate_uint8(generator: ConditionalGenerator, labels: Tensor, noise: Tensor) -> Tensor:
+    """Labels (N,) and noise (N, *noise_shape) to their images (N, C, H, W) uint8, on the CPU."""
+    blocks = zip(labels.split(BLOCK), noise.split(BLOCK), strict=True)
+    device = generator.device
+    return torch.cat([to_bytes(generator.generate(*(part.to(device) for part in block)).float()) for block in blocks])
+
+
+def draw(trainer: Trainer, generator: ConditionalGenerator, samples_per_label: int) -> tuple[Images, float]:
+    """So many samples of each label, drawn by all processes as ``condgen predict`` draws them, and rounded to bytes.
+
+    Returns:
+        The samples in their order, the same in every process, and the seconds that it took. A collective.
+    """
+    began = time.monotonic()
+    data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    request = SampleRequest(list(range(data.num_classes)), samples_per_label, 0, data.sample_seed, data.block_size)
+    labels = torch.tensor([request.label_of(index) for index in range(request.end)])
+    images = torch.zeros(request.end, *generator.image_shape, dtype=torch.uint8, device=generator.device)
+    blocks = request_loader(request, trainer.world_size, trainer.global_rank)
+    with torch.no_grad(), trainer.precision_plugin.forward_context():
+        is_silent = trainer.global_rank > 0 or trainer.progress_bar_callback is None
+        for block in tqdm(blocks, desc="Sampling", disable=is_silent, leave=False, mininterval=1):
+            wanted = block.indices < request.end
+            block = block._replace(labels=block.labels.to(generator.device))
+            images[block.indices[wanted]] = to_bytes(generator.predict_step(block))[wanted].to(images)
+    images = trainer.strategy.reduce(images, reduce_op="sum")  # every process has zeros for what others have drawn
+    return Images(images.cpu(), labels), time.monotonic() - began
+
+
+def sample_grid(generator: ConditionalGenerator, labels: Sequence[int], samples_per_label: int, seed: int) -> Tensor:
+    """The samples number 0, 1, … of a seed, so many of each label, a row a label: an image (3, H, W) uint8."""
+    each = torch.tensor(labels).repeat_interleave(samples_per_label)
+    return grid(generate_uint8(generator, each, generator.draw_noise(seed, range(len(each)))), samples_per_label)

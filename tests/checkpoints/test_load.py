@@ -1,0 +1,174 @@
+"""condgen.load refuses files that are damaged or that ask for more than they hold, and names the file."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import resource
+
+import pytest
+import safetensors.torch
+import torch
+from helpers.runs import refused
+
+import condgen
+from condgen.errors import UsageError
+from condgen.generators import DNN, GAN, VAE, ConditionalGenerator
+from condgen.generators.base import class_path
+
+TINY = {"image_shape": (1, 4, 4)}
+
+
+def write_weights(path, generator: ConditionalGenerator, settings=None, weights=None) -> None:
+    """A file as ``condgen export --format safetensors`` writes it, with other settings or weights."""
+    about = {"settings": json.dumps({**generator.hparams, **(settings or {})}), "class": class_path(generator)}
+    saved = (
+        {name: weight.contiguous() for name, weight in generator.state_dict().items()} if weights is None else weights
+    )
+    path.write_bytes(safetensors.torch.save(saved, {**about, "condgen": condgen.__version__}))
+
+
+def write_checkpoint(path, generator: ConditionalGenerator, settings=None, weights=None) -> None:
+    """A checkpoint as ``condgen fit`` writes it, with other settings or weights."""
+    origin = {"seed": 0, "model": class_path(generator), "data": None, "train_loss": [], "version": condgen.__version__}
+    content = {
+        "state_dict": generator.state_dict() if weights is None else weights,
+        "hyper_parameters": {**generator.hparams, **(settings or {})},
+        "condgen": origin,
+        "loops": {},
+        "global_step": 1,
+    }
+    torch.save(content, path)
+
+
+WRITERS = {"weights.safetensors": write_weights, "last.ckpt": write_checkpoint}
+
+
+@pytest.fixture(params=WRITERS)
+def file(request, tmp_path):
+    return tmp_path / request.param
+
+
+def test_load_takes_no_memory_for_sizes_that_the_weights_do_not_have(file):
+    WRITERS[file.name](file, DNN(**TINY), {"latent_dim": 1_000_000})  # 4 GB
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UsageError, match=file.name):
+        condgen.load(file)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"latent_dim": "62"},
+        {"latent_dim": 62.0},
+        {"latent_dim": 1e9},
+        {"latent_dim": [62]},
+        {"latent_dim": True},
+        {"latent_dim": None},
+        {"num_classes": "10"},
+        {"num_classes": -1},
+        {"num_classes": 10**30},
+        {"image_shape": "149"},
+        {"image_shape": 4},
+        {"image_shape": [1, 4.0, 4]},
+        {"image_shape": [1, -4, -4]},
+        {"image_shape": [1, 4, 2**62]},
+        {"image_shape": [0, 4, 4]},
+        {"image_shape": {"1": 4}},
+        {"betas": [0.9, "0.9"]},
+        {"lr": "0.1"},
+        {"schedule": "sometimes"},
+        {"schedule": ["constant"]},
+        {"optimizer": 1},
+        {"unknown": 1},
+    ],
+    ids=str,
+)
+def test_load_names_the_file_whose_settings_have_wrong_types_or_values(setting, file):
+    WRITERS[file.name](file, DNN(**TINY), setting)
+    with pytest.raises(UsageError, match=file.name):
+        condgen.load(file)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_load_refuses_weights_that_are_not_finite(value, file):
+    generator = DNN(**TINY)
+    with torch.no_grad():
+        generator.network.deconv[0].bias[3] = value
+    WRITERS[file.name](file, generator)
+    with pytest.raises(UsageError, match=rf"{file.name}.*network\.deconv\.0\.bias"):
+        condgen.load(file)
+
+
+def test_predict_refuses_a_checkpoint_whose_weights_are_not_finite(trained, tmp_path, capsys):
+    checkpoint = torch.load(trained / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint["state_dict"]["network.fc.0.bias"][0] = float("nan")
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    folder = tmp_path / "predictions"
+    said = refused(
+        ["predict", "--ckpt_path", str(tmp_path / "last.ckpt"), "--predictions.dirpath", str(folder)], capsys
+    )
+    assert f"{tmp_path / 'last.ckpt'}" in said
+    assert "network.fc.0.bias" in said
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(1024).to_sparse(),
+        torch.zeros(1024, device="meta"),
+        torch.zeros(1024, dtype=torch.complex64),
+        torch.zeros(1024, dtype=torch.int64),
+        torch.zeros(1024).to(torch.float8_e4m3fn),
+        torch.zeros(1).expand(1023),
+        "weights",
+        None,
+    ],
+    ids=["sparse", "meta", "complex", "int", "float8", "shape", "text", "none"],
+)
+def test_load_refuses_tensors_that_are_no_weights(tensor, tmp_path):
+    generator = DNN(**TINY)
+    write_checkpoint(tmp_path / "last.ckpt", generator, weights=generator.state_dict() | {"network.fc.0.bias": tensor})
+    with pytest.raises(UsageError, match=r"last.ckpt.*network\.fc\.0\.bias"):
+        condgen.load(tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize("family", [DNN, GAN, VAE])
+def test_load_needs_all_weights_that_generate_uses_and_no_others(family, tmp_path):
+    generator, path = family(**TINY), tmp_path / "weights.safetensors"
+    generator.remove_training_parts()
+    weights = {name: weight.contiguous() for name, weight in generator.state_dict().items()}
+    write_weights(path, generator)
+    assert condgen.load(path).state_dict().keys() == weights.keys()
+    last = list(weights)[-1]
+    for wrong in (
+        {name: weight for name, weight in weights.items() if name != last},
+        {**weights, "more": weights[last].clone()},
+    ):
+        write_weights(path, generator, weights=wrong)
+        with pytest.raises(UsageError, match=path.name):
+            condgen.load(path)
+
+
+def test_load_converts_weights_of_half_precision(tmp_path):
+    generator = DNN(**TINY)
+    write_checkpoint(tmp_path / "last.ckpt", generator, weights=copy.deepcopy(generator).bfloat16().state_dict())
+    loaded = condgen.load(tmp_path / "last.ckpt")
+    assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
+    assert torch.allclose(loaded.network.fc[0].weight, generator.network.fc[0].weight, rtol=1e-2)
+
+
+def test_load_refuses_a_fifo(tmp_path):
+    os.mkfifo(tmp_path / "weights.safetensors")
+    with pytest.raises(UsageError, match=r"weights\.safetensors"):
+        condgen.load(tmp_path / "weights.safetensors")
+
+
+def test_load_refuses_settings_that_are_nested_too_deep(tmp_path):
+    about = {"settings": "[" * 100_000, "class": "condgen.generators.dnn.DNN", "condgen": "0"}
+    (tmp_path / "deep.safetensors").write_bytes(safetensors.torch.save({"a": torch.zeros(1)}, about))
+    with pytest.raises(UsageError, match=r"deep\.safetensors"):
+        condgen.load(tmp_path / "deep.safetensors")

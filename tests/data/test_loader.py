@@ -1,0 +1,92 @@
+import pytest
+import torch
+
+from condgen.data.loader import ImageLoader, Images, ImageSampler
+from condgen.data.requests import BlockSampler, SampleRequest
+from condgen.errors import UsageError
+
+
+def loader(size=50, batch_size=8, processes=1, rank=0, shuffle_seed=7, drop_last=True, workers=0):
+    images = Images(torch.arange(size, dtype=torch.uint8).view(-1, 1, 1, 1), torch.arange(size))
+    return ImageLoader(images, ImageSampler(size, batch_size, processes, rank, shuffle_seed, drop_last), workers)
+
+
+def labels(batches):
+    return [batch[1].tolist() for batch in batches]
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_several_processes_see_the_global_batches_of_one(processes, drop_last):
+    alone = labels(loader(drop_last=drop_last))
+    shares = [labels(loader(processes=processes, rank=rank, drop_last=drop_last)) for rank in range(processes)]
+    for number, batch in enumerate(alone):
+        assert [share[number] for share in shares if number < len(share)] == [
+            batch[rank::processes] for rank in range(processes) if batch[rank::processes]
+        ]
+
+
+def test_every_image_is_seen_once_where_nothing_is_dropped():
+    seen = [
+        label
+        for rank in range(2)
+        for batch in labels(loader(processes=2, rank=rank, drop_last=False))
+        for label in batch
+    ]
+    assert sorted(seen) == list(range(50))
+
+
+def test_another_epoch_has_another_order():
+    one = loader()
+    first = labels(one)
+    one.positions.set_epoch(1)
+    assert first != labels(one)
+    assert first == labels(loader())
+    assert len(first) == len(one) == 6
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stop_after", [1, 4])
+def test_an_epoch_goes_on_where_it_was_left(workers, stop_after):
+    one = loader(workers=workers)
+    one.positions.set_epoch(3)
+    whole = labels(loader_at_epoch_3 := one)
+    iterator = iter(loader_at_epoch_3)
+    for _ in range(stop_after):
+        next(iterator)
+    other = loader(workers=workers)
+    other.load_state_dict(one.state_dict())
+    other.positions.set_epoch(3)
+    assert labels(other) == whole[stop_after:]
+    other.positions.set_epoch(4)
+    assert len(labels(other)) == 6
+
+
+def test_after_the_last_batch_comes_the_next_epoch():
+    one = loader()
+    one.positions.set_epoch(2)
+    list(one)
+    other = loader()
+    other.load_state_dict(one.state_dict())
+    assert (other.positions.epoch, other.positions.start) == (3, 0)
+
+
+def test_a_middle_of_an_epoch_in_other_batches_is_refused():
+    one = loader()
+    next(iter(one))
+    with pytest.raises(UsageError, match=r"--data\.batch_size 8"):
+        loader(batch_size=16).load_state_dict(one.state_dict())
+
+
+@pytest.mark.parametrize("block_size", [1, 7, 64])
+@pytest.mark.parametrize("first_index", [0, 5, 29])
+def test_the_blocks_of_all_processes_cover_the_request(block_size, first_index):
+    request = SampleRequest([3, 1, 4], 10, first_index, seed=0, block_size=block_size)
+    found = {}
+    for rank in range(3):
+        for block in BlockSampler(len(request), 3, rank):
+            sample = request[block]
+            assert len(sample.labels) == len(sample.indices) == block_size
+            assert sample.indices[0] % block_size == 0
+            found |= dict(zip(sample.indices.tolist(), sample.labels.tolist(), strict=True))
+    assert [found[index] for index in range(first_index, 30)] == ([3] * 10 + [1] * 10 + [4] * 10)[first_index:]

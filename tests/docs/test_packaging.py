@@ -1,0 +1,100 @@
+"""What condgen is installed from: a wheel with the recipes, a source distribution with the tests."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+import condgen.generators
+from condgen.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+RECIPES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((ROOT / "configs").glob("*.yaml"))}
+
+
+def build(command: str, folder: Path) -> Path:
+    """Builds a distribution of the project's tracked files, as ``python -m build`` does."""
+    source = folder / "source"
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, text=True, capture_output=True, check=True).stdout.split("\n")
+    for name in filter(None, files):
+        target = source / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_symlink():
+            target.symlink_to((ROOT / name).readlink())
+        elif (ROOT / name).is_file():
+            target.write_bytes((ROOT / name).read_bytes())
+    script = f"import setuptools.build_meta as b; b.{command}({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", script], cwd=source, capture_output=True, check=True)
+    return next(path for path in folder.iterdir() if path.is_file())
+
+
+def test_wheel_has_the_recipes_the_types_and_the_judges(tmp_path):
+    with zipfile.ZipFile(build("build_wheel", tmp_path)) as wheel:
+        found = set(wheel.namelist())
+        assert wheel.read("condgen/configs/gan.yaml") == (ROOT / "configs" / "gan.yaml").read_bytes()
+    assert {f"condgen/configs/{name}.yaml" for name in RECIPES} <= found
+    assert {"condgen/py.typed", "condgen/demo/page.css", "condgen/evaluation/judges/MNIST.safetensors"} <= found
+
+
+def test_source_distribution_has_the_tests(tmp_path):
+    with tarfile.open(build("build_sdist", tmp_path)) as archive:
+        found = {name.partition("/")[2] for name in archive.getnames()}
+    for name in (
+        "tests/conftest.py",
+        "tests/cli/wrong_command_lines.yaml",
+        "tests/benchmarks/__main__.py",
+        "configs/gan.yaml",
+    ):
+        assert name in found
+    assert "docs/family.md" in found
+
+
+@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"fast"}))
+def test_defaults_of_a_family_are_those_of_its_recipe(name):
+    model = RECIPES[name]["model"]
+    parameters = inspect.signature(getattr(condgen.generators, model["class_path"])).parameters
+    for setting, value in model["init_args"].items():
+        default = parameters[setting].default
+        assert (list(default) if isinstance(default, tuple) else default) == value, setting
+
+
+def printed_config(arguments: list[str], capsys) -> dict:
+    assert main(["fit", *arguments, "--print_config"]) == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", ["gan", "gan.yaml", "configs/gan.yaml"])
+def test_config_that_does_not_exist_is_the_recipe_of_that_name(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = printed_config(["--config", name], capsys)
+    assert config["trainer"]["max_steps"] == RECIPES["gan"]["trainer"]["max_steps"]
+
+
+def test_config_that_exists_is_preferred_to_a_recipe(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gan").write_text("trainer: {max_steps: 7}\n")
+    assert printed_config(["--config", "gan"], capsys)["trainer"]["max_steps"] == 7
+
+
+@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"fast"}))
+def test_fit_of_a_family_without_a_config_uses_its_recipe(name, capsys):
+    family = RECIPES[name]["model"]["class_path"]
+    assert printed_config(["--model", family], capsys) == printed_config(["--config", name], capsys)
+
+
+def test_fit_says_which_recipe_it_uses(fit_args, tmp_path, capsys):
+    assert main([*fit_args, "--trainer.max_epochs", "1", "--trainer.default_root_dir", str(tmp_path)]) == 0
+    assert str(Path("configs", "base.yaml")) in capsys.readouterr().out
+
+
+def test_model_on_the_command_line_takes_no_setting_of_another_family(capsys):
+    config = printed_config(["--config", "base", "--model", "GAN"], capsys)
+    assert config["model"]["init_args"]["lr"] == RECIPES["gan"]["model"]["init_args"]["lr"]
+    assert config["trainer"]["max_epochs"] == RECIPES["base"]["trainer"]["max_epochs"]

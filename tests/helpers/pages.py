@@ -1,0 +1,100 @@
+"""Runs the commands and snippets of a Markdown page, in their order, in one folder; trainings take few batches."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from helpers.runs import SMALL
+
+from condgen.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+FENCED = re.compile(r"(?:^\*\*`([^`\n]+)`\*\*(?:, `([^`\n]+)`)?:?\n\n)?^```(\w+)\n(.*?)^```$", flags=re.S | re.M)
+FEW = {
+    "fit": shlex.split(
+        "--trainer.limit_train_batches 3 --trainer.limit_val_batches 2 --trainer.log_every_n_steps 1"
+        " --training_scores.every_n_epochs null --data.batch_size 16"  # of a few hundred images
+    ),
+    "judge": ["--epochs", "1"],
+}
+ELSEWHERE = {
+    "condgen demo": "it serves until it is stopped; tests/demo/test_page.py stops it",
+    "mkdocs": "tests/docs/test_docs_pages.py builds with it",
+    "pip": "`.ci/run` installs with them",
+    "pytest": "this is it",
+    "python": "tests/docs/test_benchmarks.py runs a part of them",
+    "tensorboard": "it serves until it is stopped",
+    "torchrun": "tests/promises/test_any_number_of_processes.py starts two machines",
+}
+
+
+def commands(block: str) -> list[list[str]]:
+    lines = block.replace("\\\n", " ").splitlines()
+    return [
+        shlex.split(part, comments=True) for line in lines for part in line.split(" && ") if part.split("#")[0].strip()
+    ]
+
+
+class Block(NamedTuple):
+    """A block of code between fences, under a line **`FILE`**, or **`FILE`**, `Class.function`, where there is one."""
+
+    file: str
+    place: str
+    language: str
+    text: str
+
+    @property
+    def is_quoted(self) -> bool:
+        """Whether it shows a file of the project, instead of being run or written into a file."""
+        return bool(self.file) and (ROOT / self.file).is_file()
+
+
+def blocks(page: Path) -> list[Block]:
+    return [Block(*found.groups(default="")) for found in FENCED.finditer(page.read_text())]
+
+
+def run(page: Path, mnist_root: Path, folder: Path) -> int:
+    """Runs the commands and snippets of a page in a folder and says how many; a block with a file's name is written."""
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    shutil.copytree(mnist_root, folder / "data")
+    for other in ("FashionMNIST", "KMNIST"):
+        shutil.copytree(mnist_root / "MNIST", folder / "data" / other)
+    ran = 0
+    for block in blocks(page):
+        if block.is_quoted:
+            continue
+        if block.file:
+            (folder / block.file).write_text(block.text)
+        elif block.language == "python":
+            exec(compile(block.text, page.name, "exec"), {})
+            ran += 1
+        else:
+            assert block.language == "bash"
+            ran += sum(ran_here(command) for command in commands(block.text))
+    return ran
+
+
+def ran_here(command: list[str]) -> bool:
+    """Whether a command is one that is run here, after which it has succeeded."""
+    if command[:3] == ["python", "-m", "condgen"]:
+        command = command[2:]
+    program, *arguments = command
+    if program in ELSEWHERE or " ".join(command[:2]) in ELSEWHERE:
+        return False
+    assert program == "condgen"
+    if "ddp" in arguments:
+        return False  # tests/promises/test_any_number_of_processes.py starts processes
+    few = [*FEW.get(arguments[0], [])]
+    if arguments[0] == "fit" and "--ckpt_path" not in arguments:
+        few += ["--trainer.max_epochs", "1"]
+    if "configs/diffusion.yaml" in arguments:
+        few += SMALL["Diffusion"]
+    assert main([*arguments, *few]) == 0, arguments
+    return True
+
+
+def links(page: Path) -> list[str]:
+    """The files that a page links to."""
+    return re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text())

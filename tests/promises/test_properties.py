@@ -1,0 +1,185 @@
+"""What parses or indexes, held against inputs that nobody chose."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from condgen.cli.options import Option, read_options
+from condgen.data.datasets import MNIST
+from condgen.data.idx import read_idx
+from condgen.data.loader import ImageLoader, Images, ImageSampler
+from condgen.data.requests import BlockSampler, SampleRequest
+from condgen.errors import UsageError
+from condgen.noise import permutation, uniform
+from condgen.sampling.prediction_files import PredictionFiles
+
+SEEDS = st.integers(0, 2**64 - 1)
+
+
+def idx_of(array: np.ndarray) -> bytes:
+    code, dtype = (0x08, "u1") if array.dtype == np.uint8 else (0x0C, ">i4")
+    return (
+        bytes([0, 0, code, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.astype(dtype).tobytes()
+    )
+
+
+def read_bytes(content: bytes, suffix: str = "") -> torch.Tensor:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"file{suffix}"
+        path.write_bytes(content)
+        return read_idx(path)
+
+
+# IDX files.
+
+
+@given(
+    st.lists(st.integers(0, 5), max_size=4).flatmap(
+        lambda shape: st.tuples(st.just(shape), st.sampled_from(["u1", "i4"]), st.integers(0, 2**32 - 1))
+    ),
+    st.sampled_from(["", ".gz"]),
+)
+def test_what_was_written_as_idx_is_read_again(described, suffix):
+    shape, kind, seed = described
+    array = np.random.default_rng(seed).integers(0, 256, shape).astype(kind)
+    content = idx_of(array)
+    assert np.array_equal(read_bytes(gzip.compress(content) if suffix else content, suffix).numpy(), array)
+
+
+@given(st.data(), st.sampled_from(["", ".gz"]))
+def test_a_file_that_is_cut_at_any_byte_is_refused_by_name(data, suffix):
+    content = idx_of(np.arange(60, dtype=np.uint8).reshape(3, 4, 5))
+    content = gzip.compress(content) if suffix else content
+    cut = data.draw(st.integers(0, len(content) - 1))
+    with pytest.raises(UsageError, match=f"file{suffix} "):
+        read_bytes(content[:cut], suffix)
+
+
+@given(st.binary(max_size=300), st.sampled_from(["", ".gz"]))
+@example(bytes([0, 0, 8, 255]) + bytes(4 * 255), "")
+@example(bytes([0, 0, 8, 4]) + b"\xff" * 16, "")
+@example(gzip.compress(bytes([0, 0, 8, 3]) + b"\xff" * 12), ".gz")
+def test_whatever_a_file_holds_it_is_read_or_refused_by_name(content, suffix):
+    try:
+        assert isinstance(read_bytes(content, suffix), torch.Tensor)
+    except UsageError as error:
+        assert f"file{suffix} " in str(error)  # noqa: PT017
+
+
+def test_a_gz_is_unpacked_no_further_than_its_header_says():
+    """Ten gigabytes of noughts in ten megabytes, were it unpacked whole; here a thousandth of that."""
+    bomb = gzip.compress(bytes([0, 0, 8, 1]) + struct.pack(">I", 10) + bytes(10_000_000))
+    with pytest.raises(UsageError, match="more bytes"):
+        read_bytes(bomb, ".gz")
+
+
+# Requests.
+
+REQUESTS = st.tuples(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(1, 40)).flatmap(
+    lambda r: st.tuples(st.just(r[0]), st.just(r[1]), st.integers(0, len(r[0]) * r[1] - 1), st.integers(1, 70))
+)
+
+
+@given(REQUESTS, st.integers(1, 5))
+def test_the_blocks_of_all_processes_are_the_request(described, processes):
+    labels, per_label, first, block_size = described
+    request = SampleRequest(labels, per_label, first, seed=3, block_size=block_size)
+    found: dict[int, int] = {}
+    for rank in range(processes):
+        for block in BlockSampler(len(request), processes, rank):
+            sample = request[block]
+            inside = [i for i in sample.indices.tolist() if first <= i < request.end]
+            assert not set(inside) & found.keys()
+            found |= {i: int(sample.labels[row]) for row, i in enumerate(sample.indices.tolist()) if i in inside}
+    wanted = [label for label in labels for _ in range(per_label)]
+    assert found == dict(enumerate(wanted[first:], first))
+
+
+@given(REQUESTS, st.integers(1, 30))
+def test_every_sample_is_in_one_shard(described, shard_size):
+    labels, per_label, first, block_size = described
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("condgen.sampling.prediction_files.SHARD_SIZE", shard_size)
+        files = PredictionFiles(format="npz")
+        files.request = SampleRequest(labels, per_label, first, 0, block_size)
+        shards = [files._shard_indices(shard) for shard in range(files._shards)]
+        assert [index for shard in shards for index in shard] == list(range(first, files.request.end))
+        assert all(len(shard) == shard_size for shard in shards[:-1])
+        assert 0 < len(shards[-1]) <= shard_size
+        assert all(files._shard_of(index) == number for number, shard in enumerate(shards) for index in shard)
+
+
+@given(st.lists(st.integers(-(2**70), 2**70), max_size=5), st.integers(-5, 10**12), st.integers(-5, 10**12))
+def test_a_request_is_taken_or_refused_by_the_name_of_its_setting(labels, per_label, first):
+    try:
+        data = MNIST(labels=labels, samples_per_label=per_label, first_index=first)
+    except UsageError as error:
+        assert str(error).startswith(("data.labels", "data.samples_per_label", "data.first_index"))  # noqa: PT017
+    else:
+        assert labels
+        assert all(0 <= label <= 9 for label in labels)
+        assert 0 <= first < len(labels) * per_label == data.request.end
+
+
+# Numbers.
+
+
+@given(SEEDS, st.lists(st.integers(0, 2**40), min_size=1, max_size=8), st.integers(1, 20))
+def test_a_samples_noise_depends_on_seed_and_index_alone(seed, indices, size):
+    together = uniform(seed, indices, (size,))
+    assert torch.equal(together, torch.cat([uniform(seed, [index], (size,)) for index in indices]))
+    assert together.min() >= 0
+    assert together.max() < 1
+
+
+@given(SEEDS, st.integers(0, 300), st.integers(0, 2**40))
+def test_an_epochs_order_has_every_image_once(seed, size, epoch):
+    assert permutation(seed, size, epoch).sort().values.tolist() == list(range(size))
+
+
+@given(st.integers(1, 60), st.integers(1, 4), st.integers(1, 5), st.booleans(), SEEDS, st.data())
+@settings(deadline=None)
+def test_an_epoch_goes_on_from_any_batch_on_any_number_of_processes(size, share, processes, drop_last, seed, data):
+    def loaders() -> list[ImageLoader]:
+        images = Images(torch.zeros(size, 1, 1, 1, dtype=torch.uint8), torch.arange(size))
+        shuffled = (size, share * processes, processes)
+        return [ImageLoader(images, ImageSampler(*shuffled, rank, seed, drop_last), 0) for rank in range(processes)]
+
+    whole = [[labels.tolist() for _, labels in loader] for loader in loaders()]
+    seen = sorted(label for batches in whole for batch in batches for label in batch)
+    assert len(set(seen)) == len(seen) == (size // (share * processes) * share * processes if drop_last else size)
+    for before, after, batches in zip(loaders(), loaders(), whole, strict=True):
+        stop = data.draw(st.integers(0, max(0, len(batches) - 1)))
+        iterator = iter(before)
+        for _ in range(stop):
+            next(iterator)
+        if stop:
+            after.load_state_dict(before.state_dict())
+            assert [labels.tolist() for _, labels in after] == batches[stop:]
+
+
+# The command line.
+
+NAMES = st.from_regex(r"[a-z][a-z_.]{0,15}", fullmatch=True).filter(lambda name: name != "print_config")
+VALUES = st.text(st.characters(exclude_categories=["Cs"]), max_size=8).filter(
+    lambda value: not value.startswith("--") and value != "-c"
+)
+
+
+@given(st.lists(st.tuples(NAMES, VALUES, st.booleans()), max_size=6))
+def test_options_are_read_with_and_without_an_equals_sign(given_options):
+    words = [
+        word
+        for name, value, joined in given_options
+        for word in ([f"--{name}={value}"] if joined else [f"--{name}", value])
+    ]
+    assert read_options(words) == [Option(name, value) for name, value, _ in given_options]

@@ -1,0 +1,215 @@
+"""A run whose auxiliary files are damaged still resumes, and nothing that they held is lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.runs import refused, rows_of, runs_in, same_weights
+from lightning.pytorch.callbacks import Callback
+from PIL import Image
+
+from condgen.cli.main import main
+
+
+class StopsAfterStep(Callback):
+    """Asks to stop within an epoch, as ``trainer.max_time`` does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *args):
+        trainer.should_stop = trainer.should_stop or trainer.global_step == self.step
+
+
+@pytest.fixture(scope="module")
+def whole(fit_args, tmp_path_factory):
+    """A run of three epochs that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert main([*fit_args, "--trainer.default_root_dir", str(folder), "--trainer.max_epochs", "3"]) == 0
+    return folder / "lightning_logs" / "version_0"
+
+
+@pytest.fixture
+def resume(trained, fit_args, tmp_path):
+    """A run of two epochs, and a function that trains its third."""
+    shutil.copytree(trained / "lightning_logs", tmp_path / "lightning_logs")
+    (tmp_path / "nothing.yaml").write_text("{}")  # instead of the run's own settings
+    three = ["--config", str(tmp_path / "nothing.yaml"), "--trainer.max_epochs", "3"]
+
+    def resume(*more: str) -> Path:
+        common = ["--trainer.default_root_dir", str(tmp_path), "--ckpt_path", "last"]
+        assert main([*fit_args, *common, *three, *more]) == 0
+        assert runs_in(tmp_path) == ["version_0"]
+        return tmp_path / "lightning_logs" / "version_0"
+
+    resume.run = tmp_path / "lightning_logs" / "version_0"
+    return resume
+
+
+def fill(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+METRICS = {
+    "empty": lambda path: fill(path, b""),
+    "missing": lambda path: path.unlink(),
+    "half a header": lambda path: fill(path, b"epoch,st"),
+    "half a row": lambda path: fill(path, path.read_bytes()[:-7]),
+    "binary": lambda path: fill(path, os.urandom(1000)),
+    "UTF-16": lambda path: fill(path, path.read_text().encode("utf-16")),
+    "more cells than columns": lambda path: fill(path, path.read_bytes() + b"1,2,3,4,5,6,7,8,9\r\n"),
+    "a long field": lambda path: fill(path, path.read_bytes() + b"1," + b"9" * 200_000 + b",,,,,\r\n"),
+    "a step that is no number": lambda path: fill(path, path.read_bytes().replace(b",3,", ",²,".encode())),
+    "semicolons": lambda path: fill(path, path.read_bytes().replace(b",", b";")),
+    "the same column twice": lambda path: fill(path, path.read_bytes().replace(b"val_loss,", b"train_loss,")),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a FIFO": lambda path: (path.unlink(), os.mkfifo(path)),
+}
+NOTHING_TO_KEEP = {"empty", "missing", "half a header", "half a row"}
+
+
+@pytest.mark.filterwarnings("ignore:.*is damaged")
+@pytest.mark.parametrize("damage", METRICS)
+def test_resume_with_damaged_metrics_trains_and_keeps_what_was_there(damage, resume, whole):
+    METRICS[damage](resume.run / "metrics.csv")
+    before = (resume.run / "metrics.csv").read_bytes() if (resume.run / "metrics.csv").is_file() else None
+    run = resume()
+    assert same_weights(run / "checkpoints" / "last.ckpt", whole / "checkpoints" / "last.ckpt")
+    assert rows_of(run)[-1] == rows_of(whole)[-1]
+    aside = run / "metrics.damaged-0.csv"
+    assert aside.exists() is (damage not in NOTHING_TO_KEEP)
+    if aside.is_file():
+        assert aside.read_bytes() == before
+
+
+@pytest.mark.filterwarnings("ignore:.*is damaged")
+def test_resume_keeps_the_good_rows_of_damaged_metrics(resume, whole):
+    METRICS["more cells than columns"](resume.run / "metrics.csv")
+    assert (resume() / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"- a\n- b\n", b"\x00\xff\x00", b"[" * 5000], ids=["empty", "list", "binary", "deep"]
+)
+def test_resume_with_a_config_given_ignores_a_damaged_run_config(content, resume):
+    (resume.run / "config.yaml").write_bytes(content)
+    assert "max_epochs: 3" in (resume() / "config.yaml").read_text()
+
+
+def test_resume_from_inside_the_run_continues_it(resume, whole, fit_args, monkeypatch):
+    for folder, path in ((resume.run / "checkpoints", "last.ckpt"), (resume.run, "checkpoints/last.ckpt")):
+        monkeypatch.chdir(folder)
+        epochs = str(len(list((resume.run / "samples").glob("epoch=*.png"))) + 1)
+        assert main(["fit", "--ckpt_path", path, "--trainer.max_epochs", epochs]) == 0
+        assert len(list((resume.run / "samples").glob("epoch=*.png"))) == int(epochs)
+        assert not (folder / "lightning_logs").exists()
+
+
+def test_resume_through_a_symlink_continues_the_run(resume, tmp_path):
+    (tmp_path / "mine.ckpt").symlink_to(resume.run / "checkpoints" / "last.ckpt")
+    assert main(["fit", "--ckpt_path", str(tmp_path / "mine.ckpt"), "--trainer.max_epochs", "3"]) == 0
+    assert (resume.run / "samples" / "epoch=002.png").is_file()
+    assert runs_in(tmp_path) == ["version_0"]
+
+
+@pytest.mark.parametrize("step", [3, 7])
+def test_resume_after_a_stop_within_an_epoch_matches_the_uninterrupted_run(step, fit_args, whole, tmp_path):
+    common = [*fit_args, "--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "3"]
+    stop = ["--trainer.callbacks", "test_resume_of_damaged_runs.StopsAfterStep", "--trainer.callbacks.step", str(step)]
+    assert main([*common, *stop]) == 0
+    run = tmp_path / "lightning_logs" / "version_0"
+    assert rows_of(run)[-1]["step"] == str(step - 1)
+    assert rows_of(run)[-1]["val_loss"]
+    assert (run / "checkpoints" / "best.ckpt").is_file()
+    assert main(["fit", "--ckpt_path", str(run), "--trainer.callbacks", "null", "--trainer.max_epochs", "3"]) == 0
+    assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    for name in ("last.ckpt", "best.ckpt"):
+        assert same_weights(run / "checkpoints" / name, whole / "checkpoints" / name)
+
+
+def test_resume_after_max_time_asks_for_more_time(fit_args, tmp_path, capsys):
+    common = [*fit_args, "--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "1000"]
+    assert main([*common, "--trainer.max_time", "00:00:00:01"]) == 0
+    run = tmp_path / "lightning_logs" / "version_0"
+    assert "--trainer.max_time 00:00:00:02" in capsys.readouterr().out
+    assert "--trainer.max_time 00:00:00:02" in refused(["fit", "--ckpt_path", str(run)], capsys)
+    before = len(rows_of(run))
+    longer = ["--trainer.max_time", "00:01:00:00", "--trainer.max_steps", str(int(rows_of(run)[-1]["step"]) + 10)]
+    assert main(["fit", "--ckpt_path", str(run), *longer]) == 0
+    assert len(rows_of(run)) > before
+
+
+@pytest.mark.filterwarnings("ignore:.*is left out of samples.gif")
+@pytest.mark.parametrize("content", [b"", b"no picture", b"half"])
+def test_resume_leaves_a_damaged_grid_out_of_the_animation(content, resume):
+    grid = resume.run / "samples" / "epoch=000.png"
+    grid.write_bytes(grid.read_bytes()[:500] if content == b"half" else content)
+    with Image.open(resume() / "samples.gif") as gif:
+        assert gif.n_frames == 2
+
+
+@pytest.mark.parametrize(("limit", "is_enough"), [("2", False), ("3", False), ("4", True)])
+def test_resume_within_an_epoch_refuses_a_limit_that_ends_it_before(limit, is_enough, fit_args, tmp_path, capsys):
+    common = [*fit_args, "--trainer.default_root_dir", str(tmp_path)]
+    stop = ["--trainer.callbacks", "test_resume_of_damaged_runs.StopsAfterStep", "--trainer.callbacks.step", "3"]
+    assert main([*common, *stop]) == 0
+    (tmp_path / "nothing.yaml").write_text("{}")
+    more = [*common, "--config", str(tmp_path / "nothing.yaml"), "--ckpt_path", "last"]
+    if is_enough:
+        assert main([*more, "--trainer.limit_train_batches", limit]) == 0
+    else:
+        assert "trainer.limit_train_batches" in refused([*more, "--trainer.limit_train_batches", limit], capsys)
+
+
+@pytest.mark.parametrize("finder", ["LearningRateFinder", "BatchSizeFinder"])
+def test_resume_with_a_finder_is_refused_because_it_resets_the_training(finder, resume, capsys):
+    before = (resume.run / "metrics.csv").read_bytes()
+    more = ["fit", "--ckpt_path", str(resume.run), "--trainer.max_epochs", "3", "--trainer.callbacks", finder]
+    assert finder in refused(more, capsys)
+    assert (resume.run / "metrics.csv").read_bytes() == before
+
+
+def test_checkpoint_after_a_finder_knows_how_long_it_trained(fit_args, tmp_path):
+    finder = ["--trainer.callbacks", "LearningRateFinder", "--trainer.limit_train_batches", "20"]
+    assert main([*fit_args, *finder, "--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "1"]) == 0
+    last = torch.load(tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert 0 < last["condgen"]["train_seconds"] < 60
+
+
+def test_resume_with_a_callback_that_cannot_restore_its_state_names_it(fit_args, tmp_path, capsys):
+    spike = ["--trainer.callbacks", "SpikeDetection", "--trainer.callbacks.mode", "min"]
+    assert main([*fit_args, *spike, "--trainer.default_root_dir", str(tmp_path)]) == 0
+    run = tmp_path / "lightning_logs" / "version_0"
+    more = ["--config", str(run / "config.yaml"), "--ckpt_path", str(run), "--trainer.max_epochs", "5"]
+    assert "SpikeDetection" in refused(["fit", *more], capsys)
+
+
+def test_fit_with_swa_saves_the_averaged_weights(fit_args, tmp_path):
+    average = ["--trainer.callbacks", "StochasticWeightAveraging", "--trainer.callbacks.swa_lrs", "0.01"]
+    options = ["--model", "Diffusion", "--model.channels", "[8,16]", "--trainer.max_epochs", "4"]
+    start = ["--trainer.callbacks.swa_epoch_start", "1", "--trainer.default_root_dir", str(tmp_path)]
+    assert main([*fit_args, *options, *average, *start]) == 0
+    run = tmp_path / "lightning_logs" / "version_0"
+    last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["global_step"] == last["global_step"]  # the last epoch is the best
+    averages = last["callbacks"]["StochasticWeightAveraging"]["average_model_state"]
+    for name, weights in last["state_dict"].items():
+        assert torch.equal(weights, averages[name]) or not weights.is_floating_point() or "ema" in name
+        assert torch.equal(weights, best["state_dict"][name])
+    config = ["--config", str(run / "config.yaml"), "--ckpt_path", str(run), "--trainer.max_epochs", "5"]
+    assert main(["fit", *config]) == 0
+
+
+@pytest.mark.parametrize("given", [["--trainer.callbacks", "LearningRateMonitor"], ["--trainer.callbacks", "null"]])
+def test_resume_takes_callbacks_from_flags(given, fit_args, tmp_path, capsys):
+    common = [*fit_args, "--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "1"]
+    assert main([*common, "--trainer.callbacks", "LearningRateMonitor"]) == 0
+    run = tmp_path / "lightning_logs" / "version_0"
+    more = ["fit", "--ckpt_path", str(run), "--trainer.max_epochs", "2"]
+    assert "trainer.callbacks" in refused(more, capsys)
+    assert main([*more, *given]) == 0
