@@ -1,15 +1,15 @@
-"""Drifting: one network and one step as the DNN, no adversary as in a GAN: samples drift to where real images are.
+"""Drifting: a one-step generator without a discriminator, whose samples move towards the real images as it trains.
 
-The DNN's loss compares a drawn image with one real image, and so asks for the mean of them all. But in a step there are
-many drawn and many real images of a label, and each drawn one can be told where to go: towards the real images that are
-near it, and away from the drawn images that are near it. Where both are distributed alike, the two cancel, and it does
-not move. Elsewhere it drifts: the network is asked for what it drew, moved (Deng et al. 2026, "Generative Modeling via
-Drifting"). So samples move as those of a diffusion do, but while it trains, and to draw is one step.
+The DNN's loss compares a generated image with one real image, so it asks for the mean of them all. But a batch has many
+generated and many real images of a label, and each generated image can be told where to move: towards the real images
+near it, and away from the generated images near it. If both have the same distribution, the two forces cancel. Else the
+sample drifts: the network's target is what it generated, moved by one step (Deng et al. 2026, "Generative Modeling via
+Drifting"). Samples move as those of a diffusion do, but during training, so sampling takes one evaluation.
 
-In pixels any two images are about as far from each other as any others, so they drift in random convolutions too, which
-see strokes. How far the samples are from where they ought to be is measured by the energy distance (Székely and Rizzo
-2013), 2 E|drawn - real| - E|drawn - drawn'| - E|real - real'|: 0 where both have the same distribution, and larger
-elsewhere. The drift itself cannot tell, as it is made the same length in every step.
+In pixels any two images are about equally far apart. So images drift in features of random convolutions, too. The
+distance between samples and real images is measured by the energy distance (Székely and Rizzo 2013),
+2 E|fake - real| - E|fake - fake'| - E|real - real'|, which is 0 if both have the same distribution. The drift itself
+cannot tell, because it is scaled to the same length in every step.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from condgen.errors import UsageError, check_number
+from condgen.errors import UsageError
 from condgen.generators.dnn import DNNNetwork, with_label
 from condgen.generators.ema import EMAGenerator
-from condgen.nn.schedule import ScheduleName, optimizer_and_schedule
+from condgen.generators.settings import NonNegativeInt, PositiveFloat, PositiveInt, Size, UnitInterval
+from condgen.nn.schedule import ScheduleName, with_schedule
 
 
-class Spaces(nn.Module):
-    """What images drift in: pixels, and three layers of random convolutions, each at half the last one's side.
+class RandomFeatures(nn.Module):
+    """The feature spaces of the drift: pixels, and three layers of random convolutions, each at half the resolution.
 
     Args:
-        colours: channels of the images.
+        channels: channels of the images.
     """
 
-    def __init__(self, colours: int) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        channels = (colours, 16, 32, 64)
         self.layers = nn.ModuleList(
             nn.Conv2d(before, after, kernel_size, stride=2, padding=kernel_size // 2)
-            for (before, after), kernel_size in zip(itertools.pairwise(channels), (5, 3, 3), strict=True)
+            for (before, after), kernel_size in zip(itertools.pairwise((channels, 16, 32, 64)), (5, 3, 3), strict=True)
         )
         self.requires_grad_(False)
 
@@ -54,142 +54,132 @@ class Spaces(nn.Module):
         return features
 
 
-def drift(drawn: Tensor, real: Tensor, temperatures: Sequence[float]) -> Tensor:
-    """Where drawn points (N, D) are to go, as there are real ones (M, D): (N, D).
+def drift(fake: Tensor, real: Tensor, temperatures: Sequence[float]) -> Tensor:
+    """The steps (N, D) of generated points (N, D) given real ones (M, D): one step of RMS length 1 per temperature.
 
-    For each temperature they move by 1 in the root mean square.
-
-    A drawn point is attracted by the real points and repelled by the other drawn ones, the more the nearer they are: by
-    a softmax of distances over the temperature. There are two such weights, whose geometric mean is taken: of all that
-    attracts and repels one point, and of all that one point attracts or repels. What attracts weighs as much as what
-    repels, and the other way round, so that where both are distributed alike nothing moves but by chance.
+    A generated point is attracted by the real points and repelled by the other generated points, with a softmax of
+    negative distances over the temperature as weights. The weights are the geometric mean of two softmaxes: over all
+    points that act on one generated point, and over all generated points that one point acts on. Attraction and
+    repulsion have the same total weight, so that equal distributions move only by chance.
     """
-    to_real, to_drawn = torch.cdist(drawn, real), torch.cdist(drawn, drawn)
-    to_drawn.fill_diagonal_(torch.inf)  # nothing repels itself
-    distances = torch.cat((to_real, to_drawn), dim=1) / to_real.mean()
-    moved = torch.zeros_like(drawn)
+    to_real, to_fake = torch.cdist(fake, real), torch.cdist(fake, fake)
+    to_fake.fill_diagonal_(torch.inf)  # no point repels itself
+    distances = torch.cat((to_real, to_fake), dim=1) / to_real.mean()
+    total = torch.zeros_like(fake)
     for temperature in temperatures:
-        nearness = -distances / temperature
-        weights = (nearness.softmax(1) * nearness.softmax(0)).sqrt()
-        attracting, repelling = weights[:, : len(real)], weights[:, len(real) :]
-        pull = attracting * repelling.sum(1, keepdim=True)
-        push = repelling * attracting.sum(1, keepdim=True)
-        step = pull @ real - push @ drawn
-        moved += step / step.square().sum(1).mean().sqrt().clamp(min=1e-12)
-    return moved
+        logits = -distances / temperature
+        weights = (logits.softmax(1) * logits.softmax(0)).sqrt()
+        attraction, repulsion = weights[:, : len(real)], weights[:, len(real) :]
+        pull = attraction * repulsion.sum(1, keepdim=True)
+        push = repulsion * attraction.sum(1, keepdim=True)
+        step = pull @ real - push @ fake
+        total += step / step.square().sum(1).mean().sqrt().clamp(min=1e-12)
+    return total
 
 
-def energy_distance(drawn: Tensor, real: Tensor) -> Tensor:
-    """The energy distance of drawn points (N, D) and real ones (M, D): a scalar.
+def energy_distance(fake: Tensor, real: Tensor) -> Tensor:
+    """The energy distance of generated points (N, D) and real ones (M, D): a scalar.
 
-    It is estimated without bias, by the distances of all pairs, and so may be below 0.
+    The estimate is unbiased, so it may be below 0.
     """
 
-    def within(points: Tensor) -> Tensor:
+    def mean_distance(points: Tensor) -> Tensor:
         return torch.cdist(points, points).sum() / (len(points) * (len(points) - 1))
 
-    return 2 * torch.cdist(drawn, real).mean() - within(drawn) - within(real)
+    return 2 * torch.cdist(fake, real).mean() - mean_distance(fake) - mean_distance(real)
 
 
 class Drifting(EMAGenerator):
-    """The article's network, whose samples drift; see the module.
+    """The article's network, trained by drifting; see the module.
 
     Args:
         latent_dim: size of the latent, uniform in [0, 1).
         num_classes: follows the data set.
         image_shape: (C, H, W), follows the data set.
-        drawn: images that a step draws, over the real ones of its batch: to compare costs less than to draw.
-        temperatures: what counts as near, over the mean distance of a drawn image to a real one.
+        fake_ratio: generated images per real image of a batch. Comparing costs less than generating.
+        temperatures: the temperatures of the softmax, in units of the mean distance of generated to real images.
         lr: learning rate of Adam.
-        ema_decay: the most that the network that draws keeps of its weights in a step, where it takes the rest from the
-            one that is trained. In step n it keeps (1 + n) / (10 + n), until that is more.
-        schedule: what the learning rate does after the warm-up: stay, or fall to 0 over the run, in a straight line or
-            like half a cosine.
-        warmup_steps: steps over which the learning rate rises.
+        ema_decay: decay of the EMA weights that are used for sampling.
+        schedule: learning-rate schedule after the warm-up: constant, or linear or cosine decay to 0.
+        warmup_steps: steps of linear learning-rate warm-up.
     """
 
     def __init__(
         self,
-        latent_dim: int = 16,
-        num_classes: int = 10,
-        image_shape: Sequence[int] = (1, 28, 28),
-        drawn: float = 0.25,
-        temperatures: Sequence[float] = (0.02, 0.05, 0.2),
-        lr: float = 1e-3,
-        ema_decay: float = 0.999,
+        latent_dim: Size = 16,
+        num_classes: PositiveInt = 10,
+        image_shape: Sequence[PositiveInt] = (1, 28, 28),
+        fake_ratio: UnitInterval = 0.25,
+        temperatures: Sequence[PositiveFloat] = (0.02, 0.05, 0.2),
+        lr: PositiveFloat = 1e-3,
+        ema_decay: UnitInterval = 0.999,
         schedule: ScheduleName = "cosine",
-        warmup_steps: int = 100,
+        warmup_steps: NonNegativeInt = 100,
     ) -> None:
         super().__init__(num_classes, image_shape)
-        check_number("model.latent_dim", latent_dim, at_least=1, at_most=1_000_000)
-        check_number("model.drawn", drawn, above=0, at_most=1)
+        self.save_hyperparameters()
         if not temperatures:
             raise UsageError("model.temperatures is []: give at least one number above 0.")
-        for temperature in temperatures:
-            check_number("model.temperatures", temperature, above=0)
-        check_number("model.lr", lr, above=0)
-        check_number("model.ema_decay", ema_decay, at_least=0, at_most=1)
-        check_number("model.warmup_steps", warmup_steps, at_least=0)
-        self.save_hyperparameters()
-        self.latent_dim = latent_dim
-        self.drawn, self.temperatures = drawn, tuple(temperatures)
-        self.lr, self.schedule, self.warmup_steps = lr, schedule, warmup_steps
+        if not fake_ratio:
+            raise UsageError("model.fake_ratio is 0: give a number above 0, at most 1.")
         self.set_network(DNNNetwork(latent_dim + num_classes, self.image_shape), ema_decay)
-        self.spaces = Spaces(self.image_shape[0])
+        self.features = RandomFeatures(self.image_shape[0])
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
-        return (self.latent_dim,)
+        return (self.hparams.latent_dim,)
 
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
         return self.ema(with_label(noise, labels, self.num_classes))
 
-    def sets(self, drawn: Tensor, of_drawn: Tensor, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """The features of drawn images and those of real ones of the same label, space by space and label by label.
+    def feature_sets(
+        self, fake: Tensor, fake_labels: Tensor, real: Tensor, real_labels: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Features of generated and real images of the same label: for each feature space, for each label.
 
-        They are in units of the real images' distances. A label of which there are not two of each is left out.
+        They are in units of the real images' distances. Labels with fewer than two images of either kind are left out.
 
         Args:
-            drawn: (N, C, H, W) in [0, 1].
-            of_drawn: their labels (N,).
-            images: real ones, (M, C, H, W) in [0, 1].
-            labels: their labels (M,).
+            fake: (N, C, H, W) in [0, 1].
+            fake_labels: (N,).
+            real: (M, C, H, W) in [0, 1].
+            real_labels: (M,).
         """
-        orders = [of.argsort(stable=True) for of in (of_drawn, labels)]
-        numbers = [of.bincount(minlength=self.num_classes).tolist() for of in (of_drawn, labels)]
-        for features, real in zip(self.spaces(drawn), self.spaces(images), strict=True):
-            scale = real.var(0).sum().mul(2).sqrt().clamp(min=1e-6)
-            of_labels = zip(
-                (features / scale)[orders[0]].split(numbers[0]),
-                (real / scale)[orders[1]].split(numbers[1]),
-                strict=True,
-            )
-            yield from ((mine, theirs) for mine, theirs in of_labels if len(mine) > 1 and len(theirs) > 1)
+        fake_order, real_order = fake_labels.argsort(stable=True), real_labels.argsort(stable=True)
+        fake_counts, real_counts = (
+            labels.bincount(minlength=self.num_classes).tolist() for labels in (fake_labels, real_labels)
+        )
+        for fake_features, real_features in zip(self.features(fake), self.features(real), strict=True):
+            scale = real_features.var(0).sum().mul(2).sqrt().clamp(min=1e-6)
+            fakes = (fake_features / scale)[fake_order].split(fake_counts)
+            reals = (real_features / scale)[real_order].split(real_counts)
+            yield from (pair for pair in zip(fakes, reals, strict=True) if min(map(len, pair)) > 1)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        images, labels = batch
-        of_drawn = labels[: math.ceil(self.drawn * len(labels))]
-        noise = self.batch_uniform(len(of_drawn), batch_idx, self.noise_shape)
-        drawn = self.network(with_label(noise, of_drawn, self.num_classes)).float()
-        loss, energies = 0 * drawn.sum(), []
-        everyones = [self.of_all_processes(rows) for rows in (drawn, of_drawn, images, labels)]
+        real, labels = batch
+        fake_labels = labels[: math.ceil(self.hparams.fake_ratio * len(labels))]
+        noise = self.batch_uniform(len(fake_labels), batch_idx, self.noise_shape)
+        fake = self.network(with_label(noise, fake_labels, self.num_classes)).float()
+        loss, energies = 0 * fake.sum(), []
+        global_batch = [self.of_all_processes(rows) for rows in (fake, fake_labels, real, labels)]
         with torch.autocast(self.device.type, enabled=False):
-            for features, real in self.sets(*everyones):
-                now = features.detach()
-                goal = now + drift(now, real, self.temperatures)
-                loss = loss + (features - goal).square().sum() / len(drawn)
-                energies.append(energy_distance(now, real))
+            for fake_features, real_features in self.feature_sets(*global_batch):
+                start = fake_features.detach()
+                target = start + drift(start, real_features, self.hparams.temperatures)
+                loss = loss + (fake_features - target).square().sum() / len(fake)
+                energies.append(energy_distance(start, real_features))
         self.log_train_loss(torch.stack(energies).mean() if energies else loss)
         return loss
 
     def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         images, labels = batch
-        drawn = self(labels, self.batch_uniform(len(labels), batch_idx, self.noise_shape)).float()
-        self.measure_variance(drawn, images, labels)
+        fake = self(labels, self.batch_uniform(len(labels), batch_idx, self.noise_shape)).float()
+        self.measure_variance(fake, images, labels)
         with torch.autocast(self.device.type, enabled=False):
-            energies = [energy_distance(*both) for both in self.sets(drawn, labels, images, labels)]
-        return {"loss": torch.stack(energies).mean() if energies else 0 * drawn.sum()}
+            energies = [energy_distance(*pair) for pair in self.feature_sets(fake, labels, images, labels)]
+        return {"loss": torch.stack(energies).mean() if energies else 0 * fake.sum()}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.lr, betas=(0.5, 0.99), fused=True)
-        return optimizer_and_schedule(self, optimizer, self.schedule, self.warmup_steps)
+        group = {"params": self.network.parameters(), "fused": True}
+        optimizer = torch.optim.Adam([group], lr=self.hparams.lr, betas=(0.5, 0.99))
+        return with_schedule(optimizer, self, self.hparams.schedule, self.hparams.warmup_steps)

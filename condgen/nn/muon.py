@@ -1,5 +1,4 @@
-"""Muon: an optimiser for weight matrices of which every direction is to learn, not only the few that the gradient is
-full of."""
+"""Muon: SGD with momentum and an orthogonalised update."""
 
 from __future__ import annotations
 
@@ -11,11 +10,11 @@ from torch import Tensor
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """About the nearest orthogonal matrix to one of shape (M, N): its singular values become roughly 1.
+    """Approximately the nearest orthogonal matrix to a matrix (M, N): its singular values become about 1.
 
-    Five steps of a Newton-Schulz iteration, whose polynomial is Keller Jordan's: it lifts small singular values fast,
-    and leaves those above a five-hundredth of the matrix's norm between 0.68 and 1.2. Each step multiplies by a
-    polynomial of the Gram matrix, which is the smaller one, so that the matrix itself is multiplied but once.
+    Five steps of a Newton-Schulz iteration with Keller Jordan's polynomial, which raises small singular values fast:
+    those above 1/500 of the matrix's norm end between 0.68 and 1.2. The iteration works on the smaller Gram matrix, so
+    that the matrix itself is multiplied only once.
     """
     wide = matrix if matrix.size(0) <= matrix.size(1) else matrix.T
     x = wide / wide.norm().clamp(min=1e-7)
@@ -30,20 +29,19 @@ def orthogonalize(matrix: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.AdamW):
-    """Muon for some weights (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"), and AdamW
-    for all others.
+    """Muon for matrices (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"), and AdamW for
+    all other parameters.
 
-    The step of a matrix is the moving average of its gradients, with the last one added once more (Nesterov's
-    momentum), made orthogonal. Weights of convolutions are matrices of output channels by all that such a channel sees,
-    which ``torch.optim.Muon`` refuses.
+    The update of a matrix is its gradient with Nesterov momentum, orthogonalised. The weights of a convolution are a
+    matrix of output channels by everything else, which ``torch.optim.Muon`` rejects.
 
     Args:
-        matrices: weights of two dimensions or more, for Muon.
+        matrices: weights with two dimensions or more, for Muon.
         others: parameters for AdamW.
-        matrix_lr: learning rate of Muon: about how far a step moves in each direction.
+        matrix_lr: learning rate of Muon.
         lr: learning rate of AdamW.
-        betas: of AdamW.
-        weight_decay: of AdamW; Muon has none.
+        betas: betas of AdamW.
+        weight_decay: weight decay of AdamW; Muon has none.
     """
 
     def __init__(
@@ -55,9 +53,11 @@ class Muon(torch.optim.AdamW):
         betas: tuple[float, float],
         weight_decay: float,
     ) -> None:
-        groups: list[dict[str, Any]] = [{"params": list(others)}, {"params": list(matrices), "lr": matrix_lr}]
-        groups[1]["momentum"] = 0.95
-        super().__init__(groups, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+        groups: list[dict[str, Any]] = [
+            {"params": list(others), "fused": True},
+            {"params": list(matrices), "lr": matrix_lr, "momentum": 0.95, "fused": True},
+        ]
+        super().__init__(groups, lr=lr, betas=betas, weight_decay=weight_decay)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -69,14 +69,14 @@ class Muon(torch.optim.AdamW):
         for weight in group["params"]:
             if weight.grad is None:
                 continue
-            state = self.state[weight]  # named as AdamW names its own
+            state = self.state[weight]  # with AdamW's own names
             if not state:
                 state["step"], state["exp_avg"] = torch.zeros((), device=weight.device), torch.zeros_like(weight)
             state["step"] += 1
-            average = state["exp_avg"].lerp_(weight.grad, 1 - group["momentum"])
-            step = orthogonalize(weight.grad.lerp(average, group["momentum"]).flatten(1))
-            step *= max(1, step.size(0) / step.size(1)) ** 0.5
-            weight.sub_(step.view_as(weight), alpha=group["lr"])
-            weight.grad = None  # AdamW passes over it
+            momentum = state["exp_avg"].lerp_(weight.grad, 1 - group["momentum"])
+            update = orthogonalize(weight.grad.lerp(momentum, group["momentum"]).flatten(1))
+            update *= max(1, update.size(0) / update.size(1)) ** 0.5
+            weight.sub_(update.view_as(weight), alpha=group["lr"])
+            weight.grad = None  # so that AdamW skips it
         super().step()
         return loss

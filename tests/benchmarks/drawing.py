@@ -87,13 +87,13 @@ def with_a_time_each(generator: Diffusion, labels: Tensor, noise: Tensor) -> Ten
 
     def field(x: Tensor, at: float) -> Tensor:
         times = x.new_full((len(x),), at)
-        with_label = generator.answer(generator.ema, x, times, labels)
+        with_label = generator.predict(generator.ema, x, times, labels)
         if not generator.is_guided(at):
             return with_label
-        without = generator.answer(generator.ema, x, times, no_label)
-        return without + generator.guidance * (with_label - without)
+        without = generator.predict(generator.ema, x, times, no_label)
+        return without + generator.hparams.guidance * (with_label - without)
 
-    return generator.objective.sample(field, noise, generator.sampling_steps) / 2 + 0.5
+    return generator.solve(field, noise) / 2 + 0.5
 
 
 def peak_bytes(run: Path, samples: int) -> float:

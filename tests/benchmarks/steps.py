@@ -21,13 +21,14 @@ class Alone:
     """What a family asks of its trainer in a training step, where there is none."""
 
     world_size, global_rank, training, current_epoch = 1, 0, True, 0
-    is_last_batch = should_update_logs = False
+    is_last_batch = should_stop = False
+    log_every_n_steps = global_step = 0
 
     def __init__(self, trainer: Trainer) -> None:
         self.datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         self.train_dataloader = trainer.train_dataloader
         self.estimated_stepping_batches = trainer.estimated_stepping_batches
-        self.fit_loop = self._logger_connector = self
+        self.max_epochs, self.max_steps = trainer.max_epochs, trainer.max_steps
 
 
 class BareLoop:

@@ -163,8 +163,8 @@ def test_another_shape_and_number_of_classes(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_sides_that_the_network_cannot_halve_twice_are_refused(name):
-    with pytest.raises(UsageError, match=r"\(1, 30, 28\)"):
+def test_constructor_rejects_sides_that_are_not_divisible_by_four(name):
+    with pytest.raises(UsageError, match=r"\[1, 30, 28\]"):
         family(name, image_shape=(1, 30, 28))
 
 

@@ -17,17 +17,17 @@ def random() -> torch.Generator:
 
 
 def test_the_energy_distance_is_that_of_all_pairs(random):
-    drawn, real = torch.randn(3, 2, generator=random), torch.randn(5, 2, generator=random)
-    across = sum(float((a - b).norm()) for a in drawn for b in real)
-    within = [sum(float((a - b).norm()) for a in x for b in x if a is not b) for x in (drawn, real)]
+    fake, real = torch.randn(3, 2, generator=random), torch.randn(5, 2, generator=random)
+    across = sum(float((a - b).norm()) for a in fake for b in real)
+    within = [sum(float((a - b).norm()) for a in x for b in x if a is not b) for x in (fake, real)]
     expected = 2 * across / (3 * 5) - within[0] / (3 * 2) - within[1] / (5 * 4)
-    assert energy_distance(drawn, real).item() == pytest.approx(expected, abs=1e-5)
+    assert energy_distance(fake, real).item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_it_has_no_bias_and_tells_a_spread_from_another(random):
     def mean_distance(spread: float) -> float:
         pairs = torch.randn(1000, 2, 20, 2, generator=random)
-        return float(torch.stack([energy_distance(spread * drawn, real) for drawn, real in pairs]).mean())
+        return float(torch.stack([energy_distance(spread * fake, real) for fake, real in pairs]).mean())
 
     assert abs(mean_distance(1.0)) < 0.01
     assert mean_distance(0.5) > 0.05
@@ -35,14 +35,14 @@ def test_it_has_no_bias_and_tells_a_spread_from_another(random):
 
 
 def test_points_drift_to_where_the_real_ones_are(random):
-    drawn = 0.01 * torch.randn(50, 2, generator=random)
-    moved = drift(drawn, drawn + torch.tensor([5.0, 0.0]), [0.2])
+    fake = 0.01 * torch.randn(50, 2, generator=random)
+    moved = drift(fake, fake + torch.tensor([5.0, 0.0]), [0.2])
     assert moved.square().sum(1).mean().sqrt().item() == pytest.approx(1, abs=1e-5)
     assert (moved[:, 0] > 0.9).all()
 
 
 def test_where_both_are_distributed_alike_the_moves_cancel_and_elsewhere_they_mend_it(random):
-    """Real points are of the standard normal distribution, drawn ones of another or the same."""
+    """Real points are of the standard normal distribution, fake ones of another or the same."""
 
     def moves(mean: float, spread: float) -> tuple[float, float]:
         """To the right, and away from the middle."""
@@ -74,21 +74,21 @@ def test_points_that_drift_end_distributed_as_the_real_ones(random):
 
 def test_images_are_compared_with_those_of_their_label_in_every_space(random):
     generator = Drifting()
-    labels, of_drawn = torch.tensor([0, 0, 0, 1, 1, 2, 4, 4]), torch.tensor([0, 0, 1, 1, 2, 2, 4])
-    images, drawn = torch.rand(8, 1, 28, 28, generator=random), torch.rand(7, 1, 28, 28, generator=random)
+    labels, fake_labels = torch.tensor([0, 0, 0, 1, 1, 2, 4, 4]), torch.tensor([0, 0, 1, 1, 2, 2, 4])
+    images, fake = torch.rand(8, 1, 28, 28, generator=random), torch.rand(7, 1, 28, 28, generator=random)
     with torch.no_grad():
-        pairs = list(generator.sets(drawn, of_drawn, images, labels))
-    # of 2 there is one real image, of 4 one drawn image: they have no distances within
+        pairs = list(generator.feature_sets(fake, fake_labels, images, labels))
+    # of 2 there is one real image, of 4 one fake image: they have no distances within
     assert [(len(a), len(b)) for a, b in pairs] == [(2, 3), (2, 2)] * 4
     assert [a.shape[1] for a, _ in pairs[::2]] == [784, 16 * 14 * 14, 32 * 7 * 7, 64 * 4 * 4]
     for a, b in pairs:  # noise is as far from noise as two real images are from each other
         assert torch.cdist(a, b).mean().item() == pytest.approx(1, rel=0.15)
-    assert torch.allclose(pairs[0][0] / pairs[0][0][0, 0], drawn[:2].flatten(1) / drawn[0, 0, 0, 0], rtol=1e-4)
+    assert torch.allclose(pairs[0][0] / pairs[0][0][0, 0], fake[:2].flatten(1) / fake[0, 0, 0, 0], rtol=1e-4)
 
 
 def test_a_batch_without_two_of_a_label_changes_nothing_and_breaks_nothing(monkeypatch):
     torch.manual_seed(0)
-    generator = Drifting(drawn=1.0)
+    generator = Drifting(fake_ratio=1.0)
     logged = []
     monkeypatch.setattr(generator, "batch_uniform", lambda rows, batch_idx, shape: torch.rand(rows, *shape))
     monkeypatch.setattr(generator, "log_train_loss", logged.append)

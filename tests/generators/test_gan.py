@@ -1,4 +1,4 @@
-"""The GAN's two losses, their penalty, and whose weights each of them moves."""
+"""The GAN's two losses, its gradient penalty, and the gradients of both networks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from condgen.generators import GAN
 
 
 class Linear(nn.Module):
-    """A discriminator whose slope is the same everywhere."""
+    """A discriminator with a constant gradient."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,61 +29,59 @@ def gan() -> GAN:
 
 @pytest.fixture
 def images() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Real images, drawn ones, and their labels."""
+    """Real images, generated ones, and their labels."""
     generator = torch.Generator().manual_seed(0)
-    real, drawn = torch.rand(2, 6, 1, 28, 28, generator=generator)
-    return real, drawn, torch.tensor([0, 1, 2, 3, 4, 4])
+    real, fake = torch.rand(2, 6, 1, 28, 28, generator=generator)
+    return real, fake, torch.tensor([0, 1, 2, 3, 4, 4])
 
 
-def test_the_penalty_is_the_mean_squared_slope_on_real_and_on_drawn_images(gan, images):
+def test_gradient_penalty_is_the_mean_squared_gradient_on_real_and_fake_images(gan, images):
     gan.discriminator = Linear()
     penalty = gan.gradient_penalty(*images)
-    slope = gan.discriminator.weights.square().sum()
-    assert penalty.item() == pytest.approx(0.5 / 2 * 2 * slope.item(), rel=1e-5)
-    penalty.backward()  # it moves the discriminator: twice the slope
+    squared = gan.discriminator.weights.square().sum()
+    assert penalty.item() == pytest.approx(0.5 / 2 * 2 * squared.item(), rel=1e-5)
+    penalty.backward()  # its gradient: twice the weights
     assert torch.allclose(gan.discriminator.weights.grad, 0.5 * 2 * gan.discriminator.weights, rtol=1e-4)
 
 
-def test_the_losses_are_of_the_difference_between_a_real_and_a_drawn_image_of_the_same_label(gan, images):
-    real, drawn, labels = images
+def test_relativistic_logits_are_the_difference_of_real_and_fake_logits_of_the_same_label(gan, images):
+    real, fake, labels = images
     with torch.no_grad():
-        more_real = gan.discriminator(real, labels) - gan.discriminator(drawn, labels)
-        generator_loss, discriminator_loss, lead = gan.losses(real, drawn, labels)
-    assert torch.allclose(lead, more_real, rtol=1e-4, atol=1e-6)
-    assert discriminator_loss.item() == pytest.approx(-F.logsigmoid(more_real).mean().item(), rel=1e-4)
-    assert generator_loss.item() == pytest.approx(-F.logsigmoid(-more_real).mean().item(), rel=1e-4)
+        more_real = gan.discriminator(real, labels) - gan.discriminator(fake, labels)
+        logits = gan.relativistic_logits(real, fake, labels)
+    assert torch.allclose(logits, more_real, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("ahead", [0.0, 8.0, -8.0])
-def test_one_pass_backwards_gives_each_network_the_gradient_of_its_own_loss(gan, ahead, monkeypatch):
-    """Also where real images seem far more real than drawn ones, or far less."""
+def test_one_backward_pass_gives_each_network_the_gradient_of_its_own_loss(gan, ahead, monkeypatch):
+    """Also if real images seem far more real than generated ones, or far less."""
     generator = torch.Generator().manual_seed(0)
     real, labels, noise = torch.rand(20, 1, 28, 28, generator=generator), torch.arange(20) % 10, torch.rand(20, 62)
     monkeypatch.setattr(gan, "batch_uniform", lambda *_: noise)
     monkeypatch.setattr(gan, "log_train_loss", lambda *_, **__: None)
-    real[:, 0, 0, 0] = 1  # exactly, as no drawn one: by which real images are known
+    real[:, 0, 0, 0] = 1  # exactly, unlike any generated image, so that real images can be told from them
     logits = gan.discriminator.forward
     monkeypatch.setattr(
         gan.discriminator, "forward", lambda x, labels: logits(x, labels) + ahead * (x[:, 0, 0, 0] == 1)
     )
     gan.training_step((real, labels), 0).backward()
 
-    drawn = gan.network(torch.cat((noise, F.one_hot(labels, 10).float()), 1))
-    discriminator_loss = F.softplus(gan.discriminator(drawn.detach(), labels) - gan.discriminator(real, labels)).mean()
-    penalty = gan.gradient_penalty(real[[0, 8, 16]], drawn[[0, 8, 16]], labels[[0, 8, 16]])
-    generator_loss = F.softplus(gan.discriminator(real, labels) - gan.discriminator(drawn, labels)).mean()
+    fake = gan.network(torch.cat((noise, F.one_hot(labels, 10).float()), 1))
+    discriminator_loss = F.softplus(gan.discriminator(fake.detach(), labels) - gan.discriminator(real, labels)).mean()
+    penalty = gan.gradient_penalty(real[[0, 8, 16]], fake[[0, 8, 16]], labels[[0, 8, 16]])
+    generator_loss = F.softplus(gan.discriminator(real, labels) - gan.discriminator(fake, labels)).mean()
     for network, loss in ((gan.discriminator, discriminator_loss + penalty), (gan.network, generator_loss)):
         parameters = list(network.parameters())
         for parameter, expected in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             assert torch.allclose(parameter.grad, expected, rtol=1e-3, atol=1e-7 + 1e-3 * float(expected.abs().max()))
 
 
-def test_the_verdict_hangs_on_the_label(gan, images):
+def test_discriminator_depends_on_the_label(gan, images):
     real, _, labels = images
     assert not torch.allclose(gan.discriminator(real, labels), gan.discriminator(real, (labels + 1) % 10))
 
 
-def test_the_average_draws(gan):
+def test_generate_uses_the_ema_weights(gan):
     gan.eval()
     labels, noise = torch.tensor([3]), gan.draw_noise(0, [0])
     with torch.no_grad():
@@ -91,5 +89,5 @@ def test_the_average_draws(gan):
         for weights in gan.network.parameters():
             weights.mul_(2)
         assert torch.equal(gan.generate(labels, noise), before)
-        gan.ema.update_parameters(gan.network)  # the first: nothing to average yet
+        gan.ema.update_parameters(gan.network)  # the first update copies
         assert not torch.equal(gan.generate(labels, noise), before)

@@ -129,7 +129,7 @@ def test_drifting_trains_the_same_network_with_two_processes(fit_args, tmp_path)
     options = [
         "--model",
         "Drifting",
-        "--model.drawn",
+        "--model.fake_ratio",
         "0.5",
         "--trainer.callbacks",
         "test_any_number_of_processes.FixedBatchNorm",

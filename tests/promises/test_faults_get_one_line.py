@@ -61,7 +61,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(mnist_root, tmp_path):
     """
     run = "lightning_logs/version_0/checkpoints"
     fit = f"{sys.executable} -m condgen fit --data.root {mnist_root} --checkpoint.every_n_train_steps 2"
-    load = f'{sys.executable} -c \'import condgen; print(condgen.load("last").latent_dim, "loaded")\''
+    load = f'{sys.executable} -c \'import condgen; print(condgen.load("last").hparams.latent_dim, "loaded")\''
     output = on_small_disk(
         tmp_path, 120, f"{fit}; echo code $?; ls -a {run}; {load}; mount -o remount,size=400m {tmp_path} &&"
         f"{fit} --ckpt_path last --trainer.max_epochs 1; echo code $?",

@@ -15,8 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import condgen.generators
 from condgen.cli.main import main
 from condgen.data.datasets import MNIST
-from condgen.errors import UsageError
-from condgen.generators import DNN, VAE, Diffusion
+from condgen.generators import DNN, VAE
 
 QUIET = {
     "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
@@ -65,7 +64,7 @@ def test_load_from_checkpoint_gives_the_data_module(last, mnist_root):
 def test_fit_twice_in_one_process_starts_from_the_settings_of_the_second(data, tmp_path):
     trainer = Trainer(max_epochs=1, default_root_dir=tmp_path, **QUIET)
     trainer.fit(generator := DNN(lr=1e-3), datamodule=data)
-    generator.lr = 1e-5
+    generator.hparams.lr = 1e-5
     trainer = Trainer(max_epochs=1, default_root_dir=tmp_path, **QUIET)
     trainer.fit(generator, datamodule=data)
     assert trainer.optimizers[0].param_groups[0]["lr"] == 1e-5
@@ -77,9 +76,9 @@ def test_finder_as_a_callback_changes_its_setting_and_training_goes_on(finder, d
     generator = DNN(lr=1e-4)
     trainer = Trainer(callbacks=[callback], default_root_dir=tmp_path, **{**QUIET, **LONGER})
     trainer.fit(generator, datamodule=data)
-    assert (data.batch_size != 16) if finder is BatchSizeFinder else (generator.lr != 1e-4)
+    assert (data.batch_size != 16) if finder is BatchSizeFinder else (generator.hparams.lr != 1e-4)
     assert trainer.global_step == 2 * trainer.num_training_batches
-    assert trainer.optimizers[0].param_groups[0]["lr"] == generator.lr
+    assert trainer.optimizers[0].param_groups[0]["lr"] == generator.hparams.lr
 
 
 def test_tuner_finds_a_learning_rate(data, tmp_path):
@@ -125,12 +124,6 @@ def test_fit_with_data_of_another_library_trains(kind, family, tmp_path):
     assert {"val_loss", "variance_ratio"} <= trainer.callback_metrics.keys()
     trainer.save_checkpoint(tmp_path / "own.ckpt")
     assert torch.equal(images_of(condgen.load(tmp_path / "own.ckpt")), images_of(generator))
-
-
-def test_diffusion_without_a_data_module_of_condgen_says_what_it_needs(tmp_path):
-    trainer = Trainer(max_epochs=1, default_root_dir=tmp_path, **QUIET)
-    with pytest.raises(UsageError, match="datamodule=MNIST"):
-        trainer.fit(Diffusion(channels=(8, 16)), loader(), loader())
 
 
 def test_data_module_without_a_trainer_gives_batches(data):

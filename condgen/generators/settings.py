@@ -1,0 +1,76 @@
+"""The types of generators' settings, and the check that a value has the type of its setting.
+
+jsonargparse checks these types when it parses a command line. The constructors check them again, because they are also
+called from Python and with settings from files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+
+from condgen.errors import UsageError
+
+if TYPE_CHECKING:
+    NonNegativeInt = int
+    PositiveInt = int
+    Size = int
+    Steps = int
+    NonNegativeFloat = float
+    PositiveFloat = float
+    UnitInterval = float
+else:
+    from jsonargparse.typing import ClosedUnitInterval as UnitInterval
+    from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, restricted_number_type
+
+    # Upper bounds: a file must not make condgen allocate or compute without bound.
+    Size = restricted_number_type("Size", int, [(">=", 1), ("<=", 1_000_000)])
+    Steps = restricted_number_type("Steps", int, [(">=", 0), ("<=", 10_000)])
+
+EXPECTED = {
+    PositiveInt: "a whole number from 1",
+    NonNegativeInt: "a whole number from 0",
+    Size: "a whole number from 1 to 1,000,000",
+    Steps: "a whole number from 0 to 10,000",
+    PositiveFloat: "a number above 0",
+    NonNegativeFloat: "a number from 0",
+    UnitInterval: "a number from 0 to 1",
+    float: "a finite number",
+}
+
+
+def plain_settings(family: type, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a generator class with numbers of Python's own types, which checkpoints can contain.
+
+    Raises:
+        UsageError: a value is not of the type that the constructor annotates.
+    """
+    try:
+        annotations = get_type_hints(family.__init__)  # type: ignore[misc]
+    except NameError:  # the class annotates a type that only a type checker imports
+        return dict(settings)
+    return {name: _plain(f"model.{name}", value, annotations.get(name)) for name, value in settings.items()}
+
+
+def _plain(name: str, value: Any, annotation: Any) -> Any:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        if value not in arguments:
+            raise UsageError(f"{name} is {value!r:.80}: give one of {', '.join(map(str, arguments))}.")
+        return value
+    if origin in (Sequence, list):
+        if not isinstance(value, list | tuple):
+            raise UsageError(f"{name} is {value!r:.80}: give a list.")
+        return type(value)(_plain(name, each, arguments[0]) for each in value)
+    if not isinstance(annotation, type) or not issubclass(annotation, int | float):
+        return value
+    number_type = bool if annotation is bool else int if issubclass(annotation, int) else float
+    is_number = isinstance(value, number_type | int) and isinstance(value, bool) == (annotation is bool)
+    try:
+        if is_number and math.isfinite(annotation(value)):
+            return number_type(value)
+    except (ValueError, OverflowError):
+        pass
+    expected = EXPECTED.get(annotation, f"a value of type {annotation.__name__}")
+    raise UsageError(f"{name} is {value!r:.80}: give {expected}.")

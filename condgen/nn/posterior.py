@@ -1,0 +1,68 @@
+"""The posterior of images and labels given a noisy image, over the latest training images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+LABEL_EXPONENT = 0.7  # of the posterior of a label: below 1, unlikely labels are sampled more often
+
+
+class EmpiricalPosterior(nn.Module):
+    """p(x, label | x_t) if x is one of the latest training images, each equally likely before x_t is known.
+
+    The training target of a single image has a high variance if x_t could stem from many images. The posterior mean is
+    the same target without that variance (Xu et al. 2023, "Stable Target Field for Reduced Variance Score Estimation in
+    Diffusion Models", arXiv:2302.00670). As there, the mean is over a reference set that contains the image itself. The
+    batches of the training fill it, as a ring buffer that is part of the checkpoint.
+
+    Args:
+        size: number of images in the buffer.
+        image_shape: (C, H, W) of the images.
+        num_classes: labels are 0 … ``num_classes`` - 1; ``num_classes`` itself stands for any of them.
+    """
+
+    def __init__(self, size: int, image_shape: Sequence[int], num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.images: Tensor
+        self.labels: Tensor
+        self.added: Tensor
+        self.register_buffer("images", torch.zeros(size, math.prod(image_shape)))
+        self.register_buffer("labels", torch.full((size,), -1))  # -1: no image yet
+        self.register_buffer("added", torch.zeros((), dtype=torch.long))  # number of images so far
+
+    def add(self, images: Tensor, labels: Tensor) -> None:
+        """Replaces the oldest images by these (N, C, H, W), with their labels (N,)."""
+        size = len(self.labels)
+        images, labels = images[-size:], labels[-size:]
+        rows = (self.added + torch.arange(len(labels), device=labels.device)) % size
+        self.images[rows], self.labels[rows] = images.flatten(1), labels
+        self.added += len(labels)
+
+    def log_likelihood(self, x_t: Tensor, alpha_t: Tensor, sigma_t: Tensor) -> Tensor:
+        """log p(x_t | image) + constant for noisy images x_t (N, C, H, W) and coefficients (N,): (N, size)."""
+        scale = (alpha_t / sigma_t)[:, None]
+        products = x_t.flatten(1) @ self.images.T / sigma_t[:, None]
+        logits = scale * products - scale.square() / 2 * self.images.square().sum(1)
+        return logits.masked_fill(self.labels < 0, -torch.inf)
+
+    def sample_labels(self, log_likelihood: Tensor, uniform: Tensor) -> Tensor:
+        """Labels (N,) sampled from p(label | x_t) to the power of LABEL_EXPONENT; labels are equally likely before.
+
+        Args:
+            log_likelihood: (N, size).
+            uniform: numbers (N, num_classes) in [0, 1) that determine the labels.
+        """
+        members = (self.labels[:, None] == torch.arange(self.num_classes, device=self.labels.device)).float()
+        probabilities = log_likelihood.softmax(1) @ (members / members.sum(0).clamp(min=1))
+        # the first of exponential waiting times with these rates is a sample
+        return (uniform.clamp(min=1e-8).log() / probabilities**LABEL_EXPONENT).argmax(1)
+
+    def mean(self, log_likelihood: Tensor, labels: Tensor) -> Tensor:
+        """E[x | x_t, label] for labels (N,) of images in the buffer: (N, C·H·W)."""
+        is_other = (labels[:, None] != self.labels) & (labels[:, None] < self.num_classes)
+        return log_likelihood.masked_fill(is_other, -torch.inf).softmax(1) @ self.images
