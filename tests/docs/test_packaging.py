@@ -41,6 +41,7 @@ def test_wheel_has_the_recipes_the_types_and_the_judges(tmp_path):
         assert wheel.read("condgen/configs/gan.yaml") == (ROOT / "configs" / "gan.yaml").read_bytes()
     assert {f"condgen/configs/{name}.yaml" for name in RECIPES} <= found
     assert {"condgen/py.typed", "condgen/demo/page.css", "condgen/evaluation/judges/MNIST.safetensors"} <= found
+    assert {f"condgen/export/card/{name}.md" for name in ("template", "onnx", "pt2", "safetensors")} <= found
 
 
 def test_source_distribution_has_the_tests(tmp_path):

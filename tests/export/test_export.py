@@ -1,4 +1,4 @@
-"""What ``condgen export`` writes draws the same images elsewhere, and says what it is."""
+"""``condgen export``: the files generate the same images as PyTorch and describe themselves."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from helpers.runs import FAMILIES, SMALL, refused
 from huggingface_hub import ModelCard
 
 import condgen
-import condgen.export.command as exporting
 from condgen import generators
 from condgen.cli.main import main
 from condgen.errors import UsageError
-from condgen.export.command import from_onnx, from_pt2, program
+from condgen.export import command
+from condgen.export.formats import exported_program, from_onnx, from_pt2
 
 
 @pytest.fixture(scope="module")
 def run_of(fit_args, tmp_path_factory):
-    """A small run of a family, which is trained when it is first asked for."""
+    """A function that trains a small run of a family at its first call."""
     found = {}
 
     def run_of(name: str):
@@ -60,22 +60,22 @@ WRONG_REQUESTS = [([10], 1), ([-1], 1), ([-2], 1), ([-11], 1), ([2**40], 1), ([3
 WRONG_REQUESTS += [([3], 4), ([3, 4, 5, 6], 1), ([3, 4], 3), ([3, 4], 0), ([], 3)]
 
 
-def check_refuses_wrong_requests(draw, generator) -> None:
+def check_refuses_wrong_requests(generate, generator) -> None:
     for labels, noises in WRONG_REQUESTS:
         with pytest.raises(Exception, match=r"(?s)."):  # each runtime has exceptions of its own
-            print(draw(torch.tensor(labels, dtype=torch.int64), generator.draw_noise(0, range(noises))).shape)
+            print(generate(torch.tensor(labels, dtype=torch.int64), generator.draw_noise(0, range(noises))).shape)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_onnxruntime_draws_what_pytorch_draws_and_the_file_says_how(name, run_of, capsys):
+def test_onnx_file_generates_the_images_of_pytorch_and_has_metadata(name, run_of, capsys):
     file = export(run_of(name), "onnx")
     session = onnxruntime.InferenceSession(str(file))
     generator = condgen.load(run_of(name))
     for number in (1, 12):
         labels, noise, images = expected(generator, number)
-        (drawn,) = session.run(None, {"labels": labels.numpy(), "noise": noise.numpy()})
-        assert drawn.shape == images.shape
-        assert np.abs(drawn - images.numpy()).max() < 1e-4
+        (found,) = session.run(None, {"labels": labels.numpy(), "noise": noise.numpy()})
+        assert found.shape == images.shape
+        assert np.abs(found - images.numpy()).max() < 1e-4
     about = session.get_modelmeta().custom_metadata_map
     assert (about["family"], about["data"]) == (name, "MNIST")
     assert json.loads(about["labels"]) == list("0123456789")
@@ -89,35 +89,35 @@ def test_onnxruntime_draws_what_pytorch_draws_and_the_file_says_how(name, run_of
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_pt2_refuses_wrong_labels_and_holds_no_weights_of_training_alone(name, run_of):
+def test_pt2_file_refuses_wrong_labels_and_contains_no_training_weights(name, run_of):
     file, generator = export(run_of(name), "pt2"), condgen.load(run_of(name))
     check_refuses_wrong_requests(from_pt2(file.read_bytes()), generator)
     needed = sum(weights.nbytes for weights in generator.sampler.state_dict().values())
     assert file.stat().st_size < 1.1 * needed + 500_000
 
 
-def test_pt2_draws_without_condgen(run_of, tmp_path):
+def test_pt2_file_generates_images_without_condgen(run_of, tmp_path):
     file = export(run_of("GAN"), "pt2")
     labels, noise, images = expected(condgen.load(run_of("GAN")), 3)
-    torch.save((labels, noise), tmp_path / "asked.pt")
+    torch.save((labels, noise), tmp_path / "inputs.pt")
     program = f"""
 import sys
-sys.modules["condgen"] = sys.modules["lightning"] = None  # there are none
+sys.modules["condgen"] = sys.modules["lightning"] = None  # as if not installed
 import torch
 extra = {{"metadata.json": ""}}
 generate = torch.export.load({str(file)!r}, extra_files=extra).module()
-torch.save(generate(*torch.load("asked.pt")), "drawn.pt")
+torch.save(generate(*torch.load("inputs.pt")), "images.pt")
 print(extra["metadata.json"])
 """
     printed = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, check=True, text=True, stdout=subprocess.PIPE
     )
     assert json.loads(printed.stdout)["family"] == "GAN"
-    assert torch.allclose(torch.load(tmp_path / "drawn.pt"), images, atol=1e-5)
+    assert torch.allclose(torch.load(tmp_path / "images.pt"), images, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_condgen_loads_weights_that_it_exported(name, run_of):
+def test_load_of_exported_safetensors_generates_the_same_images(name, run_of):
     file = export(run_of(name), "safetensors")
     labels, noise, images = expected(condgen.load(run_of(name)), 3)
     loaded = condgen.load(file)
@@ -132,12 +132,12 @@ def test_condgen_loads_weights_that_it_exported(name, run_of):
 
 
 def test_reconstruct_fails_without_the_encoder(run_of):
-    """Untrained weights in its place would give wrong images without a word."""
+    """Untrained weights in its place would silently give wrong images."""
     with pytest.raises(AttributeError, match="encoder"):
         condgen.load(export(run_of("VAE"), "safetensors")).reconstruct(torch.rand(2, 1, 28, 28), torch.tensor([0, 1]))
 
 
-def test_weights_that_are_cut_or_another_programs_are_refused(run_of, tmp_path):
+def test_load_refuses_truncated_and_foreign_safetensors(run_of, tmp_path):
     content = export(run_of("DNN"), "safetensors").read_bytes()
     for name, wrong in (("cut", content[:-1]), ("header", content[:100]), ("empty", b""), ("pickle", b"\x80\x02." * 9)):
         (tmp_path / f"{name}.safetensors").write_bytes(wrong)
@@ -149,7 +149,7 @@ def test_weights_that_are_cut_or_another_programs_are_refused(run_of, tmp_path):
         condgen.load(tmp_path / "foreign.safetensors")
 
 
-def test_settings_of_sampling_are_built_in(run_of, capsys):
+def test_export_contains_the_given_sampling_settings(run_of, capsys):
     options = ["--model.guidance", "3", "--model.sampling_steps", "3", "--model.guidance_interval", "[0,1]"]
     file = export(run_of("Diffusion"), "safetensors", *options)
     guided = condgen.load(run_of("Diffusion"), guidance=3, sampling_steps=3, guidance_interval=[0, 1])
@@ -164,26 +164,26 @@ def test_settings_of_sampling_are_built_in(run_of, capsys):
 
 
 @pytest.mark.parametrize("settings", [{}, {"objective": "noise", "sampling_steps": 3}])
-def test_each_way_to_draw_is_exported(settings):
-    """With guidance, which the smallest networks of the other tests do without."""
+def test_export_of_guided_diffusion_generates_the_same_images(settings):
+    """The networks of the other tests have no guidance."""
     generator = generators.Diffusion(channels=(8, 16), guidance=1.5, **settings).eval()
-    draw = program(generator).module()
+    generate = exported_program(generator).module()
     labels, noise, images = expected(generator, 3)
-    assert torch.allclose(draw(labels, noise), images, atol=1e-5)
+    assert torch.allclose(generate(labels, noise), images, atol=1e-5)
 
 
-def test_another_programs_readme_is_not_replaced(run_of, tmp_path, capsys):
+def test_export_replaces_its_own_readme_only(run_of, tmp_path, capsys):
     (tmp_path / "README.md").write_text("# Another project\n")
     arguments = ["export", "--ckpt_path", str(run_of("DNN")), "--format", "safetensors", "--output", str(tmp_path)]
     assert "README.md" in refused(arguments, capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
     (tmp_path / "README.md").unlink()
-    for _ in range(2):  # its own is
+    for _ in range(2):  # the second export replaces the files of the first
         assert main(arguments) == 0
 
 
 class HiddenRandomness(generators.DNN):
-    """A family that breaks the contract."""
+    """A family that breaks the contract that noise determines the image."""
 
     def forward(self, labels, noise):
         return super().forward(labels, torch.rand_like(noise))
@@ -208,7 +208,7 @@ def damaged(run, folder, change):
     ],
     ids=["weights that are NaN", "images that are NaN", "other images each time"],
 )
-def test_what_generates_no_images_is_not_exported(change, reason, run_of, tmp_path, capsys):
+def test_export_refuses_generators_with_wrong_images(change, reason, run_of, tmp_path, capsys):
     run = damaged(run_of("DNN"), tmp_path / "run", change)
     capsys.readouterr()
     assert main(["export", "--ckpt_path", str(run), "--format", "safetensors"]) == 1
@@ -220,7 +220,7 @@ def test_export_writes_everything_before_it_prints(run_of, tmp_path):
     run, full = run_of("DNN"), os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb", buffering=0)
     output = io.TextIOWrapper(full, write_through=True)
     with contextlib.redirect_stdout(output), pytest.raises(OSError, match="No space left"):
-        exporting.export(str(run), "safetensors", str(tmp_path))
+        command.export(str(run), "safetensors", str(tmp_path))
     assert len(list(tmp_path.iterdir())) == 4
 
 
@@ -230,7 +230,7 @@ def test_two_exports_at_once_into_one_folder_succeed(run_of, tmp_path):
     def export_three_times():
         try:
             for _ in range(3):
-                exporting.export(str(run_of("DNN")), "safetensors", str(tmp_path))
+                command.export(str(run_of("DNN")), "safetensors", str(tmp_path))
         except Exception as error:
             errors.append(error)
 
@@ -255,14 +255,14 @@ def test_generator_json_repeats_the_metadata(run_of):
     assert about["noise_shape"] == [62]
 
 
-def test_without_onnx_one_line_says_what_to_install(run_of, monkeypatch, capsys):
+def test_export_without_onnx_says_in_one_line_what_to_install(run_of, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert main(["export", "--ckpt_path", str(run_of("DNN"))]) == 1
     assert "pip install onnx onnxscript onnxruntime" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("format", ["onnx", "pt2", "safetensors"])
-def test_the_card_is_one_and_its_snippet_draws(format, run_of, monkeypatch):
+def test_model_card_is_valid_and_its_example_runs(format, run_of, monkeypatch):
     folder = export(run_of("DNN"), format).parent
     assert {path.name for path in folder.iterdir()} == {
         f"generator.{format}",
@@ -275,14 +275,14 @@ def test_the_card_is_one_and_its_snippet_draws(format, run_of, monkeypatch):
     for heading in ("Data", "Recipe", "Scores", "Limits", "Licence"):
         assert f"\n## {heading}\n" in card.text
     assert "CC BY-SA 3.0" in card.text
-    assert "Not measured: `condgen test`" in card.text
+    assert "Not measured: run `condgen test`" in card.text
     monkeypatch.chdir(folder)
     names: dict[str, object] = {}
     exec(card.text.partition("```python\n")[2].partition("```")[0], names)
     assert tuple(names["images"].shape) == (2, 1, 28, 28)
 
 
-def test_the_card_has_the_scores_of_this_checkpoint_alone(run_of, tmp_path):
+def test_model_card_has_the_scores_of_its_own_checkpoint_only(run_of, tmp_path):
     shutil.copytree(run_of("DNN"), tmp_path / "run", ignore=shutil.ignore_patterns("export"))
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     score = {"value": 0.75, "uncertainty": 0.01, "floor": 0.9, "floor_uncertainty": None}
@@ -307,11 +307,11 @@ def test_the_card_has_the_scores_of_this_checkpoint_alone(run_of, tmp_path):
     assert [(result.metric_type, result.metric_value) for result in results] == [("accuracy", 0.75), ("coverage", 0.0)]
     assert {(result.dataset_name, result.dataset_split) for result in results} == {("MNIST", "test")}
     assert "| accuracy | 0.7500 ± 0.0100 |" in cards[0].text
-    assert cards[1].data.eval_results is None  # those of another checkpoint
+    assert cards[1].data.eval_results is None  # the scores are of another checkpoint
 
 
 @pytest.mark.parametrize("name", ["generator.safetensors", "generator.json", "grid.png", "README.md"])
-def test_export_replaces_no_file_of_others(name, run_of, tmp_path, capsys):
+def test_export_refuses_to_replace_foreign_files(name, run_of, tmp_path, capsys):
     (tmp_path / name).write_text("mine")
     command = ["export", "--ckpt_path", str(run_of("DNN")), "--format", "safetensors", "--output", str(tmp_path)]
     assert main(command) == 1

@@ -1,0 +1,132 @@
+"""The export formats: a generator as the content of a file, and the same file read back to compare its images."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from condgen.checkpoints.build import generator_of
+from condgen.checkpoints.read import read_weights
+from condgen.errors import UsageError
+from condgen.generators import ConditionalGenerator
+
+Format = Literal["onnx", "pt2", "safetensors"]
+Generate = Callable[[Tensor, Tensor], Tensor]  # labels (N,) and noise (N, *noise_shape) to images (N, C, H, W)
+
+
+class ExportableGenerator(nn.Module):
+    """``generate`` as a module for exporters, which checks labels and noise without assertions.
+
+    ONNX has no assertions. A wrong request becomes an index out of range instead, which every runtime refuses.
+    """
+
+    def __init__(self, generator: ConditionalGenerator) -> None:
+        super().__init__()
+        self.generator = generator
+        self.labels: Tensor
+        self.register_buffer("labels", torch.arange(generator.num_classes))
+
+    def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
+        known = (labels >= 0) & (labels < len(self.labels))
+        labels = self.labels.index_select(0, torch.where(known, labels, len(self.labels)))
+        label_rows = torch.ones_like(labels).cumsum(0) - 1  # 0, 1, 2, ...; arange would assume one length for both
+        noise_rows = torch.ones_like(noise.flatten(1)[:, 0], dtype=torch.int64).cumsum(0) - 1
+        return self.generator(labels.index_select(0, noise_rows), noise.index_select(0, label_rows))
+
+
+@torch.no_grad()
+def exported_program(generator: ConditionalGenerator) -> torch.export.ExportedProgram:
+    """The operations of ``generate`` for any number of images."""
+    example = (torch.zeros(2, dtype=torch.int64), generator.draw_noise(0, range(2)))
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(
+        ExportableGenerator(generator).eval(), example, dynamic_shapes=({0: batch}, {0: batch})
+    )
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it contains paths of this machine
+    return program
+
+
+def to_onnx(generator: ConditionalGenerator, metadata: dict[str, str]) -> bytes:
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"ONNX needs {error.name}: pip install onnx onnxscript onnxruntime.") from error
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # its warnings are about skipped optimisations
+    converted = torch.onnx.export(
+        exported_program(generator), dynamo=True, verbose=False, input_names=["labels", "noise"],
+        output_names=["images"],
+    )  # fmt: skip
+    assert converted is not None
+    model = converted.model_proto
+    for node in model.graph.node:
+        del node.metadata_props[:]  # the PyTorch module of the operation, with paths of this machine
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del model.graph.value_info[:]  # shapes of intermediate results, which have another name for the batch size
+    onnx.helper.set_model_props(model, metadata)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def from_onnx(content: bytes) -> Generate:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return lambda labels, noise: torch.from_numpy(
+        session.run(None, {"labels": labels.numpy(), "noise": noise.numpy()})[0]
+    )
+
+
+def to_pt2(generator: ConditionalGenerator, metadata: dict[str, str]) -> bytes:
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No complete tensor")  # channels-last weights; the comparison covers them
+        torch.export.save(exported_program(generator), content, extra_files={"metadata.json": json.dumps(metadata)})
+    return content.getvalue()
+
+
+def from_pt2(content: bytes) -> Generate:
+    return torch.export.load(io.BytesIO(content)).module()
+
+
+def to_safetensors(generator: ConditionalGenerator, metadata: dict[str, str]) -> bytes:
+    weights = {name: tensor.contiguous() for name, tensor in generator.state_dict().items()}
+    return safetensors.torch.save(weights, metadata)
+
+
+def from_safetensors(content: bytes) -> Generate:
+    path = Path("generator.safetensors")
+    return generator_of(read_weights(content, path), path, {}).generate
+
+
+FORMATS: dict[Format, tuple[Callable[[ConditionalGenerator, dict[str, str]], bytes], Callable[[bytes], Generate]]] = {
+    "onnx": (to_onnx, from_onnx),
+    "pt2": (to_pt2, from_pt2),
+    "safetensors": (to_safetensors, from_safetensors),
+}
+
+
+@torch.no_grad()
+def largest_difference(generator: ConditionalGenerator, generate: Generate) -> float:
+    """The largest difference of a pixel in [0, 1], for a batch of one image and one of all labels."""
+    differences = []
+    for number in (1, 2 * generator.num_classes + 1):
+        labels = torch.arange(number) % generator.num_classes
+        noise = generator.draw_noise(0, range(number))
+        images = generate(labels, noise)
+        if images.shape != (number, *generator.image_shape):
+            return float("inf")
+        differences.append((images - generator.generate(labels, noise)).abs().max())
+    return float(torch.stack(differences).max())
