@@ -13,7 +13,7 @@ from helpers.runs import refused
 from PIL import Image
 
 from condgen.cli.main import main
-from condgen.demo.shown import find_runs
+from condgen.demo.runs import find_runs
 
 OWN = '''
 from condgen.data.datasets import MNIST

@@ -33,7 +33,7 @@ from condgen.demo.answers import Answers
 from condgen.demo.figures import read_png
 from condgen.demo.middleware import BODY, GRACE, PageRequests
 from condgen.demo.page import SESSIONS, application
-from condgen.demo.shown import find_runs
+from condgen.demo.runs import find_runs
 from condgen.errors import UsageError
 
 RUN = "version_0"

@@ -27,7 +27,7 @@ from playwright.sync_api import BrowserContext, Page, sync_playwright
 import condgen
 from condgen.cli.main import main
 from condgen.demo.answers import Answers
-from condgen.demo.shown import find_runs
+from condgen.demo.runs import find_runs
 from condgen.errors import UsageError
 from condgen.files.images import to_bytes
 from condgen.noise import between
