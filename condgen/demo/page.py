@@ -117,8 +117,8 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
     def picture(name: str) -> gr.HTML:
         return gr.HTML(elem_id=name, elem_classes="shown", min_width=320)
 
-    def edits(inputs: dict[str, Any]) -> list[Any]:
-        return [component.input for component in inputs.values()]
+    def changes(inputs: dict[str, Any]) -> list[Any]:
+        return [component.change for component in inputs.values()]
 
     with gr.Blocks(title="condgen", analytics_enabled=False) as page:
         gr.HTML("<h1>condgen</h1> One label, many samples: which family varies them?", elem_id="head")
@@ -133,7 +133,7 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
                     inputs["nearest"] = gr.Checkbox(
                         label="Nearest training images", info="in amber, below", scale=2, min_width=230
                     )
-            update(lock, [page.load, *edits(inputs)], SamplesRequest, inputs, views.samples, picture("samples"))
+            update(lock, [page.load, *changes(inputs)], SamplesRequest, inputs, views.samples, picture("samples"))
 
         with gr.Tab("Morph") as tab:
             with gr.Group():
@@ -141,35 +141,39 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
                     inputs = one_run() | one_label()
                     inputs |= {"from_sample": number(0, "From sample"), "to_sample": number(1, "To sample")}
                     inputs |= settings()
-                events = [tab.select, *edits(inputs)]
+                events = [tab.select, *changes(inputs)]
                 inputs["part"] = gr.Slider(0, 1, 0, step=0.01, label="Part of the way", elem_id="part")
             strip = picture("strip")
             with gr.Row():
                 image, animation = picture("interpolated"), picture("animation")
             update(lock, events, MorphRequest, inputs, views.morph, inputs["label"], image, strip, animation)
-            update(lock, [inputs["part"].input], MorphRequest, inputs, views.interpolated, image)
+            update(lock, [inputs["part"].change], MorphRequest, inputs, views.interpolated, image)
 
         with gr.Tab("Noise") as tab:
             with gr.Group():
                 with gr.Row():
                     inputs = one_run(fewest) | one_label()
                     inputs |= {"sample": number(0, "Sample"), "coordinate": number(0, "Coordinate")} | settings()
-                events = [tab.select, *edits(inputs)]
-                inputs["value"] = gr.Slider(-3, 3, 0, step=0.01, label="Value of the coordinate", elem_id="value")
+                value = gr.Slider(-3, 3, 0, step=0.01, label="Value of the coordinate", elem_id="value")
             strip, image = picture("range"), picture("moved")
-            update(lock, events, NoiseRequest, inputs, views.noise, inputs["label"], inputs["value"], strip, image)
-            update(lock, [inputs["value"].input], NoiseRequest, inputs, views.moved, image)
+            # the slider keeps its value only if the label or a setting changes
+            kept = {name: inputs[name] for name in ("label", "guidance", "sampling_steps")}
+            events = [tab.select, *changes({name: inputs[name] for name in inputs.keys() - kept.keys()})]
+            inputs["value"] = value
+            update(lock, events, NoiseRequest, inputs, views.noise, inputs["label"], value, image, strip)
+            update(lock, changes(kept), NoiseRequest, inputs, views.moved_and_range, image, strip)
+            update(lock, [value.change], NoiseRequest, inputs, views.moved, image)
 
         with gr.Tab("Epochs") as tab:
             with gr.Row():
                 inputs = one_run()
-                events = [tab.select, *edits(inputs)]
+                events = [tab.select, *changes(inputs)]
                 inputs["grid"] = gr.Slider(1, 2, 1, step=1, label="Grid", scale=5, min_width=300, elem_id="grid")
             image, film = picture("epoch"), picture("film")
             update(lock, events, EpochsRequest, inputs, views.epochs, inputs["grid"], image, film)
-            update(lock, [inputs["grid"].input], EpochsRequest, inputs, views.epoch, image)
+            update(lock, [inputs["grid"].change], EpochsRequest, inputs, views.epoch, image)
 
         with gr.Tab("Scores") as tab:
             inputs = several_runs()
-            update(lock, [tab.select, *edits(inputs)], ScoresRequest, inputs, views.scores, picture("scores"))
+            update(lock, [tab.select, *changes(inputs)], ScoresRequest, inputs, views.scores, picture("scores"))
     return page

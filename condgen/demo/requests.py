@@ -57,4 +57,4 @@ class ScoresRequest(BaseModel):
 def explain(error: ValidationError) -> str:
     """What is wrong with a request, in one line."""
     first = error.errors()[0]
-    return f"{first['loc'][0]} is {first['input']!r:.60}. {first['msg']}.".replace("_", " ")
+    return f"{str(first['loc'][0]).replace('_', ' ')} is {first['input']!r:.60}. {first['msg']}."

@@ -79,7 +79,18 @@ class Views:
         return figure(png(image), f"{run.data.classes[label]} by {run.family}", [line], times=10)
 
     def noise(self, request: NoiseRequest) -> list[Any]:
-        """The labels of the run, the slider at the sample's own value, a strip of the slider's range, the sample."""
+        """The labels of the run, the slider at the sample's own value, and the strip and the image for this value."""
+        run, label = self._run_and_label(request)
+        generator = run.generator()
+        check_coordinate(generator, request)
+        low, high = RANGES[generator.noise_distribution]
+        own = float(generator.draw_noise(request.seed, [request.sample]).flatten()[request.coordinate])
+        own = min(high, max(low, round(own, 2)))  # as the slider can represent it
+        images = self.moved_and_range(request.model_copy(update={"value": own}))
+        return [label_dropdown(run, label), gr.Slider(low, high, own), *images]
+
+    def moved_and_range(self, request: NoiseRequest) -> tuple[str, str]:
+        """The image at the slider, and a strip of the slider's range."""
         run, label = self._run_and_label(request)
         generator = run.generator()
         low, high = RANGES[generator.noise_distribution]
@@ -88,14 +99,7 @@ class Views:
         line = f"It is one of {math.prod(generator.noise_shape):,}, and changes no pixel by more than {change:.0%}."
         name = f"{run.family}-{run.name}-{run.data.classes[label]}-coordinate-{request.coordinate}.png"
         strip, title = png(grid(images, 11)), f"Coordinate {request.coordinate} from {low} to {high}"
-        own = float(generator.draw_noise(request.seed, [request.sample]).flatten()[request.coordinate])
-        own = min(high, max(low, round(own, 2)))  # as the slider can represent it
-        return [
-            label_dropdown(run, label),
-            gr.Slider(low, high, own),
-            figure(strip, title, [line], {name: strip}, wide=True),
-            self.moved(request.model_copy(update={"value": own})),
-        ]
+        return self.moved(request), figure(strip, title, [line], {name: strip}, wide=True)
 
     def moved(self, request: NoiseRequest) -> str:
         """The sample with the slider's value of one coordinate of its noise."""
@@ -144,10 +148,14 @@ def interpolate(run: Run, label: int, request: MorphRequest, parts: list[float])
 def move(run: Run, label: int, request: NoiseRequest, values: list[float]) -> Tensor:
     """A sample with these values of one coordinate of its noise: (N, C, H, W) uint8."""
     generator = run.generator(guidance=request.guidance, sampling_steps=request.sampling_steps)
-    check_number("coordinate", request.coordinate, at_least=0, at_most=math.prod(generator.noise_shape) - 1)
+    check_coordinate(generator, request)
     noise = generator.draw_noise(request.seed, [request.sample]).flatten().repeat(len(values), 1)
     noise[:, request.coordinate] = torch.tensor(values)
     return generate(generator, torch.full((len(values),), label), noise.unflatten(1, generator.noise_shape))
+
+
+def check_coordinate(generator: ConditionalGenerator, request: NoiseRequest) -> None:
+    check_number("coordinate", request.coordinate, at_least=0, at_most=math.prod(generator.noise_shape) - 1)
 
 
 def generate(generator: ConditionalGenerator, labels: Tensor, noise: Tensor) -> Tensor:

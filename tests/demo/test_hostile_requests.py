@@ -1,4 +1,4 @@
-"""``condgen demo`` against programs: wrong hosts, routes, bodies and values, floods, and damaged files."""
+"""``condgen demo`` against hostile programs: wrong hosts, routes, bodies and values, floods, and damaged files."""
 
 from __future__ import annotations
 
@@ -23,27 +23,32 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+import uvicorn
 from gradio.state_holder import SessionState
 from helpers.processes import ForkedPython, condgen_process, free_port
 from PIL import Image
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
-from condgen.demo.answers import Answers
-from condgen.demo.figures import read_png
-from condgen.demo.middleware import BODY, GRACE, PageRequests
-from condgen.demo.page import SESSIONS, application
+from condgen.demo.figures import read_grid
+from condgen.demo.middleware import CALL_PATH, MAX_BODY, PageRequests
+from condgen.demo.page import MAX_SESSIONS, application
+from condgen.demo.requests import EpochsRequest
 from condgen.demo.runs import find_runs
+from condgen.demo.serve import MAX_CONNECTIONS
+from condgen.demo.views import Views
 from condgen.errors import UsageError
 
 RUN = "version_0"
 FILE = {"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}
-CALLS: dict[str, list[Any]] = {  # valid ones
-    "side_by_side": [[RUN], "2", 1, 0, False, "", ""],
-    "morph": [0.5, RUN, "2", 0, 0, 1, "", ""],
-    "way": [RUN, "2", 0, 0, 1, "", ""],
-    "span": [RUN, "2", 0, 0, 1, "", ""],
-    "move": [0.5, RUN, "2", 0, 0, 1, "", ""],
+CALLS: dict[str, list[Any]] = {  # valid values of the inputs of each view
+    "samples": [[RUN], "2", 1, 0, "", "", False],
+    "morph": [RUN, "2", 0, 0, 1, "", "", 0.5],
+    "interpolated": [RUN, "2", 0, 0, 1, "", "", 0.5],
+    "noise": [RUN, "2", 0, 0, 1, "", "", 0.5],
+    "moved_and_range": [RUN, "2", 0, 0, 1, "", "", 0.5],
+    "moved": [RUN, "2", 0, 0, 1, "", "", 0.5],
+    "epochs": [RUN, 1],
     "epoch": [RUN, 1],
     "scores": [[RUN]],
 }
@@ -55,7 +60,7 @@ VALUES: list[Any] = [
 
 
 class Server(NamedTuple):
-    process: ForkedPython
+    process: ForkedPython | None
     port: int
 
     def send(self, method: str, path: str, body: Any = None, **headers: str) -> http.client.HTTPResponse:
@@ -64,16 +69,14 @@ class Server(NamedTuple):
         connection.request(method, path, json.dumps(body) if isinstance(body, dict) else body, headers)
         return connection.getresponse()
 
-    def call(self, name: str, data: list[Any]) -> tuple[int, str]:
-        """The status of a request, or of its answer."""
-        posted = self.send("POST", f"/gradio_api/call/{name}", {"data": data})
-        content = posted.read().decode()
-        if posted.status != 200:
-            return posted.status, content
-        return self.answer(name, json.loads(content)["event_id"])
+    def functions(self) -> dict[str, int]:
+        """Gradio's number of each view."""
+        functions = json.load(self.send("GET", "/config"))["dependencies"]
+        return {function["api_name"]: function["id"] for function in functions}
 
-    def answer(self, name: str, event: str) -> tuple[int, str]:
-        answer = self.send("GET", f"/gradio_api/call/{name}/{event}")
+    def call(self, number: int, data: list[Any]) -> tuple[int, str]:
+        """The status and the content of the answer to a call of a function."""
+        answer = self.send("POST", CALL_PATH, {"data": data, "fn_index": number, "session_hash": "program"})
         return answer.status, answer.read().decode()
 
 
@@ -93,7 +96,7 @@ def start(folder: Path, **environment: str) -> Server:
 
 @pytest.fixture(scope="module")
 def server(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The page of a DNN. In spite of all tests, it prints no more than its address, and writes no file."""
+    """The page of a DNN. During all tests it prints only its address, and writes no file."""
     temporary = tmp_path_factory.mktemp("gradio")
     server = start(trained, GRADIO_TEMP_DIR=str(temporary))
     yield server
@@ -104,7 +107,7 @@ def server(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     assert not [path for path in temporary.rglob("*") if path.is_file()]
 
 
-# Which requests are answered.
+# Hosts, routes and bodies.
 
 
 @pytest.mark.parametrize(
@@ -120,7 +123,7 @@ def test_page_refuses_another_host_name(server, host, method):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:{port}", "localhost:{port}", "LocalHost"])
-def test_page_answers_to_its_own_host_name(server, host):
+def test_page_accepts_its_own_host_names(server, host):
     assert server.send("GET", "/config", Host=host.format(port=server.port)).status == 200
 
 
@@ -136,7 +139,7 @@ def test_page_answers_to_its_own_host_name(server, host):
         ("localhost", "192.168.1.7", 403),
     ],
 )
-def test_public_page_answers_to_ip_addresses_and_names_of_the_machine(host, name, status):
+def test_public_page_accepts_ip_addresses_and_names_of_the_machine(host, name, status):
     client = TestClient(PageRequests(PlainTextResponse("page"), host, {}))
     assert client.get("/", headers={"Host": name}).status_code == status
 
@@ -159,15 +162,19 @@ def test_public_page_answers_to_ip_addresses_and_names_of_the_machine(host, name
         ("GET", "/openapi.json"),
         ("POST", "/gradio_api/component_server"),
         ("POST", "/gradio_api/process_recording"),
-        ("POST", "/gradio_api/run/way"),
-        ("POST", "/gradio_api/call/v2/way"),
+        ("POST", "/gradio_api/run/morph"),
+        ("POST", "/gradio_api/call/morph"),
+        ("POST", "/gradio_api/call/v2/morph"),
+        ("POST", "/gradio_api/queue/join"),
+        ("GET", "/gradio_api/queue/data?session_hash=x"),
+        ("GET", "/gradio_api/call/morph/x"),
         ("POST", "/gradio_api/cancel"),
         ("POST", "/login"),
         ("DELETE", "/"),
     ],
 )
 def test_page_refuses_routes_that_it_does_not_need(server, method, path):
-    body = {"data": CALLS["way"], "session_hash": "x", "fn_index": 0} if method == "POST" else None
+    body = {"data": CALLS["morph"], "session_hash": "x", "fn_index": 1} if method == "POST" else None
     assert server.send(method, path, body).status in (400, 404)
 
 
@@ -178,95 +185,115 @@ def test_page_refuses_uploads(server, content):
     assert answer.status in (400, 404)
 
 
+def test_host_header_with_a_path_does_not_allow_another_route(server):
+    for host in ("127.0.0.1/assets/", "127.0.0.1/config?", "127.0.0.1/config#"):
+        assert server.send("GET", "/gradio_api/file=/etc/hostname", Host=host).status in (400, 403, 404)
+
+
 def test_page_refuses_a_large_body(server):
-    assert server.send("POST", "/gradio_api/call/way", b"x" * (BODY + 1)).status == 413
-    assert server.send("POST", "/gradio_api/call/way", iter([b"x" * BODY, b"x"])).status == 413  # in chunks
-    assert server.send("POST", "/gradio_api/call/way", b"x" * BODY).status == 400
+    assert server.send("POST", CALL_PATH, b"x" * (MAX_BODY + 1)).status == 413
+    assert server.send("POST", CALL_PATH, iter([b"x" * MAX_BODY, b"x"])).status == 413  # in chunks
+    assert server.send("POST", CALL_PATH, b"x" * MAX_BODY).status == 400
 
 
-# What is kept of requests.
+# Floods.
 
 
-def test_full_queue_refuses_requests_and_answers_those_that_wait(server):
-    posted = [server.send("POST", "/gradio_api/call/morph", {"data": CALLS["morph"]}) for _ in range(40)]
-    accepted = [json.load(answer)["event_id"] for answer in posted if answer.status == 200]
-    assert 20 <= len(accepted) <= 22
-    assert {answer.status for answer in posted} == {200, 503}
-    with ThreadPoolExecutor(30) as pool:
-        answers = list(pool.map(lambda event: server.answer("morph", event), accepted))
-    assert all(content.startswith("event: complete") for _, content in answers)
+def test_server_refuses_too_many_requests_at_once_and_answers_the_others(server):
+    number = server.functions()["morph"]
+    with ThreadPoolExecutor(MAX_CONNECTIONS + 20) as pool:
+        answers = list(pool.map(lambda _: server.call(number, CALLS["morph"]), range(MAX_CONNECTIONS + 20)))
+    assert {status for status, _ in answers} == {200, 503}
+    assert all("base64" in content for status, content in answers if status == 200)
+    assert server.call(number, CALLS["morph"])[0] == 200
 
 
-def test_an_answer_waits_for_its_client_only_for_a_while():
-    requests = PageRequests(PlainTextResponse("page"), "localhost", {})
-    assert not requests.is_read("session", time.monotonic() - GRACE)
-    threading.Timer(0.05, requests.readers.update, [["session"]]).start()
-    assert requests.is_read("session", time.monotonic())
+def test_request_of_a_closed_connection_is_not_computed(trained, monkeypatch):
+    """The second client closes its connection while the server computes for the first one."""
+    computed, first_began, second_closed = [], threading.Event(), threading.Event()
+
+    def epoch(views: Views, request: EpochsRequest) -> str:
+        computed.append(request.grid)
+        first_began.set()
+        second_closed.wait(20)
+        return "computed"
+
+    monkeypatch.setattr(Views, "epoch", epoch)
+    port = int(free_port())
+    config = uvicorn.Config(application(find_runs([], trained), "127.0.0.1"), port=port, log_level="error")
+    uvicorn_server = uvicorn.Server(config)
+    thread = threading.Thread(target=uvicorn_server.run)
+    thread.start()
+    while not uvicorn_server.started:
+        time.sleep(0.05)
+    server = Server(None, port)
+    number = server.functions()["epoch"]
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(server.call, number, [RUN, 1])
+        assert first_began.wait(20)
+        second = http.client.HTTPConnection("127.0.0.1", port)
+        body = json.dumps({"data": [RUN, 2], "fn_index": number, "session_hash": "closed"})
+        second.request("POST", CALL_PATH, body, {"Content-Type": "application/json"})
+        time.sleep(0.5)  # until the server has read it
+        second.close()
+        time.sleep(0.5)
+        second_closed.set()
+        assert first.result()[0] == 200
+        assert server.call(number, [RUN, 3])[0] == 200
+    assert computed == [1, 3]
+    uvicorn_server.should_exit = True
+    thread.join()
 
 
-def test_stream_of_an_unknown_session_ends(server):
-    for path in (
-        "/gradio_api/queue/data?session_hash=unknown",
-        "/gradio_api/queue/data",
-        "/gradio_api/call/way/unknown",
-    ):
-        answer = server.send("GET", path)
-        assert answer.status in (200, 422)
-        answer.read()
+def test_states_of_old_sessions_are_dropped(trained):
+    def states() -> int:
+        return sum(type(kept) is SessionState for kept in gc.get_objects())
+
+    others = states()
+    with TestClient(application(find_runs([], trained), "localhost"), "http://localhost") as client:
+        functions = client.get("/config").json()["dependencies"]
+        number = next(function["id"] for function in functions if function["api_name"] == "epochs")
+        for session in range(MAX_SESSIONS + 5):
+            call = {"data": [RUN, 1], "fn_index": number, "session_hash": f"session{session}"}
+            assert client.post(CALL_PATH, json=call).status_code == 200
+        assert states() - others == MAX_SESSIONS
 
 
 # Values.
 
 
-def test_a_wrong_number_of_values_is_refused(server):
-    for data in ([], [*CALLS["way"], 1], CALLS["way"][1:]):
-        assert server.call("way", data)[0] == 400
+def test_request_with_a_wrong_number_of_values_is_refused(server):
+    number = server.functions()["morph"]
+    for data in ([], [*CALLS["morph"], 1], CALLS["morph"][1:]):
+        assert server.call(number, data)[0] == 400
 
 
 def test_random_requests_are_answered(server):
-    chance = random.Random(0)
-    functions = json.load(server.send("GET", "/config"))["dependencies"]
+    chance, functions = random.Random(0), server.functions()
 
-    def request(number: int) -> str:
-        """What the server makes of a call with some random parts: a status, or the outcome of an accepted call."""
-        function = chance.choice(functions)
-        name, route = function["api_name"], "queue/join" if function["queue"] else "run/predict"
-        data = [*CALLS.get(name, [RUN, "2", 0, 0, 0][: len(function["inputs"])])]
+    def request(_: int) -> str:
+        """The status of the answer to a call with some random parts, or "alert" if it explains what is wrong."""
+        name = chance.choice(list(functions))
+        data = [*CALLS[name]]
         for place in chance.sample(range(len(data)), min(len(data), chance.randrange(3))):
             data[place] = chance.choice(VALUES)
-        call = {"data": data, "fn_index": function["id"], "session_hash": f"session{number}"}
+        call = {"data": data, "fn_index": functions[name], "session_hash": f"session{chance.randrange(100)}"}
         if chance.random() < 0.1:
             call["data"] = chance.choice(VALUES)
         if chance.random() < 0.1:
             call["fn_index"] = chance.choice(VALUES)
         if chance.random() < 0.1:
             call["session_hash"] = chance.choice([None, 1, "", "é", "x" * 65, [], FILE])
-        if chance.random() < 0.3:
-            route = chance.choice(["queue/join", "run/predict", f"call/{name}", f"call/{chance.choice(VALUES)!r:.9}"])
+        call |= {chance.choice(["event_data", "trigger_id", "event_id", "batched"]): chance.choice(VALUES)}
+        route = CALL_PATH if chance.random() < 0.9 else f"/gradio_api/{chance.choice(VALUES)!r:.9}"
         body = json.dumps(call if chance.random() < 0.95 else chance.choice(VALUES)).encode()
-        posted = server.send("POST", f"/gradio_api/{quote(route)}", body)
-        content = posted.read().decode()
-        if posted.status != 200 or route == "run/predict":
-            return str(posted.status)
-        if route == "queue/join":
-            stream = server.send("GET", f"/gradio_api/queue/data?session_hash=session{number}").read().decode()
-            return "complete" if '"success":true' in stream else "error" if '"success":false' in stream else stream
-        return server.answer(name, json.loads(content)["event_id"])[1].partition("\n")[0].removeprefix("event: ")
+        answer = server.send("POST", quote(route), body)
+        return "alert" if b"role=alert" in answer.read() else str(answer.status)
 
     with ThreadPoolExecutor(4) as pool:
         outcomes = Counter(pool.map(request, range(600)))
-    assert set(outcomes) == {"200", "400", "404", "complete", "error"}
+    assert set(outcomes) == {"200", "400", "404", "alert"}
     assert min(outcomes.values()) > 20
-
-
-def test_states_of_old_sessions_are_dropped(trained):
-    with TestClient(application(find_runs([], trained), "localhost"), "http://localhost") as client:
-        functions = client.get("/config").json()["dependencies"]
-        labels = next(function["id"] for function in functions if function["api_name"] == "labels")
-        for number in range(SESSIONS + 5):
-            call = {"data": [RUN, "2"], "fn_index": labels, "session_hash": f"session{number}"}
-            assert client.post("/gradio_api/run/predict", json=call).status_code == 200
-        assert sum(type(kept) is SessionState for kept in gc.get_objects()) == SESSIONS
 
 
 # Damaged files.
@@ -295,7 +322,7 @@ def test_damaged_grid_of_an_epoch_is_named(trained, tmp_path, how):
     grid = tmp_path / "run" / "samples" / "epoch=000.png"
     damaged(grid, how)
     with pytest.raises(UsageError, match=r"epoch=000\.png") as error:
-        Answers(find_runs([str(tmp_path / "run")], tmp_path)).epoch("run", 1)
+        Views(find_runs([str(tmp_path / "run")], tmp_path)).epoch(EpochsRequest(run="run", grid=1))
     assert "\n" not in str(error.value)
 
 
@@ -312,4 +339,4 @@ def test_damaged_bytes_of_a_grid_raise_only_usage_errors(trained, tmp_path):
             changed = bytearray(content[:-12] + chunk + content[-12:])
         grid.write_bytes(changed)
         with contextlib.suppress(UsageError):
-            read_png(grid)
+            read_grid(grid)
