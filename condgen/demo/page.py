@@ -67,7 +67,7 @@ def update(
         try:
             return view(request_type(**dict(zip(inputs, values, strict=True))))
         except (UsageError, ValidationError) as error:
-            problem = explain(error) if isinstance(error, ValidationError) else str(error)
+            problem = explain(error) if isinstance(error, ValidationError) else str(error).removeprefix("data.")
             texts = iter([f"<p role=alert>{html.escape(problem[:600])}</p>"])
             found = [next(texts, "") if isinstance(output, gr.HTML) else gr.skip() for output in outputs]
             return found if len(found) > 1 else found[0]

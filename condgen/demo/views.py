@@ -81,10 +81,8 @@ class Views:
     def noise(self, request: NoiseRequest) -> list[Any]:
         """The labels of the run, the slider at the sample's own value, and the strip and the image for this value."""
         run, label = self._run_and_label(request)
-        generator = run.generator()
-        check_coordinate(generator, request)
-        low, high = RANGES[generator.noise_distribution]
-        own = float(generator.draw_noise(request.seed, [request.sample]).flatten()[request.coordinate])
+        low, high = RANGES[run.generator().noise_distribution]
+        own = float(flat_noise(run.generator(), request)[request.coordinate])
         own = min(high, max(low, round(own, 2)))  # as the slider can represent it
         images = self.moved_and_range(request.model_copy(update={"value": own}))
         return [label_dropdown(run, label), gr.Slider(low, high, own), *images]
@@ -148,14 +146,15 @@ def interpolate(run: Run, label: int, request: MorphRequest, parts: list[float])
 def move(run: Run, label: int, request: NoiseRequest, values: list[float]) -> Tensor:
     """A sample with these values of one coordinate of its noise: (N, C, H, W) uint8."""
     generator = run.generator(guidance=request.guidance, sampling_steps=request.sampling_steps)
-    check_coordinate(generator, request)
-    noise = generator.draw_noise(request.seed, [request.sample]).flatten().repeat(len(values), 1)
+    noise = flat_noise(generator, request).repeat(len(values), 1)
     noise[:, request.coordinate] = torch.tensor(values)
     return generate(generator, torch.full((len(values),), label), noise.unflatten(1, generator.noise_shape))
 
 
-def check_coordinate(generator: ConditionalGenerator, request: NoiseRequest) -> None:
+def flat_noise(generator: ConditionalGenerator, request: NoiseRequest) -> Tensor:
+    """The noise of a sample as (D,); raises UsageError if it has no such coordinate."""
     check_number("coordinate", request.coordinate, at_least=0, at_most=math.prod(generator.noise_shape) - 1)
+    return generator.draw_noise(request.seed, [request.sample]).flatten()
 
 
 def generate(generator: ConditionalGenerator, labels: Tensor, noise: Tensor) -> Tensor:
