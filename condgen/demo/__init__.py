@@ -1,1 +1,1 @@
-"""A page in the browser that shows what runs draw. Only ``page.py`` and ``middleware.py`` need gradio."""
+"""``condgen demo``: a page in the browser on which runs generate images. Needs gradio."""
