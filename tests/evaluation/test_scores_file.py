@@ -15,8 +15,8 @@ from helpers.runs import refused
 from PIL import Image
 
 from condgen.cli.main import main
-from condgen.demo.score_table import score_tables
 from condgen.demo.runs import find_runs
+from condgen.demo.score_table import score_tables
 from condgen.errors import UsageError
 from condgen.evaluation.scores_file import read_scores, write_scores
 

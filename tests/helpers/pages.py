@@ -6,9 +6,8 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from helpers.runs import SMALL
-
 from condgen.cli.main import main
+from helpers.runs import SMALL
 
 ROOT = Path(__file__).parents[2]
 FENCED = re.compile(r"(?:^\*\*`([^`\n]+)`\*\*(?:, `([^`\n]+)`)?:?\n\n)?^```(\w+)\n(.*?)^```$", flags=re.S | re.M)
