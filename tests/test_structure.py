@@ -11,8 +11,8 @@ import condgen
 
 ROOT = Path(condgen.__file__).parent
 ORDER = (  # each imports only those before it
-    "errors", "noise", "files", "metrics", "nn", "data", "generators", "checkpoints", "sampling", "evaluation", "training",
-    "export", "demo", "cli", "__main__",
+    "errors", "noise", "files", "metrics", "nn", "data", "generators", "checkpoints", "sampling", "evaluation",
+    "training", "export", "demo", "cli", "__main__",
 )  # fmt: skip
 ALLOWED = {"metrics": {"noise"}, "generators": {"errors", "noise", "metrics", "nn"}}  # instead of all before them
 
