@@ -19,9 +19,10 @@ from condgen.cli.suggestions import Names, explain
 from condgen.data.datamodule import ImageDataModule
 from condgen.demo.serve import demo
 from condgen.errors import UsageError
+from condgen.evaluation.compare import compare
 from condgen.evaluation.evaluator import judge
 from condgen.evaluation.plot import plot
-from condgen.evaluation.report import compare, score
+from condgen.evaluation.report import score
 from condgen.export.command import export
 from condgen.files.config import read_config
 

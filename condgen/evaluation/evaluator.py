@@ -1,4 +1,4 @@
-"""The judge: two classifiers of real images, by which samples are scored; how they are trained, kept and found."""
+"""The evaluator: two classifiers of real images that score samples, and ``condgen judge``, which trains them."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 import condgen
 from condgen.data.datamodule import ImageDataModule
-from condgen.errors import UsageError, check_number
+from condgen.errors import UsageError, check_number, printable
 from condgen.files.atomic import atomic_write
+from condgen.files.config import read_config
 from condgen.files.reading import read_limited
 from condgen.metrics.classifier import Classifier, accuracy, train
 from condgen.noise import uniform
 
-MAX_WEIGHTS_BYTES, MAX_DESCRIPTION_BYTES = 2**30, 2**16  # the bundled judges have 3 MB and 1 kB
+MAX_WEIGHTS_BYTES = 2**30  # the bundled evaluators have 3 MB
 BUNDLED = Path(__file__).parent / "judges"
 
-# Two architectures and seeds, so that features and verdict do not make the same mistakes.
+# Two architectures and seeds, so that embedding and classification do not make the same mistakes.
 NETWORKS: dict[str, dict[str, Any]] = {
     "features": {
         "layers": [[32, 3, 1], [32, 3, 2], [64, 3, 1], [64, 3, 2], [96, 3, 1], [96, 3, 2]],
@@ -42,24 +42,24 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 
 
-class Judge(nn.Module):
-    """Two classifiers of a data set's images, in eval mode.
+class Evaluator(nn.Module):
+    """Two classifiers of a data set's images, in eval mode: one for its embedding, one for its labels.
 
     Args:
         image_shape: (C, H, W).
         num_classes: labels are 0 … ``num_classes`` - 1.
-        networks: the settings of the classifiers ``features`` and ``verdict``.
+        networks: settings of the classifiers, as ``NETWORKS``.
     """
 
     sha256: str
-    """Of the file that it was read from."""
+    """Of the file with the weights."""
 
     def __init__(
         self, image_shape: Sequence[int], num_classes: int, networks: dict[str, dict[str, Any]] = NETWORKS
     ) -> None:
         super().__init__()
         self.features = Classifier(image_shape, num_classes, **networks["features"])
-        self.verdict = Classifier(image_shape, num_classes, **networks["verdict"])
+        self.classifier = Classifier(image_shape, num_classes, **networks["verdict"])
         self.requires_grad_(False).eval()
 
     def embed(self, images: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class Judge(nn.Module):
 
 
 class RandomConvolutions(nn.Module):
-    """A feature space that nobody trained: two layers of random convolutions, averaged over the image's quarters.
+    """An untrained feature space: two layers of random convolutions, averaged over the image's quarters.
 
     Args:
         image_shape: (C, H, W).
@@ -79,7 +79,7 @@ class RandomConvolutions(nn.Module):
         self.layers = nn.Sequential(
             nn.Conv2d(image_shape[0], 32, 5, 2, 2), nn.ReLU(), nn.Conv2d(32, 32, 3, 2, 1), nn.ReLU()
         )
-        for number, parameter in enumerate(self.parameters()):  # the same on any machine
+        for number, parameter in enumerate(self.parameters()):  # the same weights on every machine
             fan_in = parameter[0].numel()
             numbers = uniform(0, [number], parameter.shape)[0]
             parameter.data = (2 * numbers - 1) * (6 / fan_in) ** 0.5 * (parameter.ndim > 1)
@@ -90,98 +90,88 @@ class RandomConvolutions(nn.Module):
         return nn.functional.adaptive_avg_pool2d(self.layers(images), 2).flatten(1)
 
 
-def find_judge(data: ImageDataModule) -> Judge:
-    """The judge of a data set: the one that lies beside its files, or the one that comes with condgen.
+def find_evaluator(data: ImageDataModule) -> Evaluator:
+    """The evaluator of a data set: the one beside its files, or the bundled one.
 
     Raises:
         UsageError: there is none, or it is damaged.
     """
-    paths = [folder / f"{data.full_name}.safetensors" for folder in (data.judges, BUNDLED)]
-    found = next((path for path in paths if os.path.isfile(path)), None)
-    if found is None:
-        raise UsageError(
-            f"There is no judge for {data.full_name} under {data.judges}: train one with `{judge_command(data)}`."
-        )
-    return read_judge(found, data)
+    for folder in (data.judges, BUNDLED):
+        if os.path.isfile(path := folder / f"{data.full_name}.safetensors"):
+            return read_evaluator(path, data)
+    train = judge_command(data)
+    raise UsageError(f"There is no judge for {data.full_name} under {data.judges}: train one with `{train}`.")
 
 
-def read_judge(path: Path, data: ImageDataModule) -> Judge:
-    """The judge in a file, which must be the one that ``NAME.yaml`` beside it describes.
+def read_evaluator(path: Path, data: ImageDataModule) -> Evaluator:
+    """The evaluator in a file, which ``NAME.yaml`` beside it must describe.
 
     Raises:
-        UsageError: the file is damaged, or judges other images.
+        UsageError: the file is damaged, or classifies other images.
     """
-    again = f"make it again with `{judge_command(data)} --overwrite true`"
     try:
         content, about = _read_described(path)
         if (about["num_classes"], tuple(about["image_shape"])) != (data.num_classes, data.image_shape):
-            raise UsageError(f"{path} judges other images than those of {data.full_name}: {again}.")
+            raise ValueError(f"its images are not those of {data.full_name}")
         networks = {name: {key: about[name][key] for key in settings} for name, settings in NETWORKS.items()}
-        weights = load(content)
+        weights = {name.replace("verdict.", "classifier.", 1): tensor for name, tensor in load(content).items()}
         with torch.device("meta"):  # takes no memory: the networks may be too large for it
-            expected = Judge(data.image_shape, data.num_classes, networks).state_dict()
-        for name in expected.keys() | weights.keys():
-            if name not in weights or name not in expected or weights[name].shape != expected[name].shape:
-                raise ValueError(f"{name} does not fit the description")
-        judge = Judge(data.image_shape, data.num_classes, networks)
-        judge.load_state_dict(weights)
-    except (*UNREADABLE, KeyError, TypeError, ArithmeticError, RuntimeError, SafetensorError) as error:
-        raise UsageError(f"{path} cannot be used ({' '.join(str(error).split())[:200]}): {again}.") from error
-    judge.sha256 = about["sha256"]
-    return judge
-
-
-UNREADABLE = (OSError, ValueError, yaml.YAMLError, RecursionError)
+            evaluator = Evaluator(data.image_shape, data.num_classes, networks)
+        if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in evaluator.state_dict().items()}:
+            raise ValueError("its weights do not fit its description")
+        evaluator.to_empty(device="cpu").load_state_dict(weights)
+    except Exception as error:  # a damaged file or description can raise almost anything
+        reason = printable(" ".join(str(error).split())[:200])
+        again = f"make it again with `{judge_command(data)} --overwrite true`"
+        raise UsageError(f"{path} cannot be used ({reason}): {again}.") from error
+    evaluator.sha256 = about["sha256"]
+    return evaluator
 
 
 def _read_described(path: Path) -> tuple[bytes, dict[str, Any]]:
-    """The content of a judge's file and its description; raises one of ``UNREADABLE``.
+    """The content of an evaluator's file and its description.
 
-    While a judge is replaced, ``NAME.yaml`` describes the new one, and, as ``former``, the one that it replaces.
+    While an evaluator is replaced, ``NAME.yaml`` describes the new file and, as ``former``, the one that it replaces.
     """
     content = read_limited(path, MAX_WEIGHTS_BYTES)
-    about = yaml.safe_load(read_limited(path.with_suffix(".yaml"), MAX_DESCRIPTION_BYTES))
+    about = read_config(str(path.with_suffix(".yaml")))
     sha256 = hashlib.sha256(content).hexdigest()
-    for described in (about, about.get("former")) if isinstance(about, dict) else ():
+    for described in (about, about.get("former")):
         if isinstance(described, dict) and described.get("sha256") == sha256:
             return content, described
     raise ValueError(f"{path.stem}.yaml describes another file")
 
 
-def write_judge(path: Path, weights: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Writes a judge and its description.
-
-    If the process is killed in between, the judge that was there before can still be read, or the new one already.
+def write_evaluator(path: Path, weights: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Writes an evaluator and its description so that a kill leaves the former evaluator or the new one.
 
     Args:
         path: the file for the weights; ``NAME.yaml`` beside it gets the description.
-        weights: of a :class:`Judge`.
+        weights: of each classifier, with the name in ``NETWORKS`` as prefix.
         about: the description, without the file's ``sha256``.
     """
     content = save(weights)
     about = {**about, "sha256": hashlib.sha256(content).hexdigest()}
     former: dict[str, Any] = {}
-    with contextlib.suppress(*UNREADABLE):
+    with contextlib.suppress(Exception):  # there is none, or it is damaged
         former = {key: value for key, value in _read_described(path)[1].items() if key != "former"}
-    _write_description(path, {**about, "former": former} if former else about)
+    _write_yaml(path, {**about, "former": former})
     with atomic_write(path) as file:
         file.write(content)
-    if former:
-        _write_description(path, about)
+    _write_yaml(path, about)
 
 
-def _write_description(path: Path, about: dict[str, Any]) -> None:
+def _write_yaml(path: Path, about: dict[str, Any]) -> None:
     with atomic_write(path.with_suffix(".yaml")) as file:
         file.write(yaml.safe_dump(about, sort_keys=False, default_flow_style=None).encode())
 
 
 def judge_command(data: ImageDataModule, **options: object) -> str:
-    """The command line that trains a data set's judge."""
+    """The command line that trains a data set's evaluator."""
     kind, source = type(data), data.hparams["source"]
+    is_own = kind.__module__.startswith("condgen.data.")
     settings = {
-        "data": data.dataset
-        if kind.__module__.startswith("condgen.data.")
-        else f"{kind.__module__}.{kind.__qualname__}",
+        "data": data.dataset if is_own else f"{kind.__module__}.{kind.__qualname__}",
         "data.split": data.hparams.get("split"),
         "data.root": data.root,
         "data.source": source if source == "sample" else None,
@@ -197,10 +187,10 @@ def judge(
 
     Args:
         data: the data set.
-        dirpath: the folder that it is written into; ``judges`` beside the data set's files if not given.
+        dirpath: the folder for its files; ``judges`` beside the data set's files if not given.
         epochs: passes over the training images.
-        seed: of the first weights, the images' order and their augmentation.
-        overwrite: put it in the place of an existing one, instead of refusing.
+        seed: of the initial weights, the images' order and their augmentation.
+        overwrite: replace an existing one.
     """
     check_number("epochs", epochs, at_least=1, at_most=10_000)
     check_number("seed", seed, at_least=0, at_most=2**32 - 2)
@@ -222,28 +212,21 @@ def judge(
         "training_images": len(data.train_images),
         "test_images": len(data.val_images),
     }
+    images, labels = data.train_images.images, data.train_images.labels
     weights: dict[str, Tensor] = {}
-    for number, (name, network) in enumerate(NETWORKS.items()):
-        torch.manual_seed(seed + number)  # for each, so that neither's weights hang on the other's architecture
+    for number, (name, network) in enumerate(NETWORKS.items(), start=seed):
+        torch.manual_seed(number)  # for each, so that neither's weights depend on the other's architecture
         classifier = Classifier(data.image_shape, data.num_classes, **network).to(device)
-        train(
-            classifier,
-            data.train_images.images,
-            data.train_images.labels,
-            epochs=epochs,
-            seed=seed + number,
-            augment=True,
-            progress=name,
-        )
+        train(classifier, images, labels, epochs=epochs, seed=number, augment=True, progress=name)
         about[name] = {
             **network,
             "epochs": epochs,
-            "seed": seed + number,
+            "seed": number,
             "parameters": sum(parameter.numel() for parameter in classifier.parameters()),
             "test_accuracy": round(accuracy(classifier, data.val_images.images, data.val_images.labels), 6),
         }
         weights |= {f"{name}.{key}": tensor.cpu().contiguous() for key, tensor in classifier.state_dict().items()}
-    write_judge(path, weights, about)
+    write_evaluator(path, weights, about)
     for name in NETWORKS:
         print(f"{name}: {about[name]['test_accuracy']:.2%} of {len(data.val_images):,} test images")
     print(f"Judge: {path}, {path.stem}.yaml")

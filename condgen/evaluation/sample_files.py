@@ -1,7 +1,7 @@
 """Reads samples from files that any program may have written: pictures, arrays, and what ``condgen predict`` writes.
 
-The files may come from anybody. So sizes and types are checked before memory is taken for pixels, only regular files
-are opened, and pictures only in a fixed list of formats.
+The files may come from anybody. So sizes and types are checked before memory is allocated for pixels, only regular
+files are opened, and pictures only in a fixed list of formats.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ from tqdm import tqdm
 
 from condgen.data.datamodule import ImageDataModule
 from condgen.data.loader import Images
-from condgen.errors import UsageError
+from condgen.errors import UsageError, printable
 from condgen.files.images import to_bytes
 from condgen.files.reading import open_regular, read_limited
 
-MAX_PER_LABEL = 10_000  # samples in files; scores are of the first 1,000 of each label
+MAX_PER_LABEL = 10_000  # samples in files; the first 1,000 of each label are scored
 MAX_ARRAY_BYTES = 2**30  # of the images in an npz file
-MAX_PICTURE_BYTES = 2**26  # of a picture's file: one of 4096 x 4096 pixels, not compressed
-PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not EPS, which starts Ghostscript
-ROUNDING = 1e-6  # how far floats may be out of [0, 1]
+MAX_HEADER_BYTES = 10_000  # of an array in an npz file: numpy's own limit
+MAX_PICTURE_BYTES = 2**26  # of a picture's file: 4096 x 4096 pixels without compression
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not EPS, because it starts Ghostscript
+SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx")  # of Windows and macOS
 
 
 def read_samples(path: Path, data: ImageDataModule) -> Images:
@@ -42,8 +43,8 @@ def read_samples(path: Path, data: ImageDataModule) -> Images:
 
     Args:
         path: a folder of ``condgen predict``; an npz file with ``images`` (N, C, H, W) or (N, H, W), bytes or floats in
-            [0, 1], and ``labels`` (N,); or a folder with a folder of pictures for each label, named by its number or
-            its class, with - for /.
+            [0, 1], and ``labels`` (N,); or a folder with a folder of pictures for each label, whose name is the label
+            or the class, with - for /.
         data: the data set that the samples are compared with.
 
     Raises:
@@ -55,7 +56,7 @@ def read_samples(path: Path, data: ImageDataModule) -> Images:
         elif os.path.lexists(path / "manifest.csv"):
             found = _read_predictions(path, data)
         else:
-            found = _read_folders(path, data)
+            found = _read_pictures(_list_pictures(path, data), data)
     except OSError as error:
         raise UsageError(
             f"{error.filename or path} cannot be read ({error.strerror or error}): give a folder of `condgen predict`, "
@@ -67,14 +68,10 @@ def read_samples(path: Path, data: ImageDataModule) -> Images:
     return found
 
 
-def _check_count(path: Path, number: int, data: ImageDataModule) -> None:
-    if number > (most := MAX_PER_LABEL * data.num_classes):
-        raise UsageError(
-            f"{path} has {number:,} samples, or more: give at most {most:,}, {MAX_PER_LABEL:,} for each label."
-        )
-
-
-def _check_labels(path: Path, labels: list[int], data: ImageDataModule) -> None:
+def _check_labels(path: Path, labels: Sequence[int], data: ImageDataModule) -> None:
+    """Refuses more samples than can be scored, and labels that the data set does not have."""
+    if len(labels) > (most := MAX_PER_LABEL * data.num_classes):
+        raise UsageError(f"{path} has more than {most:,} samples: give at most {MAX_PER_LABEL:,} for each label.")
     if labels and not 0 <= min(labels) <= max(labels) < data.num_classes:
         raise UsageError(
             f"{path} has labels from {min(labels)} to {max(labels)}, but those of {data.full_name} are 0 to "
@@ -82,64 +79,65 @@ def _check_labels(path: Path, labels: list[int], data: ImageDataModule) -> None:
         )
 
 
+@contextmanager
+def _damaged(path: Path, kind: str) -> Iterator[None]:
+    """Re-raises any error of a decoder with the file's name: Pillow, zipfile, zlib and numpy raise many classes."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UsageError | MemoryError) or getattr(error, "filename", None):
+            raise  # the file cannot be opened
+        reason = printable(" ".join(str(error).split())[:200]) or type(error).__name__
+        raise UsageError(f"{path} is not a whole {kind} ({reason}): replace it.") from error
+
+
 # Folders.
 
 
 def _read_predictions(folder: Path, data: ImageDataModule) -> Images:
     """The samples that a ``manifest.csv`` lists."""
-    most = MAX_PER_LABEL * data.num_classes
     manifest = folder / "manifest.csv"
-    try:
-        with io.TextIOWrapper(open_regular(manifest), encoding="utf-8", newline="") as file:
-            rows = itertools.islice(csv.DictReader(file), most + 1)
-            files = [(folder / Path(row["file"]).name, int(row["label"])) for row in rows]
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise UsageError(f"{manifest} is not one of `condgen predict` ({_cause(error)}): generate it again.") from error
+    with (
+        _damaged(manifest, "manifest of `condgen predict`"),
+        io.TextIOWrapper(open_regular(manifest), "utf-8", newline="") as file,
+    ):
+        rows = itertools.islice(csv.DictReader(file), MAX_PER_LABEL * data.num_classes + 1)
+        files = [(folder / Path(row["file"]).name, int(row["label"])) for row in rows]
     if not files:
         raise UsageError(f"{manifest} lists no samples: generate some with `condgen predict`.")
-    _check_count(manifest, len(files), data)
     _check_labels(manifest, [label for _, label in files], data)
     if files[0][0].suffix != ".npz":
         return _read_pictures(files, data)
-    listed: dict[Path, list[int]] = {}
-    for path, label in files:
-        listed.setdefault(path, []).append(label)
     shards = []
-    for path, labels in listed.items():
+    for path, rows_of_shard in itertools.groupby(files, key=lambda row: row[0]):
         shards.append(_read_npz(path, data))
-        if shards[-1].labels.tolist() != labels:
-            raise UsageError(
-                f"{path} has {len(shards[-1]):,} samples, not the {len(labels):,} that manifest.csv lists or with "
-                "other labels: generate the folder again."
-            )
+        if shards[-1].labels.tolist() != [label for _, label in rows_of_shard]:
+            raise UsageError(f"{path} has other samples than manifest.csv lists: generate the folder again.")
     return Images(torch.cat([shard.images for shard in shards]), torch.cat([shard.labels for shard in shards]))
 
 
-def _is_systems(path: Path) -> bool:
-    """Whether a file or folder is hidden, or one that Windows or macOS adds by itself."""
-    return path.name.startswith(".") or path.name.lower() in ("thumbs.db", "desktop.ini", "__macosx")
+def _list_pictures(folder: Path, data: ImageDataModule) -> list[tuple[Path, int]]:
+    """The pictures in a folder for each label, and their labels."""
 
+    def visible(folder: Path) -> list[Path]:
+        return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.name.lower() not in SYSTEM_FILES)
 
-def _read_folders(folder: Path, data: ImageDataModule) -> Images:
-    """The pictures in a folder for each label."""
-    names = {name.replace("/", "-"): label for label, name in enumerate(data.classes)}
-    names |= {str(label): label for label in range(data.num_classes)}
+    labels = {name.replace("/", "-"): label for label, name in enumerate(data.classes)}
+    labels |= {str(label): label for label in range(data.num_classes)}
+    folders = {path.name: path for path in visible(folder) if path.is_dir()}
     files = [
         (path, label)
-        for name, label in names.items()
-        if (folder / name).is_dir()
-        for path in sorted((folder / name).iterdir())
-        if not path.is_dir() and not _is_systems(path)
+        for name, label in labels.items()
+        if name in folders
+        for path in visible(folders[name])
+        if not path.is_dir()
     ]
     if not files:
-        raise UsageError(
-            f"{folder} has neither a manifest.csv nor folders with pictures of each label, as {folder / str(0)}."
-        )
-    strange = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name not in names and not _is_systems(p))
-    if strange:
-        raise UsageError(f"{folder} has folders that are no label of {data.full_name}: {', '.join(strange)[:200]}.")
-    _check_count(folder, len(files), data)
-    return _read_pictures(files, data)
+        raise UsageError(f"{folder} has neither a manifest.csv nor folders with pictures, as {folder / '0'}.")
+    if other := ", ".join(folders.keys() - labels.keys()):
+        raise UsageError(f"{folder} has folders that are no label of {data.full_name}: {other:.200}.")
+    _check_labels(folder, [label for _, label in files], data)
+    return files
 
 
 # Pictures.
@@ -155,7 +153,7 @@ def _read_pictures(files: Sequence[tuple[Path, int]], data: ImageDataModule) -> 
 def _read_picture(path: Path, data: ImageDataModule) -> Tensor:
     """The pixels of a picture: (C, H, W) uint8."""
     channels, height, width = data.image_shape
-    with _naming(path, "picture"), warnings.catch_warnings():
+    with _damaged(path, "picture"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         image: Image.Image = Image.open(io.BytesIO(read_limited(path, MAX_PICTURE_BYTES)), formats=PICTURE_FORMATS)
@@ -164,24 +162,22 @@ def _read_picture(path: Path, data: ImageDataModule) -> Tensor:
             image.load()
             image = ImageOps.exif_transpose(image)
         if image.size != (width, height):
-            raise UsageError(
-                f"{path} is a picture of {image.width} x {image.height} pixels, but those of {data.full_name} have "
-                f"{width} x {height}."
-            )
+            found = f"{image.width} x {image.height}"
+            raise UsageError(f"{path} has {found} pixels, but images of {data.full_name} have {width} x {height}.")
         return pil_to_tensor(_opaque_8_bit(image, path).convert("L" if channels == 1 else "RGB"))
 
 
 def _check_kind(image: Image.Image, path: Path) -> None:
-    """Refuses a picture with several frames, and levels of which Pillow does not tell the range."""
+    """Refuses a picture with several frames, and levels whose range Pillow does not tell."""
     if getattr(image, "is_animated", False):
         raise UsageError(f"{path} holds several pictures: save each as a file of its own.")
-    known = image.mode != "F"
-    if image.format == "TIFF":
-        tags = image.tag_v2  # type: ignore[attr-defined]
-        unsigned = set(tags.get(339, (1,))) == {1}  # SampleFormat
-        sixteen_bits = tags.get(258) == (16,) and tags.get(262) == 1  # BitsPerSample; PhotometricInterpretation
-        known = unsigned and (sixteen_bits or not image.mode.startswith("I"))
-    if not known:
+    is_known = image.mode != "F"
+    if tags := getattr(
+        image, "tag_v2", None
+    ):  # TIFF: 258 BitsPerSample, 262 PhotometricInterpretation, 339 SampleFormat
+        is_unsigned = set(tags.get(339, (1,))) == {1}
+        is_known = is_unsigned and (not image.mode.startswith("I") or (tags.get(258), tags.get(262)) == ((16,), 1))
+    if not is_known:
         raise UsageError(f"{path} is a {image.format} picture of mode {image.mode}: save it with 8 bits a channel.")
 
 
@@ -190,14 +186,13 @@ def _opaque_8_bit(image: Image.Image, path: Path) -> Image.Image:
     transparent = image.info.get("transparency")
     if image.mode.startswith("I"):  # 16 bits: I;16, I;16B, or I in PGM files and older releases of Pillow
         levels = np.asarray(image).astype(np.int64)
-        opaque = transparent is None or not (levels == transparent).any()
+        is_opaque = transparent is None or not (levels == transparent).any()
         image = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
-    elif isinstance(transparent, tuple) and max(transparent) > 255:
-        opaque = False  # a colour of 16 bits, of which Pillow keeps 8
     else:
-        image = image.convert("RGBA")
-        opaque = image.getchannel("A").getextrema() == (255, 255)
-    if not opaque:
+        has_wide_levels = isinstance(transparent, tuple) and max(transparent) > 255  # Pillow keeps 8 of 16 bits
+        image = image if has_wide_levels else image.convert("RGBA")
+        is_opaque = not has_wide_levels and image.getchannel("A").getextrema() == (255, 255)
+    if not is_opaque:
         raise UsageError(f"{path} has transparent pixels: flatten it onto its background.")
     return image
 
@@ -206,29 +201,28 @@ def _opaque_8_bit(image: Image.Image, path: Path) -> Image.Image:
 
 
 def _read_npz(path: Path, data: ImageDataModule) -> Images:
-    with _naming(path, "npz file"), open_regular(path) as file, zipfile.ZipFile(file) as archive:
-        _check_arrays(path, _array_type(archive, "images"), _array_type(archive, "labels"), data)
+    with _damaged(path, "npz file"), open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        (shape, dtype), (labels_shape, labels_dtype) = _read_header(archive, "images"), _read_header(archive, "labels")
+        _check_images(path, shape, dtype, data)
+        if labels_shape != shape[:1] or labels_dtype.kind not in "iu":
+            found = f"{labels_shape} {labels_dtype} labels for {shape[0]:,} images"
+            raise UsageError(f"{path} holds {found}: give a whole number for each.")
         images, labels = _read_array(archive, "images"), _read_array(archive, "labels")
     _check_labels(path, labels.tolist(), data)
     if images.dtype != np.uint8:
-        if images.size and not -ROUNDING <= images.min() <= images.max() <= 1 + ROUNDING:
-            raise UsageError(
-                f"{path} holds images from {images.min():.9g} to {images.max():.9g}: give bytes, or floats from 0 to 1."
-            )
+        low, high = (images.min(), images.max()) if images.size else (0, 1)
+        if not -1e-6 <= low <= high <= 1 + 1e-6:  # more than a rounding error
+            raise UsageError(f"{path} holds images from {low:.9g} to {high:.9g}: give bytes, or floats from 0 to 1.")
         images = to_bytes(torch.from_numpy(images.astype(np.float32))).numpy()
     return Images(torch.from_numpy(images.reshape(-1, *data.image_shape)), torch.from_numpy(labels.astype(np.int64)))
 
 
-ArrayType = tuple[tuple[int, ...], np.dtype]  # shape and dtype
-MAX_HEADER = 10_000  # bytes: numpy's own limit
-
-
-def _array_type(archive: zipfile.ZipFile, name: str) -> ArrayType:
-    """The shape and dtype of an array, of which only the header is read."""
+def _read_header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """The shape and dtype of an array, without its content."""
     with archive.open(f"{name}.npy") as file:
-        start = io.BytesIO(file.read(MAX_HEADER))
-    version = np.lib.format.read_magic(start)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        start = io.BytesIO(file.read(MAX_HEADER_BYTES))
+    is_version_1 = np.lib.format.read_magic(start) == (1, 0)
+    read_header = np.lib.format.read_array_header_1_0 if is_version_1 else np.lib.format.read_array_header_2_0
     shape, _, dtype = read_header(start)
     return shape, dtype
 
@@ -238,35 +232,15 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def _check_arrays(path: Path, images: ArrayType, labels: ArrayType, data: ImageDataModule) -> None:
-    """Refuses arrays that are not images and labels of the data set, before they are read."""
-    (shape, dtype), (labels_shape, labels_dtype) = images, labels
+def _check_images(path: Path, shape: tuple[int, ...], dtype: np.dtype, data: ImageDataModule) -> None:
+    """Refuses an array that holds no images of the data set, or too many, before it is read."""
     image_shape = (1, *shape[1:]) if len(shape) == 3 else shape[1:]
     if image_shape != data.image_shape:
         raise UsageError(f"{path} holds images of {image_shape}, but those of {data.full_name} are {data.image_shape}.")
-    if labels_shape != shape[:1] or labels_dtype.kind not in "iu":
-        raise UsageError(
-            f"{path} holds {labels_shape} {labels_dtype} labels for {shape[0]:,} images: give a whole number each."
-        )
     if dtype != np.uint8 and (dtype.kind != "f" or dtype.itemsize > 8):
         raise UsageError(f"{path} holds images of {dtype}: give bytes, or floats from 0 to 1.")
-    if (size := math.prod(shape) * dtype.itemsize) > MAX_ARRAY_BYTES:
+    size, most = math.prod(shape) * dtype.itemsize, MAX_PER_LABEL * data.num_classes
+    if size > MAX_ARRAY_BYTES or shape[0] > most:
         raise UsageError(
-            f"{path} holds images of {size:,} bytes: give at most {MAX_ARRAY_BYTES:,}, as bytes if possible."
+            f"{path} holds {shape[0]:,} images of {size:,} bytes: give at most {most:,}, as bytes if possible."
         )
-    _check_count(path, shape[0], data)
-
-
-@contextmanager
-def _naming(path: Path, kind: str) -> Iterator[None]:
-    """Names the file whatever a decoder raises: Pillow, zipfile, zlib and numpy raise some ten kinds of exceptions."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, UsageError | MemoryError) or getattr(error, "filename", None):
-            raise  # the file itself cannot be opened
-        raise UsageError(f"{path} is not a whole {kind} ({_cause(error)}): replace it.") from error
-
-
-def _cause(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

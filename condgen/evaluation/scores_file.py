@@ -1,7 +1,7 @@
 """Reads and writes ``scores.json``.
 
 The file may come from anybody. :func:`read_scores` checks the types and ranges of all values, so that no other code has
-to, and escapes control characters, so that the text is harmless in a terminal.
+to, and escapes control characters, so that the text can be printed in a terminal.
 """
 
 from __future__ import annotations
@@ -9,18 +9,57 @@ from __future__ import annotations
 import json
 import os
 import reprlib
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from condgen.errors import UsageError, printable
 from condgen.files.atomic import atomic_write
 from condgen.files.reading import read_limited
 
 MAX_BYTES = 2**20  # scores of a thousand labels need a quarter of it
-MAX_NAME, MAX_TEXT = 100, 4096  # characters: of what is printed or drawn; of a path
-MAX_NUMBER = 2**64  # seeds are below it
-MAX_DEPTH = 10
+MAX_NAME, MAX_TEXT = 100, 4096  # characters of a name that is printed in a column, and of any text, such as a path
+MAX_NUMBER = 2**64  # larger than any seed
+
+
+def _is_number(value: Any, low: float = -MAX_NUMBER, high: float = MAX_NUMBER) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+TYPES = {
+    "text": lambda value: isinstance(value, str),
+    "a name": lambda value: isinstance(value, str) and len(value) <= MAX_NAME,
+    "a whole number from 0": lambda value: isinstance(value, int) and _is_number(value, 0),
+    "a number from 0 to 1": lambda value: _is_number(value, 0, 1),
+    "a number from 0 or null": lambda value: value is None or _is_number(value, 0),
+    "a number or null": lambda value: value is None or _is_number(value),
+}
+# The type of each value, by key. A key with ? may be missing, and * is all keys that are not named.
+SCORE = {
+    "value": "a number or null",
+    "uncertainty": "a number from 0 or null",
+    "floor": "a number or null",
+    "floor_uncertainty": "a number from 0 or null",
+    "per_label?": {"*": "a number or null"},
+}
+FRACTION = SCORE | {"value": "a number from 0 to 1", "floor": "a number from 0 to 1"}
+CONTENT = {
+    "generator?": "a name",
+    "settings?": {},
+    "checkpoint?": {
+        "path?": "text",
+        "epochs?": "a whole number from 0",
+        "steps?": "a whole number from 0",
+        "training_minutes?": "a number from 0 or null",
+    },
+    "samples?": {"number?": "a whole number from 0", "seed?": "a whole number from 0"},
+    "data": "a name",
+    "source?": "a name",
+    "test_images": "a whole number from 0",
+    "judge?": "a name",
+    "versions?": {},
+    "scores": {"accuracy": FRACTION, "coverage": FRACTION, "*": SCORE},
+    "cost": {"*": "a number or null"},
+}
 
 
 def write_scores(
@@ -40,8 +79,8 @@ def read_scores(path: Path) -> dict[str, Any]:
     """
     file = path / "scores.json" if os.path.isdir(path) else path
     try:
-        content = _plain(json.loads(read_limited(file, MAX_BYTES)))
-        _check(content)
+        content = _printable(json.loads(read_limited(file, MAX_BYTES)))
+        _check(content, CONTENT)
     except FileNotFoundError as error:
         raise UsageError(f"There is no {file}: make it with `condgen test --ckpt_path {path}`.") from error
     except OSError as error:
@@ -51,74 +90,32 @@ def read_scores(path: Path) -> dict[str, Any]:
     return content
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
-    """The value with printable text; raises ValueError if it is too deep, too long, or not a finite number."""
-    if depth > MAX_DEPTH:
-        raise ValueError("it is nested too deeply")
+def _printable(value: Any) -> Any:
+    """The value with escaped control characters; raises ValueError for a long text, and a number that is not finite."""
     if isinstance(value, dict):
-        return {_text(name, MAX_NAME): _plain(inner, depth + 1) for name, inner in value.items()}
+        return {_printable(name): _printable(inner) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_plain(inner, depth + 1) for inner in value]
+        return [_printable(inner) for inner in value]
     if isinstance(value, str):
-        return _text(value, MAX_TEXT)
-    if isinstance(value, int | float) and not -MAX_NUMBER < value < MAX_NUMBER:
+        if len(value) > MAX_TEXT:
+            raise ValueError(f"it has a text of {len(value):,} characters")
+        return printable(value)
+    if isinstance(value, int | float) and not abs(value) <= MAX_NUMBER:
         raise ValueError(f"it has the number {reprlib.repr(value)}")
     return value
 
 
-def _text(text: str, limit: int) -> str:
-    if len(text) > limit:
-        raise ValueError(f"it has a text of {len(text):,} characters, {reprlib.repr(text)}")
-    return printable(text)
-
-
-class _Kind(NamedTuple):
-    """What a value must be."""
-
-    name: str
-    includes: Callable[[Any], bool]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-_TEXT = _Kind("text", lambda value: isinstance(value, str))
-_NAME = _Kind("a name", lambda value: isinstance(value, str) and len(value) <= MAX_NAME)
-_COUNT = _Kind("a whole number from 0", lambda value: type(value) is int and value >= 0)
-_NUMBER = _Kind("a number or null", lambda value: value is None or _is_number(value))
-_SIZE = _Kind("a number from 0 or null", lambda value: value is None or (_is_number(value) and value >= 0))
-_PART = _Kind("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
-_MAPPING = _Kind("a mapping", lambda value: isinstance(value, dict))
-_NUMBERS = _Kind(
-    "a mapping of numbers", lambda value: isinstance(value, dict) and all(map(_NUMBER.includes, value.values()))
-)
-
-
-def _check(content: Any) -> None:
-    """Raises ValueError for what is not the content of a ``scores.json``."""
-    if not isinstance(content, dict):
-        raise ValueError("it is not a mapping")
-    _expect(content, "", {"data": _NAME, "test_images": _COUNT, "scores": _MAPPING, "cost": _NUMBERS})
-    optional = {"generator": _NAME, "source": _NAME, "judge": _NAME, "versions": _MAPPING, "settings": _MAPPING}
-    _expect(content, "", {**optional, "samples": _MAPPING, "checkpoint": _MAPPING}, needed=False)
-    _expect(content.get("samples", {}), "samples.", {"number": _COUNT, "seed": _COUNT}, needed=False)
-    checkpoint = {"path": _TEXT, "steps": _COUNT, "epochs": _COUNT, "training_minutes": _SIZE}
-    _expect(content.get("checkpoint", {}), "checkpoint.", checkpoint, needed=False)
-    _expect(content["scores"], "scores.", {"accuracy": _MAPPING, "coverage": _MAPPING})
-    for name, score in content["scores"].items():
-        _expect({name: score}, "scores.", {name: _MAPPING})
-        value = _PART if name in ("accuracy", "coverage") else _NUMBER
-        kinds = {"value": value, "uncertainty": _SIZE, "floor": value, "floor_uncertainty": _SIZE}
-        _expect(score, f"scores.{name}.", kinds)
-        _expect(score, f"scores.{name}.", {"per_label": _NUMBERS}, needed=False)
-
-
-def _expect(values: Mapping[str, Any], prefix: str, kinds: Mapping[str, _Kind], needed: bool = True) -> None:
-    """Raises ValueError unless each name has a value of its kind; it may be missing if it is not needed."""
-    for name, kind in kinds.items():
-        if name not in values:
-            if needed:
-                raise ValueError(f"it has no {prefix}{name}")
-        elif not kind.includes(values[name]):
-            raise ValueError(f"{prefix}{name} is {reprlib.repr(values[name])}, not {kind.name}")
+def _check(value: Any, expected: Any, place: str = "") -> None:
+    """Raises ValueError unless the value is as expected: a key of ``TYPES``, or a mapping such as ``CONTENT``."""
+    if isinstance(expected, str):
+        if not TYPES[expected](value):
+            raise ValueError(f"{place} is {reprlib.repr(value)}, not {expected}")
+        return
+    if not isinstance(value, dict):
+        raise ValueError(f"{place or 'it'} is {reprlib.repr(value)}, not a mapping")
+    for key, inner in expected.items():
+        name = key.removesuffix("?")
+        if name == key != "*" and key not in value:
+            raise ValueError(f"it has no {place}.{name}".replace(" .", " "))
+        for found in [other for other in value if other not in expected] if key == "*" else [name] * (name in value):
+            _check(value[found], inner, f"{place}.{found:.50}".lstrip("."))

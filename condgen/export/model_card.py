@@ -15,8 +15,8 @@ import yaml
 
 from condgen.data.datamodule import ImageDataModule
 from condgen.errors import UsageError
-from condgen.evaluation.report import read_scores
 from condgen.evaluation.scores import with_errors
+from condgen.evaluation.scores_file import read_scores
 from condgen.generators import ConditionalGenerator
 
 CARD = Path(__file__).with_name("card")  # the template, and how each format is used

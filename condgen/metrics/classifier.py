@@ -1,10 +1,9 @@
-"""Small convolutional classifiers, and how one is trained: the judge's two networks, and the one of GAN-train."""
+"""Small convolutional classifiers and their training."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +12,8 @@ from tqdm import tqdm
 
 from condgen.noise import EVALUATION, permutation, uniform
 
-ROTATION, SCALE, SHIFT = (
-    math.radians(4.8),
-    0.048,
-    0.032,
-)  # how far an image is moved at most: digits take more, clothes do not
+# The largest random rotation (radians), scaling and shift (parts of the image). Digits tolerate more, clothes do not.
+ROTATION, SCALE, SHIFT = math.radians(4.8), 0.048, 0.032
 
 
 class Classifier(nn.Module):
@@ -26,9 +22,9 @@ class Classifier(nn.Module):
     Args:
         image_shape: (C, H, W).
         num_classes: labels are 0 … ``num_classes`` - 1.
-        layers: of each convolution its channels, kernel size and stride.
+        layers: channels, kernel size and stride of each convolution.
         embedding_dim: D, the size of the embedding.
-        dropout: the part of the last convolution's output that is left out in training.
+        dropout: dropout probability after the last convolution.
     """
 
     def __init__(
@@ -53,7 +49,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(embedding_dim, num_classes)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W) in [0, 1] to embeddings (N, D), each number at least 0."""
+        """Images (N, C, H, W) in [0, 1] to embeddings (N, D), all at least 0."""
         return self.embedding(self.convolutions(images))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -61,17 +57,17 @@ class Classifier(nn.Module):
         return self.head(self.embed(images))
 
 
-def moved(images: Tensor, numbers: Tensor) -> Tensor:
-    """Images (N, C, H, W), each rotated, scaled and shifted a little, as its four ``numbers`` (N, 4) in [0, 1) say."""
+def random_affine(images: Tensor, numbers: Tensor) -> Tensor:
+    """Rotates, scales and shifts each image (N, C, H, W) a little, by its four random ``numbers`` (N, 4) in [0, 1)."""
     angle, scale, x, y = (2 * numbers - 1).mul(numbers.new_tensor([ROTATION, SCALE, 2 * SHIFT, 2 * SHIFT])).unbind(1)
     cos, sin = angle.cos() * (1 + scale), angle.sin() * (1 + scale)
     theta = torch.stack([torch.stack([cos, -sin, x], 1), torch.stack([sin, cos, y], 1)], 1)  # (N, 2, 3)
-    places = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, places, align_corners=False)
+    positions = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, positions, align_corners=False)
 
 
 def batch_size_for(examples: int) -> int:
-    """The batch size that :func:`train` uses for this number of examples."""
+    """The batch size of :func:`train`: 128, or an eighth of the examples if there are few."""
     return min(examples, max(16, min(128, examples // 8)))
 
 
@@ -83,30 +79,26 @@ def train(
     epochs: int,
     seed: int,
     augment: bool,
-    lr: float = 3e-3,
     progress: str | None = None,
 ) -> None:
-    """Trains a classifier by cross-entropy with AdamW, its rate rising for a tenth of the steps and then falling to 0.
-
-    In batches of 128, or of an eighth of the examples where there are few; what is left over in an epoch is dropped.
+    """Trains a classifier in place with cross-entropy, AdamW and a one-cycle learning rate. Leaves it in eval mode.
 
     Args:
-        classifier: is changed, and left in eval mode.
+        classifier: with its initial weights.
         images: (N, C, H, W) uint8, two or more.
         labels: (N,) int64.
-        epochs: passes over the images.
-        seed: of the images' order and of the augmentation; the weights to begin with are the caller's.
-        augment: move every image a little each time, see :func:`moved`.
-        lr: the highest learning rate.
-        progress: what a progress bar is to be called; None for no bar.
+        epochs: passes over the images. The last partial batch of each is dropped.
+        seed: of the images' order and of the augmentation.
+        augment: apply :func:`random_affine` to each batch.
+        progress: title of the progress bar; None for no bar.
     """
     batch_size = batch_size_for(len(images))
     batches = len(images) // batch_size
     device = next(classifier.parameters()).device
-    optimizer = torch.optim.AdamW(classifier.parameters(), lr=lr, weight_decay=0.02)
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=3e-3, weight_decay=0.02)
     steps = max(2, epochs * batches)
-    rise = max(0.1, 2 / steps)  # two steps at least, by which OneCycleLR divides
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=rise)
+    warm_up = max(0.1, 2 / steps)  # at least two steps, because OneCycleLR divides by one less
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=warm_up)
     classifier.train()
     with tqdm(total=epochs * batches, desc=progress, disable=progress is None, mininterval=1) as bar:
         for epoch in range(epochs):
@@ -116,7 +108,7 @@ def train(
                 batch_images = images[rows].to(device).float().div(255)
                 if augment:
                     numbers = uniform(seed, range(len(rows)), (4,), stream=EVALUATION, step=(batch, epoch))
-                    batch_images = moved(batch_images, numbers.to(device))
+                    batch_images = random_affine(batch_images, numbers.to(device))
                 loss = F.cross_entropy(classifier(batch_images), labels[rows].to(device))
                 optimizer.zero_grad()
                 loss.backward()
@@ -127,8 +119,8 @@ def train(
 
 
 @torch.no_grad()
-def in_parts(function: Any, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """``function`` of images (N, C, H, W) uint8 as [0, 1], computed on ``device`` a thousand at a time, on the CPU."""
+def in_parts(function: Callable[[Tensor], Tensor], images: Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """``function`` of uint8 images (N, C, H, W) scaled to [0, 1], computed on ``device`` in batches of 1,000."""
     return torch.cat([function(part.to(device).float().div(255)).cpu() for part in images.split(1000)])
 
 

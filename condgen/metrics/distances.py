@@ -1,4 +1,4 @@
-"""Euclidean distances between the rows of two sets of features, computed in blocks of rows."""
+"""Euclidean distances between the rows of two sets of features, computed in blocks of rows to bound memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-ROWS = 1000  # of distances that are in memory at once
+ROWS = 1000  # rows of the distance matrix that are in memory at once
 
 
 def distances(a: Tensor, b: Tensor) -> Tensor:
@@ -18,19 +18,19 @@ def distances(a: Tensor, b: Tensor) -> Tensor:
     a, b = a.double(), b.double()
     sizes = a.square().sum(1)[:, None] + b.square().sum(1)
     squares = torch.addmm(sizes, a, b.T, alpha=-2)
-    return squares.masked_fill_(squares < 1e-13 * sizes, 0).sqrt_()  # smaller is rounding
+    return squares.masked_fill_(squares < 1e-13 * sizes, 0).sqrt_()  # smaller values are rounding errors
 
 
 def mean_pairwise_distance(features: Tensor) -> Tensor:
-    """The mean distance between two different ones of (N, D): a scalar; NaN where there is only one."""
+    """The mean distance between two different rows of (N, D): a scalar, NaN for a single row."""
     total = torch.stack([distances(rows, features).sum() for rows in features.split(ROWS)]).sum()
     return total / (len(features) * (len(features) - 1))
 
 
 def nearest(images: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each of (N, D) the distance to the nearest of (M, D), and which one that is: (N,) and (N,).
+    """For each row of (N, D) the distance to the nearest row of (M, D) and that row's number: (N,) and (N,).
 
-    NaN, and the first, where there is none.
+    NaN and 0 if there are no references.
     """
     if not len(references):
         return torch.full((len(images),), math.nan, dtype=torch.float64), torch.zeros(len(images), dtype=torch.long)

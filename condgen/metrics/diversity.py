@@ -9,10 +9,10 @@ from condgen.metrics.set_metric import LabelledFeatures, SetMetric, per_label
 
 
 class Diversity(SetMetric):
-    """Mean distance of two samples of a label over that of two real images: (labels,), a scalar for one label.
+    """Mean distance between two samples of a label, divided by that between two real images: (labels,).
 
-    0 where all samples of a label are alike, 1 where they differ as much as real images do, more where they are noisy.
-    It says nothing of whether they differ in the right way: coverage does.
+    0 if all samples of a label are equal, 1 if they differ as much as real images do, more if they are noisy. It does
+    not tell whether they differ in the right way: coverage does.
 
     Example:
         >>> import torch

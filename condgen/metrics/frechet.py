@@ -15,26 +15,26 @@ def frechet_distance(samples: Tensor, real: Tensor) -> Tensor:
 
     .. math:: |\mu_s - \mu_r|^2 + \mathrm{tr}\bigl(\Sigma_s + \Sigma_r - 2 (\Sigma_s \Sigma_r)^{1/2}\bigr)
 
-    Small is good. It sees wrong images and missing variety alike, but only in means and covariances, and it grows where
-    sets are small: compare it at equal numbers, and with that of real images (Heusel et al. 2017, "GANs trained by a
-    two time-scale update rule"). NaN where a set has fewer than two images.
+    It sees wrong images and missing variety, but only in means and covariances, and it grows if sets are small: compare
+    it at equal numbers of images (Heusel et al. 2017, "GANs trained by a two time-scale update rule",
+    arXiv:1706.08500). NaN if a set has fewer than two images.
     """
     samples, real = samples.double(), real.double()
     if min(len(samples), len(real)) < 2:
         return torch.tensor(math.nan, dtype=torch.float64)
-    of_samples, of_real = samples.T.cov().reshape(2 * samples.shape[1:]), real.T.cov().reshape(2 * real.shape[1:])
-    values, vectors = torch.linalg.eigh(of_real)
+    cov_samples, cov_real = samples.T.cov().reshape(2 * samples.shape[1:]), real.T.cov().reshape(2 * real.shape[1:])
+    values, vectors = torch.linalg.eigh(cov_real)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     # root @ Σs @ root is symmetric and has the eigenvalues of Σs @ Σr
-    mixed = torch.linalg.eigvalsh(root @ of_samples @ root).clamp(min=0).sqrt().sum()
+    mixed = torch.linalg.eigvalsh(root @ cov_samples @ root).clamp(min=0).sqrt().sum()
     means = (samples.mean(0) - real.mean(0)).square().sum()
-    return (means + of_samples.trace() + of_real.trace() - 2 * mixed).clamp(min=0)
+    return (means + cov_samples.trace() + cov_real.trace() - 2 * mixed).clamp(min=0)
 
 
 class FrechetDistance(SetMetric):
-    """:func:`frechet_distance`, of all labels together.
+    """:func:`frechet_distance` of all labels together.
 
-    Not torchmetrics' FrechetInceptionDistance, which keeps sums instead of features and so cannot tell its uncertainty.
+    torchmetrics' FrechetInceptionDistance keeps sums instead of features, so it cannot estimate its standard error.
     """
 
     higher_is_better = False
@@ -44,7 +44,7 @@ class FrechetDistance(SetMetric):
 
 
 class LabelFrechetDistance(SetMetric):
-    """:func:`frechet_distance` of each label: it also sees what is right for a digit, but not for this one."""
+    """:func:`frechet_distance` of each label: it also sees images that look real but have the wrong label."""
 
     higher_is_better = False
 

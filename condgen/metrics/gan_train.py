@@ -1,4 +1,4 @@
-"""GAN-train: how well a classifier that has seen only samples does on real images."""
+"""GAN-train: the accuracy on real images of a classifier that is trained on samples."""
 
 from __future__ import annotations
 
@@ -15,17 +15,10 @@ STEPS, MAX_EPOCHS = 500, 20
 
 
 def gan_train(samples: LabelledFeatures, real: LabelledFeatures, num_classes: int, seed: int = 0) -> float:
-    """The accuracy on real images of a small fixed classifier trained on samples, from 0 to 1.
+    """The accuracy, in [0, 1], on real images of a small classifier that is trained on two or more samples.
 
-    It asks for all at once: samples have to be right, varied, and varied in the way of real images, for a network to
-    learn from them what a label's images are (Shmelkov et al. 2018, "How good is my GAN?"; Ravuri and Vinyals 2019 call
-    it the classification accuracy score).
-
-    Args:
-        samples: to train on, two or more.
-        real: to test on.
-        num_classes: labels are 0 … ``num_classes`` - 1.
-        seed: of the first weights and of the samples' order.
+    Samples must be right, varied, and varied as real images are (Shmelkov et al. 2018, "How good is my GAN?",
+    arXiv:1807.09499; the classification accuracy score of Ravuri and Vinyals 2019, arXiv:1905.10887).
     """
     epochs = min(MAX_EPOCHS, -(-STEPS // (len(samples.labels) // batch_size_for(len(samples.labels)))))
     with torch.random.fork_rng(devices=[]):
@@ -36,12 +29,11 @@ def gan_train(samples: LabelledFeatures, real: LabelledFeatures, num_classes: in
 
 
 class GANTrainAccuracy(SetMetric):
-    """:func:`gan_train` of images (N, C, H, W) uint8, the mean over a few classifiers: a scalar.
+    """Mean :func:`gan_train` accuracy of images (N, C, H, W) uint8 over a few classifiers: a scalar.
 
     Args:
         num_classes: labels are 0 … ``num_classes`` - 1.
-        classifiers: how many, two or more, each with another seed: what they learn from samples that are all alike
-            differs much.
+        classifiers: two or more, with different seeds. Their accuracies differ much if all samples are alike.
         **kwargs: those of ``torchmetrics.Metric``.
     """
 
@@ -53,14 +45,11 @@ class GANTrainAccuracy(SetMetric):
         self._accuracies = torch.zeros(0)
 
     def score(self, samples: LabelledFeatures, real: LabelledFeatures) -> Tensor:
-        seeds = range(self.classifiers)
-        found = [gan_train(samples, real, self.num_classes, seed) for seed in seeds]
+        found = [gan_train(samples, real, self.num_classes, seed) for seed in range(self.classifiers)]
         self._accuracies = torch.tensor(found, dtype=torch.float64)
         return self._accuracies.mean()
 
     def uncertainty(self) -> Tensor:
-        """The standard error of the mean of so many classifiers on so many real images; that of other samples is not
-        in it."""
-        part = self.compute()
-        of_classifiers = self._accuracies.var() / self.classifiers
-        return (of_classifiers + part * (1 - part) / len(self._sets()[1].labels)).sqrt()
+        """The standard error over classifiers and real images, without that over samples."""
+        mean, images = self.compute(), len(self.collected("real").labels)
+        return (self._accuracies.var() / self.classifiers + mean * (1 - mean) / images).sqrt()

@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.kid import KernelInceptionDistance  # not from torchmetrics.image, which wants torch-fidelity
+from torchmetrics.image.kid import KernelInceptionDistance  # torchmetrics.image would import torch-fidelity
 
 from condgen.metrics.set_metric import LabelledFeatures, SetMetric
 
+MAX_SUBSET = 1000
+
 
 class KernelDistance(SetMetric):
-    """Kernel distance (KID) of features (N, D): torchmetrics' mean over 100 pairs of subsets.
+    """Kernel distance (KID) of features (N, D): torchmetrics' mean over 100 pairs of random subsets, a scalar.
 
-    The squared maximum mean discrepancy under the kernel (x·y / D + 1)³; unlike the Fréchet distance it is unbiased, so
-    that real images have 0 on average, at any number (Bińkowski et al. 2018, "Demystifying MMD GANs").
-
-    Args:
-        subset_size: at most; half of the smaller set, where that is less.
-        **kwargs: those of ``torchmetrics.Metric``.
+    The squared maximum mean discrepancy under the kernel (x·y / D + 1)³. Unlike the Fréchet distance it is unbiased:
+    real images have 0 on average, at any number (Bińkowski et al. 2018, "Demystifying MMD GANs", arXiv:1801.01401).
+    A subset has 1,000 images, or half of the smaller set if that is less.
     """
 
     higher_is_better = False
-
-    def __init__(self, subset_size: int = 1000, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.subset_size = subset_size
-        self._deviation = torch.tensor(math.nan)
+    _deviation = torch.tensor(torch.nan)
 
     def score(self, samples: LabelledFeatures, real: LabelledFeatures) -> Tensor:
-        size = max(2, min(self.subset_size, len(samples.features) // 2, len(real.features) // 2))
+        size = max(2, min(MAX_SUBSET, len(samples.features) // 2, len(real.features) // 2))
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.filterwarnings("ignore", ".*will save all extracted features.*")
             torch.manual_seed(0)
@@ -43,6 +36,6 @@ class KernelDistance(SetMetric):
             return mean
 
     def uncertainty(self) -> Tensor:
-        """The distance's deviation over the subsets, which is what is reported beside it."""
+        """The standard deviation over the subsets, which is usually reported beside the distance."""
         self.compute()
         return self._deviation

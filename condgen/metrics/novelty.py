@@ -12,14 +12,14 @@ from condgen.metrics.set_metric import LabelledFeatures, SetMetric, per_label
 
 
 class Novelty(SetMetric):
-    """Distance to the nearest training image of the label, samples over real images not trained on: (labels,).
+    """Mean distance to the nearest training image of the label, samples divided by unseen real images: (labels,).
 
-    0 where samples are copies of training images, 1 where they are as far from them as new real images are. Far below 1
-    means learnt by heart, or images so smooth that they are near everything: look at the nearest pairs.
+    0 if samples are copies of training images, 1 if they are as far from them as new real images are. A value far below
+    1 means memorised images, or images so smooth that they are near everything: look at the nearest pairs.
 
     Args:
         features: of the training images: (M, …).
-        labels: theirs: (M,).
+        labels: of the training images: (M,).
         **kwargs: those of ``torchmetrics.Metric``.
     """
 
@@ -30,10 +30,10 @@ class Novelty(SetMetric):
         self.training_images = LabelledFeatures(features.cpu(), labels.cpu())
 
     def update(self, features: Tensor, labels: Tensor, real: bool) -> None:
-        """Adds images; kept are their distances to the nearest training image of their label."""
-        mine, found = LabelledFeatures(features.cpu(), labels.cpu()), torch.zeros(len(features), 1)
-        for label in mine.labels.unique().tolist():
-            found[mine.labels == label, 0] = nearest(mine.of(label), self.training_images.of(label))[0].float()
+        """Adds images. Only their distances to the nearest training image of their label are kept."""
+        images, found = LabelledFeatures(features.cpu(), labels.cpu()), torch.zeros(len(features), 1)
+        for label in images.labels.unique().tolist():
+            found[images.labels == label, 0] = nearest(images.of(label), self.training_images.of(label))[0].float()
         super().update(found.to(features.device), labels, real)
 
     def score(self, samples: LabelledFeatures, real: LabelledFeatures) -> Tensor:

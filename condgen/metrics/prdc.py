@@ -12,47 +12,47 @@ from condgen.metrics.set_metric import LabelledFeatures, SetMetric, per_label
 
 
 def neighbour_radii(features: Tensor, k: int) -> Tensor:
-    """The distance of each of (N, D) to its k-th nearest other one: (N,); k is at most N - 1, 0 gives 0."""
-    nearest = 1 + min(k, len(features) - 1)  # the first is itself
+    """The distance of each row of (N, D) to its k-th nearest other row, or to the farthest if N is at most k: (N,)."""
+    nearest = 1 + min(k, len(features) - 1)  # the nearest row is the row itself
     found = [distances(rows, features).topk(nearest, dim=1, largest=False) for rows in features.split(ROWS)]
     return torch.cat([values[:, -1] for values, _ in found])
 
 
 def prdc(samples: Tensor, real: Tensor, k_manifold: int = 3, k_density: int = 5) -> Tensor:
-    """Precision, recall, density and coverage of samples (N, D) against real images (M, D): (4,).
+    """Precision, recall, density and coverage of samples (N, D) against real images (M, D): (4,), NaN if N or M is 0.
 
     Each image has a ball that reaches its k-th nearest neighbour in its own set.
 
-    - precision: the part of the samples that lie in a real image's ball. How many look real.
-    - recall: the part of the real images that lie in a sample's ball. How much of the real variety can be drawn; one
-      outlier among the samples, with its large ball, can raise it (both: Kynkäänniemi et al. 2019, k = 3).
-    - density: the number of real balls that a sample lies in, over k. 1 for real images, and more where samples crowd
-      where real images do.
-    - coverage: the part of the real images whose ball has a sample. Near 1 - 2**-k for as many new real images, 0
-      where samples are all alike (both: Naeem et al. 2020, k = 5).
+    - precision: the fraction of samples that lie in a real image's ball: how many look real.
+    - recall: the fraction of real images that lie in a sample's ball: how much of the real variety is generated. One
+      outlier among the samples has a large ball and can raise it (both: Kynkäänniemi et al. 2019, arXiv:1904.06991).
+    - density: the mean number of real balls that a sample lies in, divided by k. 1 for real images, more if samples
+      crowd where real images do.
+    - coverage: the fraction of real images whose ball contains a sample. Near 1 - 2**-k for as many new real images, 0
+      if all samples are alike (both: Naeem et al. 2020, arXiv:2002.09797).
 
     Args:
-        samples: features of the samples. All four are NaN where there are none.
+        samples: features of the samples.
         real: features of the real images.
         k_manifold: k of precision and recall.
-        k_density: k of density and coverage. Where a set has no k + 1 images, all its others are a ball's neighbours.
+        k_density: k of density and coverage.
     """
     if not len(samples) or not len(real):
         return torch.full((4,), math.nan, dtype=torch.float64)
     manifold, dense = neighbour_radii(real, k_manifold)[:, None], neighbour_radii(real, k_density)[:, None]
-    of_samples = neighbour_radii(samples, k_manifold)
-    precise = torch.zeros(len(samples), dtype=torch.bool, device=samples.device)
+    sample_radii = neighbour_radii(samples, k_manifold)
+    is_precise = torch.zeros(len(samples), dtype=torch.bool, device=samples.device)
     balls = recalled = covered = 0
     for start in range(0, len(real), ROWS):
         rows = slice(start, start + ROWS)
         between = distances(real[rows], samples)
-        precise |= (between <= manifold[rows]).any(0)
-        inside = between <= dense[rows]
-        balls += int(inside.sum())
-        covered += int(inside.any(1).sum())
-        recalled += int((between <= of_samples).any(1).sum())
+        is_precise |= (between <= manifold[rows]).any(0)
+        is_inside = between <= dense[rows]
+        balls += int(is_inside.sum())
+        covered += int(is_inside.any(1).sum())
+        recalled += int((between <= sample_radii).any(1).sum())
     k = max(1, min(k_density, len(real) - 1))
-    precision, density = float(precise.double().mean()), balls / (k * len(samples))
+    precision, density = float(is_precise.double().mean()), balls / (k * len(samples))
     return torch.tensor([precision, recalled / len(real), density, covered / len(real)], dtype=torch.float64)
 
 

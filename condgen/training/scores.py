@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from condgen.data.datamodule import ImageDataModule
 from condgen.data.loader import Images
 from condgen.errors import UsageError, check_number
-from condgen.evaluation.evaluator import Judge, find_judge
+from condgen.evaluation.evaluator import Evaluator, find_evaluator
 from condgen.evaluation.scores import first_of_each_label, rows_of, samples_per_label
 from condgen.generators import ConditionalGenerator
 from condgen.metrics.classifier import accuracy, in_parts
@@ -49,14 +49,14 @@ class TrainingScores(Callback):
         if every_n_epochs is not None:
             check_number("training_scores.every_n_epochs", every_n_epochs, at_least=1)
         self.every_n_epochs = every_n_epochs
-        self.judge: Judge | None = None
+        self.judge: Evaluator | None = None
         self._real: tuple[LabelledFeatures, LabelledFeatures] | None = None  # embeddings, pixels
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or self.every_n_epochs is None:
             return
         try:
-            self.judge = find_judge(trainer.datamodule)  # type: ignore[attr-defined]
+            self.judge = find_evaluator(trainer.datamodule)  # type: ignore[attr-defined]
         except UsageError as error:
             rank_zero_warn(f"No scores while training. {error}")
 
@@ -101,7 +101,7 @@ class TrainingScores(Callback):
             metric.update(*of_real, real=True)
         _, _, _, coverage = neighbours.compute().mean(0).tolist()
         return [
-            accuracy(judge.verdict, samples.images, samples.labels),
+            accuracy(judge.classifier, samples.images, samples.labels),
             float(distance.compute()),
             coverage,
             float(diversity.compute().mean()),
@@ -122,7 +122,7 @@ class ScoredSamples(Callback):
         self.samples: Images | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.judge = find_judge(trainer.datamodule)  # type: ignore[attr-defined]
+        self.judge = find_evaluator(trainer.datamodule)  # type: ignore[attr-defined]
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ConditionalGenerator)

@@ -42,9 +42,9 @@ def test_curves_are_those_of_the_epochs(trained):
     curves = read_curves(run)
     assert curves.family == "DNN"
     for name in ("train_loss_epoch", "val_loss", "val_loss_floor", "variance_ratio"):
-        assert curves.of[name] == [(int(row["epoch"]) + 1, float(row[name])) for row in ends]
-    assert [epoch for epoch, _ in curves.of["val_loss"]] == [1, 2]
-    assert "score_accuracy" not in curves.of  # it was trained without
+        assert curves.values[name] == [(int(row["epoch"]) + 1, float(row[name])) for row in ends]
+    assert [epoch for epoch, _ in curves.values["val_loss"]] == [1, 2]
+    assert "score_accuracy" not in curves.values  # it was trained without
 
 
 def test_several_runs_are_laid_over_each_other_and_named(trained, tmp_path, monkeypatch):

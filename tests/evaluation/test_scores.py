@@ -21,14 +21,13 @@ from helpers.idx_files import write_idx
 from helpers.processes import ON_THE_CPU, finish, two_processes
 from helpers.runs import refused, same_weights
 from PIL import Image
-from safetensors.torch import load_file
 
 import condgen.evaluation.evaluator
 import condgen.training.scores
 from condgen.cli.main import main
 from condgen.data.datasets import MNIST, FashionMNIST
 from condgen.errors import UsageError
-from condgen.evaluation.evaluator import BUNDLED, NETWORKS, Judge, find_judge, read_judge, write_judge
+from condgen.evaluation.evaluator import BUNDLED, NETWORKS, Evaluator, find_evaluator, read_evaluator, write_evaluator
 from condgen.evaluation.sample_files import read_samples
 from condgen.metrics.classifier import accuracy, in_parts
 from condgen.metrics.diversity import Diversity
@@ -64,10 +63,10 @@ def test_a_bundled_judge_is_the_one_that_its_description_tells_of(name):
     assert hashlib.sha256((BUNDLED / f"{name}.safetensors").read_bytes()).hexdigest() == about["sha256"]
     assert about["command"].startswith(f"condgen judge --data {name}")
     assert (about["training_images"], about["test_images"]) == (60_000, 10_000)
-    judge = Judge((1, 28, 28), 10)
-    judge.load_state_dict(load_file(BUNDLED / f"{name}.safetensors"))
-    for part in ("features", "verdict"):
-        parameters = sum(weights.numel() for weights in getattr(judge, part).parameters())
+    evaluator = find_evaluator({"MNIST": MNIST, "FashionMNIST": FashionMNIST}[name]())
+    assert evaluator.sha256 == about["sha256"]
+    for part, network in (("features", evaluator.features), ("verdict", evaluator.classifier)):
+        parameters = sum(weights.numel() for weights in network.parameters())
         assert about[part]["parameters"] == parameters <= 500_000
     assert about["features"]["layers"] != about["verdict"]["layers"]
     assert about["features"]["seed"] != about["verdict"]["seed"]
@@ -88,17 +87,17 @@ def test_a_bundled_judge_is_right_about_most_test_images(name, part, at_least):
 
 
 def test_the_judge_knows_digits(digits):
-    judge = find_judge(MNIST(source="sample"))
+    evaluator = find_evaluator(MNIST(source="sample"))
     images, labels = torch.from_numpy(digits[0])[:, None], torch.from_numpy(digits[1]).long()
-    assert accuracy(judge.verdict, images, labels) > 0.995
-    assert in_parts(judge.embed, images[:10]).shape == (10, 128)
-    assert not any(weights.requires_grad for weights in judge.parameters())
+    assert accuracy(evaluator.classifier, images, labels) > 0.995
+    assert in_parts(evaluator.embed, images[:10]).shape == (10, 128)
+    assert not any(weights.requires_grad for weights in evaluator.parameters())
 
 
 def test_every_score_sees_what_it_is_for(digits):
     """Real digits, their mean images, noisy ones, wrong labels, and half of the variety."""
     data = MNIST(source="sample")
-    judge = find_judge(data)
+    evaluator = find_evaluator(data)
     images, labels = torch.from_numpy(digits[0])[:, None], torch.from_numpy(digits[1]).long()
     rows = torch.randperm(5000, generator=torch.Generator().manual_seed(0))
     training, test, real = (labels_and_images(images, labels, rows[i : i + 1000]) for i in (0, 1000, 2000))
@@ -114,11 +113,11 @@ def test_every_score_sees_what_it_is_for(digits):
         "thick": (real[0][thick], real[1][thick]),
         "copied": training,
     }
-    embedded_test = in_parts(judge.embed, test[0])
+    embedded_test = in_parts(evaluator.embed, test[0])
     found = {}
     for name, (samples, told) in kinds.items():
-        one = {"accuracy": accuracy(judge.verdict, samples, told)}
-        embedded = in_parts(judge.embed, samples)
+        one = {"accuracy": accuracy(evaluator.classifier, samples, told)}
+        embedded = in_parts(evaluator.embed, samples)
         for metric, a, b in (
             (FrechetDistance(), embedded, embedded_test),
             (PrecisionRecallDensityCoverage(), embedded, embedded_test),
@@ -337,11 +336,12 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-def new_judge(seed: int) -> tuple[dict[str, torch.Tensor], dict]:
+def new_evaluator(seed: int) -> tuple[dict[str, torch.Tensor], dict]:
     """The weights of a judge that nobody trained, and their description."""
     torch.manual_seed(seed)
     about = {"num_classes": 10, "image_shape": [1, 28, 28], **copy.deepcopy(NETWORKS)}
-    return {name: tensor.contiguous() for name, tensor in Judge((1, 28, 28), 10).state_dict().items()}, about
+    weights = Evaluator((1, 28, 28), 10).state_dict()
+    return {name.replace("classifier.", "verdict.", 1): tensor for name, tensor in weights.items()}, about
 
 
 def kill_after(steps: int, monkeypatch) -> None:
@@ -362,19 +362,19 @@ def kill_after(steps: int, monkeypatch) -> None:
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_judge_is_whole_after_a_kill_while_it_is_overwritten(steps, tmp_path, monkeypatch):
     path, data = tmp_path / "MNIST.safetensors", MNIST(source="sample")
-    write_judge(path, *new_judge(0))
-    former = read_judge(path, data).sha256
+    write_evaluator(path, *new_evaluator(0))
+    former = read_evaluator(path, data).sha256
     with monkeypatch.context() as patch, contextlib.suppress(Killed):
         kill_after(steps, patch)
-        write_judge(path, *new_judge(1))
-    found = read_judge(path, data)
+        write_evaluator(path, *new_evaluator(1))
+    found = read_evaluator(path, data)
     assert (found.sha256 == former) is (steps == 1)
     for seed in (2, 3):  # also if it is overwritten again, and killed again
         with monkeypatch.context() as patch, contextlib.suppress(Killed):
             kill_after(steps, patch)
-            write_judge(path, *new_judge(seed))
-        assert read_judge(path, data).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    write_judge(path, *new_judge(4))
+            write_evaluator(path, *new_evaluator(seed))
+        assert read_evaluator(path, data).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    write_evaluator(path, *new_evaluator(4))
     assert "former" not in yaml.safe_load(path.with_suffix(".yaml").read_text())
     assert sorted(file.name for file in tmp_path.iterdir()) == ["MNIST.safetensors", "MNIST.yaml"]
 
@@ -382,12 +382,12 @@ def test_judge_is_whole_after_a_kill_while_it_is_overwritten(steps, tmp_path, mo
 @pytest.mark.parametrize("description", ["", "[1]", "former: 5\n", "sha256: [1]\n", "a: b: c", "former: {sha256: 0}\n"])
 def test_judge_with_a_damaged_description_is_refused_and_overwritten(description, tmp_path):
     path, data = tmp_path / "MNIST.safetensors", MNIST(source="sample")
-    write_judge(path, *new_judge(0))
+    write_evaluator(path, *new_evaluator(0))
     path.with_suffix(".yaml").write_text(description)
     with pytest.raises(UsageError, match=r"MNIST\.safetensors"):
-        read_judge(path, data)
-    write_judge(path, *new_judge(1))
-    assert read_judge(path, data).sha256
+        read_evaluator(path, data)
+    write_evaluator(path, *new_evaluator(1))
+    assert read_evaluator(path, data).sha256
 
 
 @pytest.mark.timeout(60)
@@ -404,12 +404,12 @@ def test_judge_with_a_damaged_description_is_refused_and_overwritten(description
     ],
 )
 def test_judge_with_impossible_networks_is_refused_before_memory_is_taken_for_them(change, tmp_path):
-    path, (weights, about) = tmp_path / "MNIST.safetensors", new_judge(0)
+    path, (weights, about) = tmp_path / "MNIST.safetensors", new_evaluator(0)
     about["features"].update(change)
-    write_judge(path, weights, about)
+    write_evaluator(path, weights, about)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(UsageError, match=r"MNIST\.safetensors"):
-        read_judge(path, MNIST(source="sample"))
+        read_evaluator(path, MNIST(source="sample"))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kilobytes
 
 
@@ -419,9 +419,8 @@ def test_a_judge_learns(mnist_root, tmp_path):
     assert min(about["features"]["test_accuracy"], about["verdict"]["test_accuracy"]) > 0.7
     data = MNIST(root=str(mnist_root))
     data.setup("fit")
-    judge = Judge((1, 28, 28), 10)
-    judge.load_state_dict(load_file(tmp_path / "MNIST.safetensors"))
-    measured = accuracy(judge.features, data.val_images.images, data.val_images.labels)
+    evaluator = read_evaluator(tmp_path / "MNIST.safetensors", data)
+    measured = accuracy(evaluator.features, data.val_images.images, data.val_images.labels)
     assert measured == pytest.approx(about["features"]["test_accuracy"], abs=1e-5)
 
 

@@ -16,7 +16,7 @@ import condgen
 from condgen.cli.main import main
 from condgen.data import MNIST, ImageDataModule
 from condgen.errors import UsageError
-from condgen.evaluation.side_by_side import scored_generator
+from condgen.evaluation.compare import scored_generator
 from condgen.generators import Diffusion
 
 

@@ -1,0 +1,153 @@
+"""``condgen compare``: the scores of several runs side by side."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from condgen.checkpoints.build import generator_of
+from condgen.checkpoints.read import read_checkpoint
+from condgen.errors import UsageError, printable
+from condgen.evaluation.figures import check_png, figure_file
+from condgen.evaluation.scores import cell
+from condgen.evaluation.scores_file import read_scores
+from condgen.generators import ConditionalGenerator
+from condgen.sampling.generate import sample_grid
+
+BASIS = ("data", "source", "judge", "number of samples")
+BESIDE_SAMPLES = ("accuracy", "coverage", "diversity", "frechet_distance", "nfe", "training_minutes")
+
+
+def compare(
+    paths: list[str], output: str = "scores.png", samples: str | None = None, labels: list[int] | None = None
+) -> None:
+    """Compares the scores of several runs: prints a table and plots accuracy over coverage.
+
+    Args:
+        paths: run directories that ``condgen test`` has scored, or files scores.json.
+        output: the PNG file of the plot.
+        samples: a second PNG file: ten samples of the same labels by each run, beside its scores.
+        labels: of the second file; three of them if not given.
+    """
+    check_png("output", output)
+    check_png("samples", samples)
+    found = {str(Path(path)): read_scores(Path(path)) for path in paths}
+    for what, values in zip(BASIS, zip(*map(basis, found.values()), strict=True), strict=True):
+        if len(set(values)) > 1:
+            raise UsageError(
+                f"These scores have another {what} each ({', '.join(sorted(set(values)))}): leave some out."
+            )
+    names = run_names({path: content.get("generator", "") for path, content in found.items()})
+    contents = {names[path]: content for path, content in found.items()}
+    if samples is not None:
+        generators = {names[path]: scored_generator(Path(path), content) for path, content in found.items()}
+        plot_samples(generators, contents, labels, Path(samples))
+    plot_scores(contents, Path(output))
+    first = next(iter(contents.values()))
+    width = max(16, *(len(name) + 2 for name in contents))
+    print(" " * 28 + "".join(f"{name:>{width}}" for name in [*contents, "real images"]))
+    for row, real in first["scores"].items():
+        numbers = [content["scores"].get(row, {}).get("value") for content in contents.values()]
+        print(f"{row:28}" + "".join(f"{cell(number):>{width}}" for number in [*numbers, real["floor"]]))
+    for row in dict.fromkeys(name for content in contents.values() for name in content["cost"]):
+        print(f"{row:28}" + "".join(f"{cell(content['cost'].get(row)):>{width}}" for content in contents.values()))
+    print("Picture:", ", ".join(name for name in (output, samples) if name))
+
+
+def basis(scores: Mapping[str, Any]) -> tuple[str, ...]:
+    """What must be equal if scores are compared, see ``BASIS``, from the content of a ``scores.json``."""
+    number = scores.get("samples", {}).get("number")
+    return (*(str(scores.get(what)) for what in BASIS[:-1]), str(number))
+
+
+def run_names(families: Mapping[str, str]) -> dict[str, str]:
+    """A short, unique name for each path: its family; its family and folder; or the path itself.
+
+    Args:
+        families: the family by path; empty if it is unknown.
+    """
+    if "" not in families.values() and len(set(families.values())) == len(families):
+        return dict(families)
+    folders = {path: Path(path).resolve() for path in families}
+    folders |= {path: folder.parent for path, folder in folders.items() if folder.name == "scores.json"}
+    runs = {path: folder.name.removesuffix(".scores.json") for path, folder in folders.items()}
+    names = {path: printable(f"{family} {runs[path]}".strip()) for path, family in families.items()}
+    return names if len(set(names.values())) == len(names) else {path: printable(path) for path in families}
+
+
+def plot_scores(contents: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Plots the accuracy of each run over its coverage, with two standard errors, and those of real images."""
+    first = next(iter(contents.values()))
+    points = [(name, content["scores"], "value", "uncertainty") for name, content in contents.items()]
+    points.append(("real images", first["scores"], "floor", "floor_uncertainty"))
+    with figure_file(path, 6, 4.5) as figure:
+        axes = figure.subplots()
+        for name, scores, value, error in points:
+            x, y = scores["coverage"], scores["accuracy"]
+            errors: dict[str, Any] = {"xerr": 2 * (x[error] or 0), "yerr": 2 * (y[error] or 0)}
+            style = "k*" if value == "floor" else "o"
+            axes.errorbar(x[value], y[value], fmt=style, capsize=3, markersize=9, label=name, **errors)
+        low = min(0.9, *(scores["accuracy"][value] - 0.03 for _, scores, value, _ in points))
+        axes.set(xlabel="coverage: real images that have a sample near", ylabel="label accuracy of the samples")
+        axes.set(xlim=(-0.05, 1.15), ylim=(low, 1.01), title=first["data"])
+        axes.grid(alpha=0.3)
+        axes.legend(loc="best")
+
+
+def scored_generator(path: Path, scores: Mapping[str, Any]) -> ConditionalGenerator:
+    """The generator of a run directory as it was when its samples got ``scores``, the content of its ``scores.json``.
+
+    Raises:
+        UsageError: the run has not got that checkpoint any more, or ``path`` is no run.
+    """
+    scored = scores.get("checkpoint", {})
+    name = Path(scored.get("path", "")).name
+    checkpoint = path / "checkpoints" / name
+    if not os.path.isfile(checkpoint):
+        raise UsageError(f"{path} has no checkpoints/{name} to sample from: give run directories.")
+    content = read_checkpoint(checkpoint)
+    if content["global_step"] != scored.get("steps"):
+        raise UsageError(f"{checkpoint} was trained on since. Score it with `condgen test --ckpt_path {checkpoint}`.")
+    return generator_of(content, checkpoint, scores.get("settings", {}))
+
+
+def plot_samples(
+    generators: Mapping[str, ConditionalGenerator],
+    contents: Mapping[str, Mapping[str, Any]],
+    labels: Sequence[int] | None,
+    path: Path,
+) -> None:
+    """Plots the first ten samples of seed 0 of each label, a row a label, for each run, and its scores beside them.
+
+    Args:
+        generators: by the run's name.
+        contents: of the ``scores.json``, by the run's name.
+        labels: three labels if not given.
+        path: of the PNG file.
+
+    Raises:
+        UsageError: there are no labels, or a generator does not know one.
+    """
+    classes = min(generator.num_classes for generator in generators.values())
+    if labels is None:
+        labels = (2, 6, 8) if classes > 8 else range(min(3, classes))
+    if not labels or not all(0 <= label < classes for label in labels):
+        raise UsageError(f"labels is {list(labels)}: give some of 0 to {classes - 1}.")
+    grids = [sample_grid(generator, labels, 10, seed=0) for generator in generators.values()]
+    _, height, width = grids[0].shape
+    with figure_file(path, 11, 0.35 + len(grids) * 4.6 * height / width) as figure:
+        rows = figure.subplots(len(grids), 2, squeeze=False, width_ratios=(4.6, 6.4))
+        for (image, text), grid, (name, content) in zip(rows, grids, contents.items(), strict=True):
+            image.imshow(grid.permute(1, 2, 0).numpy())
+            image.set_title(name, loc="left")
+            for number, score in enumerate(BESIDE_SAMPLES):
+                value = content["scores"].get(score, {}).get("value", content["cost"].get(score))
+                shown = "–" if value is None else f"{value:.3g}"
+                place = {"x": 0.05 + 0.17 * number, "transform": text.transAxes}
+                text.text(y=0.5, s=shown, fontsize=11, va="center", **place)
+                if text is rows[0][1]:
+                    text.text(y=1, s=score.replace("_", "\n"), fontsize=9, va="bottom", **place)
+            image.set_axis_off()
+            text.set_axis_off()
