@@ -11,7 +11,7 @@ from condgen.checkpoints.build import generator_of
 from condgen.checkpoints.read import read_checkpoint
 from condgen.errors import UsageError, printable
 from condgen.evaluation.figures import check_png, figure_file
-from condgen.evaluation.scores import cell
+from condgen.evaluation.scores import cell, table
 from condgen.evaluation.scores_file import read_scores
 from condgen.generators import ConditionalGenerator
 from condgen.sampling.generate import sample_grid
@@ -45,14 +45,13 @@ def compare(
         generators = {names[path]: scored_generator(Path(path), content) for path, content in found.items()}
         plot_samples(generators, contents, labels, Path(samples))
     plot_scores(contents, Path(output))
-    first = next(iter(contents.values()))
-    width = max(16, *(len(name) + 2 for name in contents))
-    print(" " * 28 + "".join(f"{name:>{width}}" for name in [*contents, "real images"]))
-    for row, real in first["scores"].items():
-        numbers = [content["scores"].get(row, {}).get("value") for content in contents.values()]
-        print(f"{row:28}" + "".join(f"{cell(number):>{width}}" for number in [*numbers, real["floor"]]))
-    for row in dict.fromkeys(name for content in contents.values() for name in content["cost"]):
-        print(f"{row:28}" + "".join(f"{cell(content['cost'].get(row)):>{width}}" for content in contents.values()))
+    rows = []
+    for name, real in next(iter(contents.values()))["scores"].items():
+        numbers = [content["scores"].get(name, {}).get("value") for content in contents.values()]
+        rows.append((name, [cell(number) for number in (*numbers, real["floor"])]))
+    for name in dict.fromkeys(name for content in contents.values() for name in content["cost"]):
+        rows.append((name, [cell(content["cost"].get(name)) for content in contents.values()]))
+    print(table([*contents, "real images"], rows))
     print("Picture:", ", ".join(name for name in (output, samples) if name))
 
 

@@ -106,7 +106,7 @@ def plot_curves(runs: Mapping[str, Curves], path: Path) -> None:
     scores = [name for name in SCORES if any(name in curves.values for curves in runs.values())]
     columns = min(3, len(families) + len(scores))
     rows = -(-(len(families) + len(scores)) // columns)
-    styles = {name: {"color": COLOURS[n % 7], "marker": MARKERS[n % 7]} for n, name in enumerate(runs)}
+    styles: dict[str, Any] = {name: {"color": COLOURS[n % 7], "marker": MARKERS[n % 7]} for n, name in enumerate(runs)}
     with figure_file(path, 4.2 * columns, 0.5 + 3.1 * rows) as figure:
         panels = [figure.add_subplot(rows, columns, n + 1) for n in range(len(families) + len(scores))]
         for family, panel in zip(families, panels, strict=False):

@@ -13,7 +13,7 @@ from condgen.data.datamodule import ImageDataModule
 from condgen.data.loader import Images
 from condgen.evaluation.evaluator import Evaluator, find_evaluator
 from condgen.evaluation.sample_files import read_samples
-from condgen.evaluation.scores import score_samples, table, write_nearest
+from condgen.evaluation.scores import cell, score_samples, table, with_errors, write_nearest
 from condgen.evaluation.scores_file import write_scores
 from condgen.generators import ConditionalGenerator
 
@@ -60,20 +60,20 @@ def report(
         run: the directory for the files; None for none.
         progress: whether to show a progress bar.
     """
-    cost = {
-        "parameters": sum(weights.numel() for weights in generator.sampler.parameters()),
-        "nfe": generator.nfe,
-        "milliseconds_per_sample": 1000 * seconds / len(samples),
-        "training_minutes": origin["training_minutes"],
-    }
     about = {
         "generator": type(generator).__name__,
         "settings": dict(generator.hparams),
         "checkpoint": origin,
         "samples": {"seed": data.sample_seed},
     }
+    cost = {
+        "parameters": sum(weights.numel() for weights in generator.sampler.parameters()),
+        "nfe": generator.nfe,
+        "milliseconds_per_sample": 1000 * seconds / len(samples),
+        "training_minutes": origin["training_minutes"],
+    }
     prefix = None if run is None else f"{run}/"
-    _report(origin["path"], samples, data, evaluator, cost, about, prefix, progress)
+    _report(origin["path"], samples, data, evaluator, about, cost, prefix, progress)
 
 
 def score(path: str, data: ImageDataModule, output: str | None = None) -> None:
@@ -92,7 +92,7 @@ def score(path: str, data: ImageDataModule, output: str | None = None) -> None:
     data.setup("test")
     folder = Path(output) if output else source if source.is_dir() else source.parent
     prefix = f"{folder}/{source.stem}." if source.is_file() else f"{folder}/"
-    _report(str(source), samples, data, evaluator, {}, {"samples": {"path": str(source)}}, prefix)
+    _report(str(source), samples, data, evaluator, {"samples": {"path": str(source)}}, {}, prefix)
 
 
 def _report(
@@ -100,30 +100,31 @@ def _report(
     samples: Images,
     data: ImageDataModule,
     evaluator: Evaluator,
-    cost: dict[str, float | None],
     about: dict[str, Any],
+    cost: dict[str, float | None],
     prefix: str | None,
     progress: bool = True,
 ) -> None:
     """Scores samples, writes the files, whose paths begin with ``prefix``, and prints the table."""
     scores, number = score_samples(samples, data, evaluator, progress)
+    about = {
+        **about,
+        "samples": {"number": number, **about["samples"]},
+        "data": data.full_name,
+        "source": data.hparams["source"],
+        "test_images": len(data.val_images),
+        "judge": evaluator.sha256,
+        "versions": {"condgen": condgen.__version__, "torch": str(torch.__version__)},
+    }
     written = f"Nothing is written, because {source} lies in no run directory."
     try:
         if prefix is not None:
-            about = {
-                **about,
-                "samples": {"number": number, **about["samples"]},
-                "data": data.full_name,
-                "source": data.hparams["source"],
-                "test_images": len(data.val_images),
-                "judge": evaluator.sha256,
-                "versions": {"condgen": condgen.__version__, "torch": str(torch.__version__)},
-            }
-            file, picture = Path(f"{prefix}scores.json"), Path(f"{prefix}nearest.png")
-            write_scores(file, scores, cost, about)
-            write_nearest(samples, data, picture)
-            written = f"Scores: {file}, {picture}"
+            write_scores(Path(f"{prefix}scores.json"), scores, cost, about)
+            write_nearest(samples, data, Path(f"{prefix}nearest.png"))
+            written = f"Scores: {Path(f'{prefix}scores.json')}, {Path(f'{prefix}nearest.png')}"
     finally:  # print the table even if the files cannot be written: scoring takes minutes
         print(f"{source}: {number:,} samples against {len(data.val_images):,} test images of {data.full_name}")
-        print(table(scores, cost))
+        rows = [(name, with_errors(found)) for name, found in scores.items()]
+        costs = [(name, [cell(number)]) for name, number in cost.items() if number is not None]
+        print(table(["samples", "real images"], [*rows, *costs]))
     print(written)

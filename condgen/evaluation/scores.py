@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,15 +54,10 @@ def all_cores() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class Scored(NamedTuple):
-    """Scores by name, as in ``scores.json``, and the number of samples that were scored."""
-
-    scores: dict[str, dict[str, Any]]
-    samples: int
-
-
-def score_samples(samples: Images, data: ImageDataModule, evaluator: Evaluator, progress: bool = True) -> Scored:
-    """The scores of samples, and those of as many training images in their place.
+def score_samples(
+    samples: Images, data: ImageDataModule, evaluator: Evaluator, progress: bool = True
+) -> tuple[dict[str, dict[str, Any]], int]:
+    """The scores of samples and of as many training images in their place, and the number of samples.
 
     Args:
         samples: of every label. The first :func:`samples_per_label` of each are scored, at most half the number of its
@@ -85,18 +81,19 @@ def score_samples(samples: Images, data: ImageDataModule, evaluator: Evaluator, 
     samples = rows_of(samples, first_of_each_label(samples, first))
     real, others = rows_of(training, real_rows), rows_of(training, is_other)
     test = rows_of(test, torch.isin(test.labels, torch.tensor(list(first))))
-    found: dict[str, dict[str, Any]] = {}
-    with all_cores(), tqdm(total=24, desc="Scoring", disable=not progress, leave=False, mininterval=1) as bar:
+    with all_cores():
         reference = _features(test, evaluator)
-        for name, values, error in _scores(samples, reference, training, data, evaluator):
-            found[name] = {"value": _rounded(values.mean()), "uncertainty": _rounded(error)}
-            if values.ndim:
-                found[name]["per_label"] = dict(zip(map(str, first), map(_rounded, values), strict=True))
-            bar.update()
-        for name, values, error in _scores(real, reference, others, data, evaluator):
-            found[name] |= {"floor": _rounded(values.mean()), "floor_uncertainty": _rounded(error)}
-            bar.update()
-    return Scored(found, len(samples))
+        both = itertools.chain(
+            _scores(samples, reference, training, data, evaluator), _scores(real, reference, others, data, evaluator)
+        )
+        found = list(tqdm(both, "Scoring", total=24, disable=not progress, leave=False, mininterval=1))
+    scores: dict[str, dict[str, Any]] = {}
+    for (name, values, error), (_, real_values, real_error) in zip(found[:12], found[12:], strict=True):
+        scores[name] = {"value": _rounded(values.mean()), "uncertainty": _rounded(error)}
+        scores[name] |= {"floor": _rounded(real_values.mean()), "floor_uncertainty": _rounded(real_error)}
+        if values.ndim:
+            scores[name]["per_label"] = dict(zip(map(str, first), map(_rounded, values), strict=True))
+    return scores, len(samples)
 
 
 def _rounded(value: float | Tensor) -> float | None:
@@ -183,13 +180,8 @@ def with_errors(score: dict[str, Any]) -> tuple[str, str]:
     return value, real
 
 
-def table(scores: dict[str, dict[str, Any]], cost: dict[str, float | None]) -> str:
-    """Scores and cost as a printed table."""
-    lines = [f"{'':28}{'samples':>20}{'real images':>20}"]
-    for name, score in scores.items():
-        value, real = with_errors(score)
-        lines.append(f"{name:28}{value:>20}{real:>20}")
-    for name, number in cost.items():
-        if number is not None:
-            lines.append(f"{name:28}{number if isinstance(number, int) else round(number, 3):>20,}")
-    return "\n".join(lines)
+def table(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """A text table with these column heads, and the name and the cells of each row."""
+    width = max(20, *(len(head) + 2 for head in heads))
+    lines = [("", heads), *rows]
+    return "\n".join(f"{name:28}" + "".join(f"{text:>{width}}" for text in cells) for name, cells in lines)

@@ -20,7 +20,7 @@ def pixels_like(picture: np.ndarray, colour: str) -> int:
     return int((np.abs(picture.astype(int) - wanted).max(2) <= 2).sum())
 
 
-def test_the_newest_run_gets_a_picture_beside_its_metrics(trained, tmp_path, monkeypatch, capsys):
+def test_plot_without_arguments_writes_metrics_png_into_the_newest_run(trained, tmp_path, monkeypatch, capsys):
     shutil.copytree(trained / "lightning_logs", tmp_path / "lightning_logs")
     monkeypatch.chdir(tmp_path)
     assert main(["plot"]) == 0
@@ -35,7 +35,7 @@ def test_the_newest_run_gets_a_picture_beside_its_metrics(trained, tmp_path, mon
     assert pixels_like(picture[..., :3], COLOURS[1]) == 0
 
 
-def test_curves_are_those_of_the_epochs(trained):
+def test_read_curves_returns_the_epoch_values_of_metrics_csv(trained):
     run = trained / "lightning_logs" / "version_0"
     with open(run / "metrics.csv", newline="") as file:
         ends = [row for row in csv.DictReader(file) if row["val_loss"]]
@@ -47,7 +47,7 @@ def test_curves_are_those_of_the_epochs(trained):
     assert "score_accuracy" not in curves.values  # it was trained without
 
 
-def test_several_runs_are_laid_over_each_other_and_named(trained, tmp_path, monkeypatch):
+def test_plot_of_several_runs_shares_panels_and_names_the_runs(trained, tmp_path, monkeypatch):
     runs = []
     for name in ("first", "second"):
         runs.append(str(shutil.copytree(trained / "lightning_logs" / "version_0", tmp_path / name)))
@@ -59,7 +59,7 @@ def test_several_runs_are_laid_over_each_other_and_named(trained, tmp_path, monk
     assert not (tmp_path / "first" / "metrics.png").exists()
 
 
-def test_a_run_without_a_finished_epoch_is_refused(trained, tmp_path, capsys):
+def test_plot_refuses_run_without_finished_epoch(trained, tmp_path, capsys):
     run = shutil.copytree(trained / "lightning_logs" / "version_0", tmp_path / "run")
     lines = (run / "metrics.csv").read_text().splitlines()
     (run / "metrics.csv").write_text("\n".join(lines[:2]) + "\n")
@@ -86,7 +86,7 @@ METRICS = {
 
 
 @pytest.mark.parametrize("content", METRICS.values(), ids=METRICS)
-def test_metrics_that_no_training_writes_are_refused_by_name(content, trained, tmp_path, capsys):
+def test_plot_refuses_metrics_that_no_training_writes(content, trained, tmp_path, capsys):
     shutil.copy(trained / "lightning_logs" / "version_0" / "config.yaml", tmp_path)
     (tmp_path / "metrics.csv").write_text(content)
     assert str(tmp_path / "metrics.csv") in refused(["plot", str(tmp_path)], capsys)
@@ -95,7 +95,7 @@ def test_metrics_that_no_training_writes_are_refused_by_name(content, trained, t
 
 @pytest.mark.parametrize("value", ["1e38", "-1e38", "0", "1e-300", "-1", "5e-324"])
 @pytest.mark.parametrize("epoch", ["0", "999999999"])
-def test_extreme_values_of_a_training_are_drawn(value, epoch, trained, tmp_path):
+def test_plot_accepts_extreme_values(value, epoch, trained, tmp_path):
     shutil.copy(trained / "lightning_logs" / "version_0" / "config.yaml", tmp_path)
     names = "train_loss_epoch,val_loss,val_loss_floor,variance_ratio,score_accuracy,score_frechet_distance"
     rows = f"epoch,{names}\n0{',0.5' * 6}\n{epoch}{f',{value}' * 6}\n"
@@ -105,13 +105,13 @@ def test_extreme_values_of_a_training_are_drawn(value, epoch, trained, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["a$b$c", r"$\frac{$", "_hidden", "line\nbreak"])
-def test_name_of_a_run_is_drawn_as_it_is(name, trained, tmp_path):
+def test_plot_shows_run_name_without_parsing_it(name, trained, tmp_path):
     runs = [str(shutil.copytree(trained / "lightning_logs" / "version_0", tmp_path / part)) for part in (name, "b")]
     assert main(["plot", *runs, "--output", str(tmp_path / "metrics.png")]) == 0
 
 
 @pytest.mark.parametrize("family", [r"$\frac{$", "x" * 100_000, "\x1b[31mred"])
-def test_name_of_a_family_from_a_file_is_drawn_as_it_is_or_refused(family, trained, tmp_path, capsys):
+def test_plot_shows_family_name_without_parsing_it_or_refuses_it(family, trained, tmp_path, capsys):
     shutil.copy(trained / "lightning_logs" / "version_0" / "metrics.csv", tmp_path)
     (tmp_path / "config.yaml").write_text(json.dumps({"model": {"class_path": family}}))
     code = main(["plot", str(tmp_path)])
@@ -121,7 +121,7 @@ def test_name_of_a_family_from_a_file_is_drawn_as_it_is_or_refused(family, train
 
 
 @pytest.mark.parametrize("config", ["- 1\n", "a: !Ref b\n", "model: {class_path: [1]}\n", "model: 5\n", ""])
-def test_config_of_a_run_that_is_none_is_named(config, trained, tmp_path, capsys):
+def test_plot_names_config_without_a_generator(config, trained, tmp_path, capsys):
     shutil.copy(trained / "lightning_logs" / "version_0" / "metrics.csv", tmp_path)
     (tmp_path / "config.yaml").write_text(config)
     said = refused(["plot", str(tmp_path)], capsys)

@@ -399,7 +399,7 @@ def test_array_that_holds_no_labels_is_refused_by_name(labels, tmp_path):
     ],
     ids=["many", "large", "negative", "wide", "objects", "cut", "long header", "bomb", "version", "empty"],
 )
-def test_array_is_refused_before_memory_is_taken_for_it(images_npy, tmp_path):
+def test_array_is_refused_before_memory_is_allocated(images_npy, tmp_path):
     path = npz_of(tmp_path / "x.npz", images_npy)
     tracemalloc.start()
     with pytest.raises(UsageError, match=r"x\.npz"):
@@ -507,7 +507,7 @@ OF_ANOTHER_PROGRAM = {
 
 
 @pytest.mark.parametrize("content", OF_ANOTHER_PROGRAM.values(), ids=OF_ANOTHER_PROGRAM)
-def test_config_of_another_program_is_not_looked_at(content, inside_run, capsys):
+def test_score_ignores_config_of_another_program(content, inside_run, capsys):
     path, config = inside_run
     config.write_text(content)
     (config.parent / "checkpoints").rmdir()  # so that it is no run directory

@@ -54,11 +54,11 @@ def scored(trained, tmp_path_factory):
     return run
 
 
-# The judges that come with condgen.
+# The bundled evaluators.
 
 
 @pytest.mark.parametrize("name", ["MNIST", "FashionMNIST"])
-def test_a_bundled_judge_is_the_one_that_its_description_tells_of(name):
+def test_bundled_evaluator_matches_its_description(name):
     about = yaml.safe_load((BUNDLED / f"{name}.yaml").read_text())
     assert hashlib.sha256((BUNDLED / f"{name}.safetensors").read_bytes()).hexdigest() == about["sha256"]
     assert about["command"].startswith(f"condgen judge --data {name}")
@@ -81,12 +81,12 @@ def test_a_bundled_judge_is_the_one_that_its_description_tells_of(name):
         ("FashionMNIST", "verdict", 0.93),
     ],
 )
-def test_a_bundled_judge_is_right_about_most_test_images(name, part, at_least):
-    """As measured by ``condgen judge`` on the 10,000 test images, which condgen does not carry."""
+def test_bundled_evaluator_description_reports_high_test_accuracy(name, part, at_least):
+    """Measured by ``condgen judge`` on the 10,000 test images, which condgen does not contain."""
     assert yaml.safe_load((BUNDLED / f"{name}.yaml").read_text())[part]["test_accuracy"] >= at_least
 
 
-def test_the_judge_knows_digits(digits):
+def test_bundled_evaluator_classifies_digits(digits):
     evaluator = find_evaluator(MNIST(source="sample"))
     images, labels = torch.from_numpy(digits[0])[:, None], torch.from_numpy(digits[1]).long()
     assert accuracy(evaluator.classifier, images, labels) > 0.995
@@ -94,7 +94,7 @@ def test_the_judge_knows_digits(digits):
     assert not any(weights.requires_grad for weights in evaluator.parameters())
 
 
-def test_every_score_sees_what_it_is_for(digits):
+def test_each_score_detects_its_flaw(digits):
     """Real digits, their mean images, noisy ones, wrong labels, and half of the variety."""
     data = MNIST(source="sample")
     evaluator = find_evaluator(data)
@@ -156,7 +156,7 @@ def labels_and_images(images, labels, rows):
 # What condgen test leaves.
 
 
-def test_a_test_leaves_scores_beside_their_floors_and_a_picture(scored):
+def test_condgen_test_writes_scores_of_samples_and_real_images_and_a_picture(scored):
     content = json.loads((scored / "scores.json").read_text())
     assert set(content["scores"]) == SCORES
     for score in content["scores"].values():
@@ -174,7 +174,7 @@ def test_a_test_leaves_scores_beside_their_floors_and_a_picture(scored):
     assert sorted(path.name for path in scored.parent.iterdir()) == ["version_0"]
 
 
-def test_how_the_best_checkpoint_was_chosen_is_said(scored, capsys):
+def test_scores_json_tells_how_best_checkpoint_was_chosen(scored, capsys):
     shutil.copytree(scored, scored.parent / "version_1")
     assert main(["test", "--ckpt_path", str(scored.parent / "version_1" / "checkpoints" / "best.ckpt")]) == 0
     content = json.loads((scored.parent / "version_1" / "scores.json").read_text())
@@ -182,7 +182,7 @@ def test_how_the_best_checkpoint_was_chosen_is_said(scored, capsys):
     shutil.rmtree(scored.parent / "version_1")
 
 
-def test_two_processes_and_another_seed(scored, tmp_path):
+def test_scores_are_equal_for_two_processes_and_differ_for_another_seed(scored, tmp_path):
     """Two processes have the scores of one, to the last digit; another seed has others."""
     for name in ("two", "seed"):
         shutil.copytree(scored, tmp_path / name)
@@ -197,7 +197,7 @@ def test_two_processes_and_another_seed(scored, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["png", "npz"])
-def test_scored_files_have_the_scores_of_the_generator_that_drew_them(scored, tmp_path, form):
+def test_score_of_predictions_equals_score_of_their_generator(scored, tmp_path, form):
     folder = tmp_path / "drawn"
     options = ["--predictions.dirpath", str(folder), "--predictions.format", form, "--data.samples_per_label", "7"]
     assert main(["predict", "--ckpt_path", str(scored), *options, *ON_THE_CPU]) == 0
@@ -207,7 +207,7 @@ def test_scored_files_have_the_scores_of_the_generator_that_drew_them(scored, tm
     assert (folder / "nearest.png").read_bytes() == (scored / "nearest.png").read_bytes()
 
 
-def test_files_of_any_program_are_scored(digits, mnist_root, tmp_path):
+def test_score_reads_npz_and_label_folders(digits, mnist_root, tmp_path):
     """Floats and bytes in an npz, and pictures in folders called by their label."""
     images, labels = (part[::50] for part in digits)
     np.savez(tmp_path / "floats.npz", images=(images / 255).astype(np.float32), labels=labels)
@@ -227,7 +227,7 @@ def test_files_of_any_program_are_scored(digits, mnist_root, tmp_path):
     assert found[0]["accuracy"]["value"] > 0.98
 
 
-def test_folders_are_called_by_their_classes_too(digits, tmp_path):
+def test_score_reads_folders_named_by_class(digits, tmp_path):
     data = FashionMNIST()
     for name, image in zip(data.classes, digits[0], strict=False):
         (tmp_path / name.replace("/", "-")).mkdir()
@@ -251,14 +251,14 @@ def test_folders_are_called_by_their_classes_too(digits, tmp_path):
         (lambda images, labels: {"images": images[:0], "labels": labels[:0]}, "no samples of the labels"),
     ],
 )
-def test_what_cannot_be_scored_is_refused(digits, mnist_root, tmp_path, capsys, damage, says):
+def test_score_refuses_unusable_arrays(digits, mnist_root, tmp_path, capsys, damage, says):
     images, labels = (part[::50] for part in digits)
     np.savez(tmp_path / "samples.npz", **damage(images, labels.astype(np.int64)))
     assert says in refused(["score", str(tmp_path / "samples.npz"), "--data.root", str(mnist_root)], capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["samples.npz"]
 
 
-def test_damaged_files_are_refused_by_name(mnist_root, tmp_path, capsys):
+def test_score_refuses_damaged_files_by_name(mnist_root, tmp_path, capsys):
     (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and no more")
     np.savez(tmp_path / "code.npz", images=np.array([object()]), labels=np.array([0]))
     (tmp_path / "pictures" / "3").mkdir(parents=True)
@@ -277,7 +277,7 @@ def test_damaged_files_are_refused_by_name(mnist_root, tmp_path, capsys):
         assert says in refused(["score", str(tmp_path / name), "--data.root", str(mnist_root)], capsys)
 
 
-def test_a_flipped_byte_is_refused_or_harmless(digits, tmp_path):
+def test_npz_with_flipped_byte_is_refused_or_read(digits, tmp_path):
     images, labels = (part[::250] for part in digits)
     np.savez_compressed(tmp_path / "whole.npz", images=images, labels=labels.astype(np.int64))
     content, path = (tmp_path / "whole.npz").read_bytes(), tmp_path / "flipped.npz"
@@ -287,7 +287,7 @@ def test_a_flipped_byte_is_refused_or_harmless(digits, tmp_path):
             read_samples(path, MNIST(source="sample"))
 
 
-def test_a_data_set_with_few_images_of_a_label_is_scored(digits, mnist_root, tmp_path):
+def test_score_with_few_images_of_a_label(digits, mnist_root, tmp_path):
     """Of label 7 there is one training image, of label 8 none."""
     shutil.copytree(mnist_root, tmp_path / "data")
     raw = tmp_path / "data" / "MNIST" / "raw"
@@ -302,10 +302,10 @@ def test_a_data_set_with_few_images_of_a_label_is_scored(digits, mnist_root, tmp
     assert scores["coverage"]["value"] is not None
 
 
-# Judges of other data sets.
+# Evaluators of other data sets.
 
 
-def test_a_judge_is_trained_kept_beside_the_data_and_used(mnist_root, trained, tmp_path, capsys):
+def test_judge_command_trains_evaluator_beside_data_and_test_uses_it(mnist_root, trained, tmp_path, capsys):
     root = tmp_path / "data"
     shutil.copytree(mnist_root / "MNIST", root / "KMNIST")
     kuzushiji = ["--data", "KMNIST", "--data.root", str(root)]
@@ -323,7 +323,7 @@ def test_a_judge_is_trained_kept_beside_the_data_and_used(mnist_root, trained, t
     assert "KMNIST.yaml describes another file" in refused(["test", *folder], capsys)
 
 
-def test_the_same_command_trains_the_same_judge(mnist_root, tmp_path):
+def test_same_judge_command_trains_same_evaluator(mnist_root, tmp_path):
     made = []
     for name in ("a", "b"):
         arguments = ["--data.root", str(mnist_root), "--dirpath", str(tmp_path / name), "--epochs", "1"]
@@ -337,7 +337,7 @@ class Killed(BaseException):
 
 
 def new_evaluator(seed: int) -> tuple[dict[str, torch.Tensor], dict]:
-    """The weights of a judge that nobody trained, and their description."""
+    """The weights of an untrained evaluator, as in its file, and their description."""
     torch.manual_seed(seed)
     about = {"num_classes": 10, "image_shape": [1, 28, 28], **copy.deepcopy(NETWORKS)}
     weights = Evaluator((1, 28, 28), 10).state_dict()
@@ -345,7 +345,7 @@ def new_evaluator(seed: int) -> tuple[dict[str, torch.Tensor], dict]:
 
 
 def kill_after(steps: int, monkeypatch) -> None:
-    """Ends the process after it has replaced some files of a judge; its files stay as they are then."""
+    """Ends the process after it has replaced some files of an evaluator; the files stay as they are then."""
     done = itertools.count(1)
     real = condgen.evaluation.evaluator.atomic_write
 
@@ -360,7 +360,7 @@ def kill_after(steps: int, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
-def test_judge_is_whole_after_a_kill_while_it_is_overwritten(steps, tmp_path, monkeypatch):
+def test_evaluator_is_whole_after_kill_during_overwrite(steps, tmp_path, monkeypatch):
     path, data = tmp_path / "MNIST.safetensors", MNIST(source="sample")
     write_evaluator(path, *new_evaluator(0))
     former = read_evaluator(path, data).sha256
@@ -380,7 +380,7 @@ def test_judge_is_whole_after_a_kill_while_it_is_overwritten(steps, tmp_path, mo
 
 
 @pytest.mark.parametrize("description", ["", "[1]", "former: 5\n", "sha256: [1]\n", "a: b: c", "former: {sha256: 0}\n"])
-def test_judge_with_a_damaged_description_is_refused_and_overwritten(description, tmp_path):
+def test_evaluator_with_damaged_description_is_refused_and_can_be_overwritten(description, tmp_path):
     path, data = tmp_path / "MNIST.safetensors", MNIST(source="sample")
     write_evaluator(path, *new_evaluator(0))
     path.with_suffix(".yaml").write_text(description)
@@ -403,7 +403,7 @@ def test_judge_with_a_damaged_description_is_refused_and_overwritten(description
         {"dropout": "x"},
     ],
 )
-def test_judge_with_impossible_networks_is_refused_before_memory_is_taken_for_them(change, tmp_path):
+def test_evaluator_with_impossible_networks_is_refused_before_memory_is_allocated(change, tmp_path):
     path, (weights, about) = tmp_path / "MNIST.safetensors", new_evaluator(0)
     about["features"].update(change)
     write_evaluator(path, weights, about)
@@ -413,7 +413,7 @@ def test_judge_with_impossible_networks_is_refused_before_memory_is_taken_for_th
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kilobytes
 
 
-def test_a_judge_learns(mnist_root, tmp_path):
+def test_judge_command_trains_accurate_evaluator(mnist_root, tmp_path):
     assert main(["judge", "--data.root", str(mnist_root), "--dirpath", str(tmp_path), "--epochs", "6"]) == 0
     about = yaml.safe_load((tmp_path / "MNIST.yaml").read_text())
     assert min(about["features"]["test_accuracy"], about["verdict"]["test_accuracy"]) > 0.7
@@ -443,7 +443,7 @@ def test_scores_are_written_before_they_are_printed(digits, mnist_root, tmp_path
     assert (tmp_path / "drawn.nearest.png").is_file()
 
 
-def test_judge_is_written_before_its_accuracy_is_printed(mnist_root, tmp_path, monkeypatch):
+def test_evaluator_is_written_before_its_accuracy_is_printed(mnist_root, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdout", FullOutput())
     with contextlib.suppress(OSError):
         main(["judge", "--data.root", str(mnist_root), "--dirpath", str(tmp_path), "--epochs", "1"])
@@ -463,7 +463,7 @@ def test_scores_are_printed_if_they_cannot_be_written(digits, mnist_root, tmp_pa
 # Side by side.
 
 
-def test_runs_are_compared_in_a_table_and_a_picture(scored, tmp_path, capsys):
+def test_compare_prints_table_and_writes_picture(scored, tmp_path, capsys):
     other = tmp_path / "other"
     shutil.copytree(scored, other)
     content = json.loads((other / "scores.json").read_text())
@@ -485,7 +485,7 @@ def test_runs_are_compared_in_a_table_and_a_picture(scored, tmp_path, capsys):
     assert not (tmp_path / "b.png").exists()
 
 
-def test_runs_are_shown_side_by_side(scored, tmp_path, capsys):
+def test_compare_writes_picture_of_samples(scored, tmp_path, capsys):
     """What each draws for the same labels stands in the picture as it is drawn."""
     picture, beside = (tmp_path / name for name in ("scores.png", "samples.png"))
     common = ["compare", str(scored), "--output", str(picture), "--samples", str(beside)]

@@ -123,7 +123,7 @@ def test_file_that_holds_no_scores_is_refused_by_name(content, tmp_path, capsys)
     assert not (tmp_path / "x.png").exists()
 
 
-def test_missing_values_that_condgen_score_does_not_write_are_no_damage(tmp_path):
+def test_scores_without_optional_values_are_read(tmp_path):
     content = copy.deepcopy(CONTENT)
     for name in ("generator", "settings", "checkpoint"):
         del content[name]
@@ -179,7 +179,7 @@ ESCAPES = "\x1b[31mred\x1b[0m\nnext\r\u202eback\ud800"
     ],
     ids=damaged_id,
 )
-def test_text_of_a_file_is_printed_without_control_characters(damage, tmp_path, capsys):
+def test_compare_prints_text_of_file_without_control_characters(damage, tmp_path, capsys):
     for name, content in (("a", put(CONTENT, *damage)), ("b", CONTENT)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "scores.json").write_text(json.dumps(content))
@@ -194,7 +194,7 @@ def test_text_of_a_file_is_printed_without_control_characters(damage, tmp_path, 
 
 
 @pytest.mark.parametrize("text", ["$", r"$\frac{1}$", "a$b$c_", "_hidden", "%s {0}"])
-def test_text_of_a_file_is_drawn_as_it_is(text, tmp_path):
+def test_compare_plots_text_of_file_without_parsing_it(text, tmp_path):
     (tmp_path / "scores.json").write_text(json.dumps(put(put(CONTENT, "generator", text), "data", text)))
     assert main(["compare", str(tmp_path), "--output", str(tmp_path / "scores.png")]) == 0
     assert Image.open(tmp_path / "scores.png").format == "PNG"

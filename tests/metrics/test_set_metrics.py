@@ -1,4 +1,4 @@
-"""The scores of sets, against closed forms, scipy, torchmetrics and cases small enough to be done by hand."""
+"""Set metrics against closed forms, scipy, torchmetrics and values computed by hand."""
 
 import math
 import resource
@@ -49,7 +49,7 @@ def test_frechet_distance_of_gaussians_with_a_known_covariance():
 
 
 @pytest.mark.parametrize("rows", [5, 400], ids=["of lower rank", "of full rank"])
-def test_frechet_distance_is_that_of_scipy(rows):
+def test_frechet_distance_equals_scipy(rows):
     generator = np.random.default_rng(0)
     a, b = generator.normal(size=(rows, 12)), generator.normal(1, 2, size=(300, 12)) @ generator.normal(size=(12, 12))
     root = scipy.linalg.sqrtm(np.cov(a.T) @ np.cov(b.T)).real
@@ -57,7 +57,7 @@ def test_frechet_distance_is_that_of_scipy(rows):
     assert frechet_distance(torch.tensor(a), torch.tensor(b)).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_frechet_distance_is_that_of_torchmetrics():
+def test_frechet_distance_equals_torchmetrics():
     class Pixels(torch.nn.Module):
         num_features = 16
         forward = staticmethod(lambda images: images.flatten(1))
@@ -70,14 +70,14 @@ def test_frechet_distance_is_that_of_torchmetrics():
     assert filled(FrechetDistance(), a, b).compute().item() == pytest.approx(theirs.compute().item(), rel=1e-4)
 
 
-def test_frechet_distance_has_its_edges():
+def test_frechet_distance_of_equal_constant_and_single_images():
     same = torch.rand(50, 3, dtype=torch.float64)
     assert frechet_distance(same, same).item() == pytest.approx(0, abs=1e-9)
     assert frechet_distance(torch.zeros(5, 3), torch.zeros(9, 3) + 2).item() == 12  # constant images
     assert math.isnan(frechet_distance(same[:1], same))  # one image has no covariance
 
 
-def test_the_frechet_distance_of_labels_sees_swapped_labels():
+def test_label_frechet_distance_detects_swapped_labels():
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(400) % 2
     images = torch.randn(400, 3, generator=generator) + 5 * labels[:, None]
@@ -89,7 +89,7 @@ def test_the_frechet_distance_of_labels_sees_swapped_labels():
 # Precision, recall, density, coverage.
 
 
-def test_prdc_by_hand():
+def test_prdc_equals_values_computed_by_hand():
     """Real 0, 1, 3, 10: radii 1 1 2 7 to the nearest, 3 2 3 9 to the second. Samples .5, 4, 100: radii 3.5 3.5 96."""
     precision, recall, density, coverage = prdc(column(0.5, 4, 100), column(0, 1, 3, 10), 1, 2).tolist()
     assert precision == pytest.approx(2 / 3)  # 100 is 90 from 10
@@ -102,7 +102,7 @@ def test_prdc_by_hand():
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 10_000))
-def test_prdc_is_what_its_definition_says(samples, real, seed):
+def test_prdc_equals_its_definition(samples, real, seed):
     generator = np.random.default_rng(seed)
     s, r = generator.integers(0, 6, (samples, 2)).astype(float), generator.integers(0, 6, (real, 2)).astype(float)
 
@@ -122,7 +122,7 @@ def test_prdc_is_what_its_definition_says(samples, real, seed):
     assert prdc(torch.tensor(s), torch.tensor(r)).tolist() == pytest.approx(expected)
 
 
-def test_prdc_of_equals_and_of_strangers():
+def test_prdc_of_equal_and_of_distant_sets():
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(1000, 4, generator=generator) for _ in range(2))
     precision, recall, density, coverage = prdc(a, b).tolist()
@@ -168,7 +168,7 @@ def test_nearest_and_mean_pairwise_distance_by_hand():
     assert math.isnan(mean_pairwise_distance(column(1)))
 
 
-def test_stretches_change_nothing(monkeypatch):
+def test_block_size_does_not_change_scores(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(50, 3, generator=generator), torch.randn(40, 3, generator=generator)
 
@@ -191,7 +191,7 @@ def compare_six_thousand(rank: int) -> None:
     assert grown < 250e6, f"{grown / 1e6:.0f} MB"
 
 
-def test_thousands_of_images_need_no_square_of_distances():
+def test_memory_does_not_grow_with_square_of_images():
     """6,000 × 6,000 distances in float64 are 288 MB. In a process of its own, as a peak is one's highest ever."""
     torch.multiprocessing.start_processes(compare_six_thousand, nprocs=1, start_method="forkserver")
 
@@ -199,7 +199,7 @@ def test_thousands_of_images_need_no_square_of_distances():
 # Diversity, novelty, GAN-train.
 
 
-def test_diversity_is_nought_for_one_image_and_one_for_real_ones():
+def test_diversity_is_0_for_equal_images_and_1_for_real_images():
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(200) % 2
     real, other = (torch.rand(200, 1, 4, 4, generator=generator) for _ in range(2))
@@ -210,7 +210,7 @@ def test_diversity_is_nought_for_one_image_and_one_for_real_ones():
     assert half.compute().tolist() == pytest.approx([1, 0.5])
 
 
-def test_novelty_is_nought_for_copies_and_one_for_new_real_images():
+def test_novelty_is_0_for_copies_and_1_for_new_real_images():
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(400) % 2
     training, test, new = (torch.randn(400, 8, generator=generator, dtype=torch.float64) for _ in range(3))
@@ -223,7 +223,7 @@ def test_novelty_is_nought_for_copies_and_one_for_new_real_images():
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 4])
-def test_a_classifier_is_trained_in_any_number_of_steps(epochs):
+def test_classifier_trains_for_any_number_of_epochs(epochs):
     images = torch.randint(0, 256, (80, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     classifier = Classifier((1, 8, 8), 2, [[4, 3, 2]], 8)
     before = classifier.head.weight.clone()
@@ -232,7 +232,7 @@ def test_a_classifier_is_trained_in_any_number_of_steps(epochs):
     assert not classifier.training
 
 
-def test_kernel_distance_tells_equal_from_other_sets():
+def test_kernel_distance_separates_equal_and_different_sets():
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(600, 4, generator=generator) for _ in range(2))
     same, other = filled(KernelDistance(), a, b), filled(KernelDistance(), a + 1, b)
@@ -241,7 +241,7 @@ def test_kernel_distance_tells_equal_from_other_sets():
     assert torch.equal(other.compute(), filled(KernelDistance(), a + 1, b).compute())  # its subsets are always the same
 
 
-def test_gan_train_learns_from_samples_what_they_teach(digits):
+def test_gan_train_accuracy_depends_on_labels_of_samples(digits):
     images, labels = torch.from_numpy(digits[0])[:, None], torch.from_numpy(digits[1]).long()
     rows = torch.randperm(5000, generator=torch.Generator().manual_seed(0))
     train, test = rows[:600], rows[600:1600]
@@ -257,7 +257,7 @@ def test_gan_train_learns_from_samples_what_they_teach(digits):
 # What all of them share.
 
 
-def test_an_uncertainty_tells_how_far_other_samples_would_be():
+def test_uncertainty_is_near_deviation_of_independent_samples():
     """The deviation of 60 independent pairs of sets, against the mean of what each tells of itself."""
     generator = torch.Generator().manual_seed(0)
     for kind in (FrechetDistance, PrecisionRecallDensityCoverage, Diversity):
@@ -290,5 +290,5 @@ def share_of_sets(rank: int, port: str) -> None:
     dist.destroy_process_group()
 
 
-def test_sets_are_those_of_all_processes():
+def test_set_metrics_use_images_of_all_processes():
     torch.multiprocessing.start_processes(share_of_sets, (free_port(),), nprocs=2, start_method="forkserver")

@@ -3,7 +3,7 @@ import torch
 from condgen.metrics.variance_ratio import VarianceRatio
 
 
-def test_it_is_the_variance_within_labels_generated_over_real():
+def test_variance_ratio_equals_variance_within_labels():
     torch.manual_seed(0)
     labels = torch.arange(300) % 3
     real, generated = torch.rand(300, 1, 4, 4), 0.45 + torch.rand(300, 1, 4, 4) * 0.1
@@ -17,7 +17,7 @@ def test_it_is_the_variance_within_labels_generated_over_real():
     assert torch.isclose(ratio.compute().double(), within(generated) / within(real), rtol=1e-5)
 
 
-def test_it_is_nought_where_all_images_of_a_label_are_one():
+def test_variance_ratio_is_0_if_all_images_of_a_label_are_equal():
     labels = torch.arange(20) % 2
     ratio = VarianceRatio(torch.zeros(2, 1, 2, 2))
     ratio.update(labels.float().view(-1, 1, 1, 1).expand(-1, 1, 2, 2) * 0.25, torch.rand(20, 1, 2, 2), labels)
