@@ -117,7 +117,9 @@ def plot_curves(runs: Mapping[str, Curves], path: Path) -> None:
                 _plot_points(panel, values.get("val_loss", []), **styles[name])
                 for _, floor in values.get("val_loss_floor", [])[-1:]:
                     panel.axhline(floor, color="0.4", linestyle=":", zorder=0)
-                    panel.text(0.01, floor, "val_loss_floor", transform=panel.get_yaxis_transform(), fontsize=8)
+                    panel.text(
+                        0.01, floor, "val_loss_floor", transform=panel.get_yaxis_transform(), fontsize=8, va="bottom"
+                    )
         for score, panel in zip(scores, panels[len(families) :], strict=True):
             panel.set_title(f"{score}: {SCORES[score]}")
             for name, curves in runs.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import reprlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ def _is_number(value: Any, low: float = -MAX_NUMBER, high: float = MAX_NUMBER) -
     return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
-TYPES = {
+TYPES: dict[str, Callable[[Any], bool]] = {
+    "anything": lambda value: True,
+    "a mapping": lambda value: isinstance(value, dict),
     "text": lambda value: isinstance(value, str),
     "a name": lambda value: isinstance(value, str) and len(value) <= MAX_NAME,
     "a whole number from 0": lambda value: isinstance(value, int) and _is_number(value, 0),
@@ -42,9 +45,9 @@ SCORE = {
     "per_label?": {"*": "a number or null"},
 }
 FRACTION = SCORE | {"value": "a number from 0 to 1", "floor": "a number from 0 to 1"}
-CONTENT = {
+CONTENT: dict[str, Any] = {
     "generator?": "a name",
-    "settings?": {},
+    "settings?": "a mapping",
     "checkpoint?": {
         "path?": "text",
         "epochs?": "a whole number from 0",
@@ -56,7 +59,7 @@ CONTENT = {
     "source?": "a name",
     "test_images": "a whole number from 0",
     "judge?": "a name",
-    "versions?": {},
+    "versions?": "a mapping",
     "scores": {"accuracy": FRACTION, "coverage": FRACTION, "*": SCORE},
     "cost": {"*": "a number or null"},
 }
@@ -107,15 +110,13 @@ def _printable(value: Any) -> Any:
 
 def _check(value: Any, expected: Any, place: str = "") -> None:
     """Raises ValueError unless the value is as expected: a key of ``TYPES``, or a mapping such as ``CONTENT``."""
-    if isinstance(expected, str):
-        if not TYPES[expected](value):
-            raise ValueError(f"{place} is {reprlib.repr(value)}, not {expected}")
-        return
-    if not isinstance(value, dict):
-        raise ValueError(f"{place or 'it'} is {reprlib.repr(value)}, not a mapping")
-    for key, inner in expected.items():
-        name = key.removesuffix("?")
-        if name == key != "*" and key not in value:
-            raise ValueError(f"it has no {place}.{name}".replace(" .", " "))
-        for found in [other for other in value if other not in expected] if key == "*" else [name] * (name in value):
-            _check(value[found], inner, f"{place}.{found:.50}".lstrip("."))
+    kind = expected if isinstance(expected, str) else "a mapping"
+    if not TYPES[kind](value):
+        raise ValueError(f"{place.removesuffix('.') or 'it'} is {reprlib.repr(value)}, not {kind}")
+    if isinstance(expected, dict):
+        for name in expected:
+            if not name.endswith(("?", "*")) and name not in value:
+                raise ValueError(f"it has no {place}{name}")
+        for name, inner in value.items():
+            kinds = (expected.get(key) for key in (name, f"{name}?", "*"))
+            _check(inner, next(filter(None, kinds), "anything"), f"{place}{name:.50}.")
