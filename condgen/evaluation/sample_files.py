@@ -33,6 +33,7 @@ from condgen.files.reading import open_regular, read_limited
 MAX_PER_LABEL = 10_000  # samples in files; the first 1,000 of each label are scored
 MAX_ARRAY_BYTES = 2**30  # of the images in an npz file
 MAX_HEADER_BYTES = 10_000  # of an array in an npz file: numpy's own limit
+MAX_MANIFEST_BYTES = 2**26  # a row has about 50
 MAX_PICTURE_BYTES = 2**26  # of a picture's file: 4096 x 4096 pixels without compression
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not EPS, because it starts Ghostscript
 SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx")  # of Windows and macOS
@@ -97,11 +98,9 @@ def _damaged(path: Path, kind: str) -> Iterator[None]:
 def _read_predictions(folder: Path, data: ImageDataModule) -> Images:
     """The samples that a ``manifest.csv`` lists."""
     manifest = folder / "manifest.csv"
-    with (
-        _damaged(manifest, "manifest of `condgen predict`"),
-        io.TextIOWrapper(open_regular(manifest), "utf-8", newline="") as file,
-    ):
-        rows = itertools.islice(csv.DictReader(file), MAX_PER_LABEL * data.num_classes + 1)
+    with _damaged(manifest, "manifest of `condgen predict`"):
+        text = io.StringIO(read_limited(manifest, MAX_MANIFEST_BYTES).decode(), newline="")
+        rows = itertools.islice(csv.DictReader(text), MAX_PER_LABEL * data.num_classes + 1)
         files = [(folder / Path(row["file"]).name, int(row["label"])) for row in rows]
     if not files:
         raise UsageError(f"{manifest} lists no samples: generate some with `condgen predict`.")
