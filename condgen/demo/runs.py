@@ -15,7 +15,7 @@ from condgen.checkpoints.read import read_checkpoint
 from condgen.checkpoints.settings import data_of
 from condgen.data.datamodule import ImageDataModule
 from condgen.errors import UsageError
-from condgen.evaluation.report import read_scores
+from condgen.evaluation.scores_file import read_scores
 from condgen.generators import ConditionalGenerator
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from condgen.demo.runs import Run
 from condgen.errors import UsageError
-from condgen.evaluation.report import basis
+from condgen.evaluation.compare import basis
 
 NO_SCORE = {"value": None, "uncertainty": None}
 
