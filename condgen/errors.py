@@ -1,4 +1,4 @@
-"""The one exception that is meant for the person at the keyboard."""
+"""Errors that are reported to the user in one line."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import sys
 
 
 class UsageError(Exception):
-    """What was asked for cannot be done; the message names the cause and the way out, in one line.
+    """A mistake of the user or a fault of the system. The message, one line, names the cause and the way out.
 
-    The command line prints the message alone and exits with 1; any other exception is a bug and keeps its traceback.
+    The command line prints the message alone and exits with 1. Any other exception is a bug and keeps its traceback.
     """
 
 
 class CollectiveError(UsageError):
-    """A UsageError that every process raises at the same place. Only the first process prints it."""
+    """A UsageError that all processes raise at the same point. Only the first process prints it."""
 
 
 def printable(text: str) -> str:
-    """The text with control characters, line breaks and the like as escape sequences."""
+    """Escapes control characters, line breaks and the like in a text."""
     return text if text.isprintable() else repr(text)[1:-1]
 
 
@@ -29,10 +29,10 @@ def check_number(
     above: int | None = None,
     at_most: int | None = None,
 ) -> None:
-    """Raises UsageError unless the setting ``name`` has a finite value within the bounds that are given."""
+    """Raises UsageError unless the setting ``name`` is finite and within the given bounds."""
     if (
         isinstance(value, int | float)
-        and abs(value) <= sys.float_info.max  # neither infinite nor NaN, nor a whole number that no float can hold
+        and abs(value) <= sys.float_info.max  # not infinite, not NaN, and no integer that is too large for a float
         and (at_least is None or value >= at_least)
         and (above is None or value > above)
         and (at_most is None or value <= at_most)

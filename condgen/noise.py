@@ -1,9 +1,9 @@
-"""Random numbers that are a function of where they are used, not of what was drawn before.
+"""Random numbers as a function of seed, sample and step, without any generator state.
 
 Philox is a counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): its n-th output
-is a hash of a key and n. The key is (seed, stream) and the counter says which sample of which step is meant, so that
-any process can draw any sample's numbers, a resumed run draws what the uninterrupted one would have drawn, and no
-generator state has to be saved. Only Philox's raw bits are used: numpy keeps them fixed from release to release.
+is a hash of a key and n. The key is (seed, stream), and the counter is (sample, step). So any process can generate any
+sample's noise, a resumed run gets the same numbers as an uninterrupted one, and no generator state has to be saved.
+Only Philox's raw bits are used, because numpy guarantees them from release to release.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from condgen.errors import UsageError
 
-# Streams of one seed that must never share numbers.
+# Streams of one seed, which never share numbers.
 SAMPLING, TRAINING, EVALUATION, SHUFFLING = range(4)
 
 Distribution = Literal["uniform", "normal"]  # in [0, 1); with mean 0 and variance 1
@@ -36,20 +36,20 @@ def uniform(
     stream: int = SAMPLING,
     step: tuple[int, int] = (0, 0),
 ) -> Tensor:
-    """Uniform numbers in [0, 1) for the samples number ``indices``; those of one sample depend on its index alone.
+    """Uniform noise in [0, 1) of samples; that of one sample depends on seed, stream, step and its index alone.
 
     Args:
         seed: 0 to 2**64 - 1.
-        indices: N numbers of samples, each at least 0.
-        shape: the shape of one sample.
-        stream: what the numbers are for.
-        step: a batch number and an epoch, each at least 0, that tell apart what has the same index.
+        indices: (N,) indices of the samples, at least 0.
+        shape: of one sample's noise.
+        stream: the purpose of the noise, such as ``SAMPLING``.
+        step: batch index and epoch, each at least 0.
 
     Returns:
         (N, *shape), float32 multiples of 2**-24, on the CPU.
 
     Raises:
-        UsageError: the seed or an index is no integer, or out of its range.
+        UsageError: the seed or an index is not an integer, or out of range.
     """
     size = math.prod(shape)
     counts = -(-size // _PER_COUNT)
@@ -95,32 +95,32 @@ def _short(value: object) -> str:
 
 
 def normal(numbers: Tensor) -> Tensor:
-    """Uniform numbers of :func:`uniform` to numbers of the standard normal distribution, of the same shape.
+    """Maps uniform noise of :func:`uniform` to standard normal noise of the same shape.
 
-    By the inverse of its distribution function, at the middle of each of the 2**24 steps: none is larger than 5.5.
+    It uses the inverse normal CDF at the centre of each of the 2**24 steps, so no magnitude exceeds 5.5.
     """
     return torch.special.ndtri(numbers.double() + 2**-25).float()
 
 
-def between(first: Tensor, second: Tensor, parts: Tensor, distribution: Distribution) -> Tensor:
-    """Noise on the way from one sample's noise to another's.
+def slerp(first: Tensor, second: Tensor, weights: Tensor, distribution: Distribution) -> Tensor:
+    """Spherical interpolation between the noise of two samples.
 
-    What lies between is drawn from the same distribution as its ends, where these are independent: on the straight line
-    it would not be, and a network has rarely seen the middle of that. Normal numbers go along a quarter of an ellipse,
-    cos(t π/2) first + sin(t π/2) second, whose variance is 1 throughout; uniform ones take the same way as normal ones.
+    The result has the same distribution as both ends, if these are independent. Linear interpolation would shrink the
+    variance, and networks have rarely seen such noise. Normal noise follows cos(w π/2) first + sin(w π/2) second, whose
+    variance is 1 for every weight w; uniform noise is mapped to normal noise and back.
 
     Args:
-        first: (*noise_shape), where ``parts`` is 0.
-        second: (*noise_shape), where it is 1.
-        parts: (N,) in [0, 1].
-        distribution: of both.
+        first: (*noise_shape), at weight 0.
+        second: (*noise_shape), at weight 1.
+        weights: (N,) in [0, 1].
+        distribution: of both ends.
 
     Returns:
         (N, *noise_shape), float32.
     """
     if distribution == "uniform":
-        return torch.special.ndtr(between(normal(first), normal(second), parts, "normal").double()).float()
-    angles = (parts.double() * math.pi / 2).view(-1, *[1] * first.ndim)
+        return torch.special.ndtr(slerp(normal(first), normal(second), weights, "normal").double()).float()
+    angles = (weights.double() * math.pi / 2).view(-1, *[1] * first.ndim)
     return (angles.cos() * first + angles.sin() * second).float()
 
 

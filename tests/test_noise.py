@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from condgen.errors import UsageError
-from condgen.noise import EVALUATION, TRAINING, between, normal, permutation, uniform
+from condgen.noise import EVALUATION, TRAINING, normal, permutation, slerp, uniform
 
 
-def test_a_sample_has_the_same_noise_alone_and_among_others():
+def test_uniform_noise_of_a_sample_does_not_depend_on_the_other_samples():
     together = uniform(3, range(100), (62,))
     assert torch.equal(uniform(3, [41], (62,))[0], together[41])
     assert torch.equal(uniform(3, [99, 0, 1, 50], (62,)), together[[99, 0, 1, 50]])
@@ -26,11 +26,11 @@ def test_a_sample_has_the_same_noise_alone_and_among_others():
         uniform(2**64 - 1, range(10), (5,)),
     ],
 )
-def test_another_seed_stream_step_or_index_gives_other_noise(other: torch.Tensor):
+def test_uniform_noise_differs_by_seed_stream_step_and_index(other: torch.Tensor):
     assert not set(uniform(3, range(10), (5,)).flatten().tolist()) & set(other.flatten().tolist())
 
 
-def test_the_numbers_are_uniform_in_the_unit_interval():
+def test_uniform_noise_is_uniform():
     numbers = uniform(0, range(2_000), (62,)).numpy().ravel()
     assert numbers.dtype == np.float32
     assert numbers.min() >= 0
@@ -40,19 +40,19 @@ def test_the_numbers_are_uniform_in_the_unit_interval():
     assert ((counts - expected) ** 2 / expected).sum() < 45  # chi-square, 19 degrees of freedom: p = 0.0007
 
 
-def test_the_numbers_stay_what_they_are():
-    """A sample's identity is promised from release to release: these are its first numbers."""
+def test_noise_is_the_same_in_every_release():
+    """Samples are promised to stay the same from release to release: these are the first numbers of one."""
     assert uniform(0, [0], (3,))[0].tolist() == [0.034741878509521484, 0.011546730995178223, 0.6119502186775208]
     assert permutation(0, 8, 0).tolist() == [5, 4, 6, 7, 0, 1, 2, 3]
 
 
-def test_an_epochs_order_is_a_permutation_of_its_own():
+def test_permutation_differs_by_seed_and_epoch():
     orders = [permutation(seed, 1000, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))]
     assert all(torch.equal(order.sort().values, torch.arange(1000)) for order in orders)
     assert all((a == b).float().mean() < 0.05 for i, a in enumerate(orders) for b in orders[:i])
 
 
-def test_normal_numbers_are_normal_as_far_as_they_go():
+def test_normal_noise_is_normal():
     numbers = normal(uniform(0, range(1000), (1000,)))
     assert numbers.isfinite().all()
     assert numbers.mean().abs() < 0.005
@@ -65,7 +65,7 @@ def test_normal_numbers_are_normal_as_far_as_they_go():
 
 
 @pytest.mark.parametrize("seed", [1.5, 1.0, "1", None, -1, 2**64, np.float64(1), torch.tensor(1.0), [1]])
-def test_uniform_refuses_a_seed_that_is_no_integer_from_0_to_2_64(seed):
+def test_uniform_refuses_invalid_seeds(seed):
     with pytest.raises(UsageError, match="seed"):
         uniform(seed, [0], (3,))
     with pytest.raises(UsageError, match="seed"):
@@ -89,7 +89,7 @@ def test_uniform_refuses_a_seed_that_is_no_integer_from_0_to_2_64(seed):
         [[0, 1]],
     ],
 )
-def test_uniform_refuses_indices_that_are_no_integers_from_0(indices):
+def test_uniform_refuses_invalid_indices(indices):
     with pytest.raises(UsageError, match="indices"):
         uniform(0, indices, (62,))
 
@@ -98,7 +98,7 @@ def test_uniform_refuses_indices_that_are_no_integers_from_0(indices):
 @pytest.mark.parametrize(
     "indices", [range(2), [0, 1], (0, 1), torch.arange(2), torch.arange(2).int(), np.arange(2, dtype=np.uint8)]
 )
-def test_uniform_takes_integers_of_numpy_and_torch(seed, indices):
+def test_uniform_accepts_numpy_and_torch_integers(seed, indices):
     assert torch.equal(uniform(seed, indices, (3,)), uniform(7, [0, 1], (3,)))
 
 
@@ -108,11 +108,11 @@ def test_uniform_of_no_indices_is_empty():
 
 
 @pytest.mark.parametrize("distribution", ["uniform", "normal"])
-def test_between_two_noises_all_is_drawn_from_their_distribution(distribution):
+def test_slerp_keeps_the_distribution_of_its_ends(distribution):
     first, second = uniform(0, range(2), (20_000,))
     if distribution == "normal":
         first, second = normal(first), normal(second)
-    walked = between(first, second, torch.linspace(0, 1, 5), distribution)
+    walked = slerp(first, second, torch.linspace(0, 1, 5), distribution)
     assert walked.shape == (5, 20_000)
     assert torch.allclose(walked[[0, -1]], torch.stack((first, second)), atol=1e-6)
     expected = torch.linspace(0.05, 0.95, 19)
@@ -121,4 +121,4 @@ def test_between_two_noises_all_is_drawn_from_their_distribution(distribution):
     for row in walked:
         assert torch.allclose(row.quantile(torch.linspace(0.05, 0.95, 19)), expected, atol=0.04)
     correlation = torch.corrcoef(torch.stack((walked[2], first)))[0, 1].item()
-    assert correlation == pytest.approx(0.5**0.5, abs=0.03)  # the middle is as near to both
+    assert correlation == pytest.approx(0.5**0.5, abs=0.03)  # the middle is equally close to both ends

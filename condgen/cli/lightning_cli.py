@@ -79,6 +79,7 @@ VERBS: dict[str, dict[str, type[Callback]]] = {  # and the callbacks whose setti
     "test": {"scores": ScoredSamples},
     "predict": {"predictions": PredictionFiles},
 }
+RUN_FOLDERS = ("checkpoints", "samples", "reconstructions")  # in a run directory, written by fit
 DEFAULTS = {"model": "DNN", "data": "MNIST"}
 
 Layer = tuple[str, dict[str, Any]]  # settings, and the file that they come from
@@ -393,7 +394,7 @@ class CondgenCLI(LightningCLI):
         if trial and self.checkpoint_path:
             raise UsageError(f"trainer.fast_dev_run tries a new training, not {self.checkpoint_path}: leave one out.")
         resumed = self._checkpoint_run() if self.checkpoint_path and is_last(self.checkpoint_path) else None
-        for name in ("checkpoints", "samples", "reconstructions"):
+        for name in RUN_FOLDERS:
             if resumed is not None and (resumed / name).is_symlink():  # which would be followed into another folder
                 raise UsageError(f"{resumed / name} is a link: put a folder in its place to resume this run.")
         first_step, extra_rows = 0, []
@@ -411,13 +412,13 @@ class CondgenCLI(LightningCLI):
         if first:
             self.datamodule.prepare_data()
             self.datamodule.setup("fit")
-            self.datamodule.check(self.trainer.world_size)
+            self.datamodule.check_divisible(self.trainer.world_size)
         continued = (first_step, extra_rows) if resumed else (0, [])
         run = resumed
         if first and run is None:
             run = claim_run(self.root)
         self.trainer.run_directory = run
-        with directory_lock(run / "checkpoints") if first and run else contextlib.nullcontext():
+        with directory_lock(run, RUN_FOLDERS) if first and run else contextlib.nullcontext():
             if self.logs_into_run:
                 self.trainer.loggers = [*run_loggers(run or self.root, *continued), *self.trainer.loggers]
             trained = sum(weights.numel() for weights in self.model.parameters() if weights.requires_grad)

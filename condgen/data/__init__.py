@@ -1,6 +1,7 @@
 """Data sets, and the loaders that make batches of them. A data set is a class: see :mod:`condgen.data.datasets`."""
 
-from condgen.data.datamodule import ImageDataModule, SampleDataWarning
+from condgen.data.datamodule import ImageDataModule
 from condgen.data.datasets import EMNIST, KMNIST, MNIST, QMNIST, FashionMNIST
+from condgen.data.idx_datamodule import SampleDataWarning
 
 __all__ = ["EMNIST", "KMNIST", "MNIST", "QMNIST", "FashionMNIST", "ImageDataModule", "SampleDataWarning"]

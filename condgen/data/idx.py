@@ -1,4 +1,4 @@
-"""The IDX format, in which MNIST and its kin are published."""
+"""The IDX file format of MNIST and similar data sets."""
 
 from __future__ import annotations
 
@@ -15,46 +15,38 @@ from torch import Tensor
 
 from condgen.errors import UsageError
 
-# The third byte of the magic number names the type; the fourth is the number of dimensions.
+# The third byte of a file is its type; the fourth is its number of dimensions.
 _TYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype("u1"), 0x0C: np.dtype(">i4")}
 
-MAX_DIMENSIONS = 4  # of a file of labelled images
-MAX_BYTES = 2**31  # the largest file of EMNIST has 0.5 GB; a small gzip file could ask for any size
+MAX_DIMENSIONS = 4
+MAX_BYTES = 2**31  # the largest file of EMNIST has 0.5 GB; a small gzip file could claim any size
 
 
 def read_idx(path: Path) -> Tensor:
-    """The tensor in an IDX file (or a gzipped one, ``*.gz``): uint8, or int32 for QMNIST's labels.
+    """Reads an IDX file, or a gzipped one (``*.gz``): a uint8 tensor, or int32 for QMNIST's labels.
 
     Raises:
-        UsageError: the file is not IDX, of another type, or not as long as its header says; the message names it.
+        UsageError: the file is not IDX, of another type, or its size does not match its header; the message names it.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             start = file.read(4)
-            dtype = (
-                _TYPES.get(start[2])
-                if len(start) == 4 and start[:2] == b"\0\0" and start[3] <= MAX_DIMENSIONS
-                else None
-            )
-            if dtype is None:
+            if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in _TYPES or start[3] > MAX_DIMENSIONS:
                 raise UsageError(f"{path} is not an IDX file (it begins with {start.hex() or 'nothing'}): replace it.")
+            dtype = _TYPES[start[2]]
             sizes = file.read(4 * start[3])
             if len(sizes) < 4 * start[3]:
-                raise UsageError(f"{path} is cut off within its header: put a whole copy in its place.")
+                raise UsageError(f"{path} is cut off in its header: replace it.")
             shape = struct.unpack(f">{start[3]}I", sizes)
             expected = math.prod(shape) * dtype.itemsize
             if expected > MAX_BYTES:
-                raise UsageError(f"{path} is to hold {shape}, which is more than {MAX_BYTES:,} bytes: replace it.")
-            content = file.read(expected + 1)  # never more than that, whatever a compressed file would give
+                raise UsageError(f"{path} claims the shape {shape}, more than {MAX_BYTES:,} bytes: replace it.")
+            content = file.read(expected + 1)  # a compressed file could go on for ever
     except (OSError, EOFError, OverflowError, MemoryError, zlib.error) as error:
         cause = str(error) or type(error).__name__
-        raise UsageError(f"{path} cannot be read ({cause}): put a whole copy in its place, or delete it.") from error
+        raise UsageError(f"{path} cannot be read ({cause}): replace or delete it.") from error
     if len(content) != expected:
-        header = 4 + len(sizes)
-        found = f"{header + len(content):,}" if len(content) < expected else "more"
-        raise UsageError(
-            f"{path} has {found} bytes where its header {shape} asks for {header + expected:,}: "
-            "put a whole copy in its place."
-        )
+        found = f"{len(content):,}" if len(content) < expected else "more"
+        raise UsageError(f"{path} has {found} bytes after its header, not {expected:,} for {shape}: replace it.")
     values = np.frombuffer(content, dtype).reshape(shape)
-    return torch.from_numpy(values.astype(dtype.newbyteorder("=")))  # astype copies: torch wants writable memory
+    return torch.from_numpy(values.astype(dtype.newbyteorder("=")))  # a copy: torch needs writable memory

@@ -1,11 +1,9 @@
-"""Batches of images and of label requests, dealt to processes so that their number changes nothing.
-
-Both loaders are ``DataLoader``s over samplers that Lightning recognises as distributed, and so leaves alone.
-"""
+"""Requests for samples: blocks of labels and noise indices, divided among processes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -14,76 +12,73 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 
 class SampleBlock(NamedTuple):
-    """A block of requested samples, always of the same size: its ends may reach beyond the request."""
+    """A block of requested samples. All blocks have the same size B: the first and last may exceed the request."""
 
     labels: Tensor  # (B,) int64
-    indices: Tensor  # (B,) int64, the samples' numbers in the request
-    noise: Tensor  # (B,) int64, the numbers of their noise
+    indices: Tensor  # (B,) int64, of the samples in the request
+    noise: Tensor  # (B,) int64, indices of their noise
     seed: int
 
 
+@dataclass(eq=False)
 class SampleRequest(Dataset[SampleBlock]):
-    """Samples to draw: each of ``labels`` ``samples_per_label`` times, one label after the other.
+    """A request for ``samples_per_label`` samples of each of ``labels``, one label after the other.
 
-    Sample i has the noise number i of the seed; with ``shared_noise`` the k-th sample of every label has number k.
-
-    Sample i is number i of the request whatever the blocks are: blocks begin at multiples of ``block_size``, so that a
-    request that goes on from ``first_index`` draws its samples in the blocks in which the whole request draws them.
+    Sample i has noise i of the seed; with ``shared_noise`` the k-th sample of every label has noise k. Blocks begin at
+    multiples of ``block_size``, so that a request from ``first_index`` generates its samples in the same blocks as the
+    whole request.
     """
 
-    def __init__(
-        self,
-        labels: list[int],
-        samples_per_label: int,
-        first_index: int,
-        seed: int,
-        block_size: int,
-        shared_noise: bool = False,
-    ) -> None:
-        self.labels, self.samples_per_label = labels, samples_per_label
-        self.first_index, self.seed, self.block_size = first_index, seed, block_size
-        self.shared_noise = shared_noise
-        self.end = len(labels) * samples_per_label
-        self.first_block = first_index // block_size
+    labels: list[int]
+    samples_per_label: int
+    first_index: int
+    seed: int
+    block_size: int
+    shared_noise: bool = False
+
+    @property
+    def end(self) -> int:
+        """The index after the last sample."""
+        return len(self.labels) * self.samples_per_label
 
     def label_of(self, index: int) -> int:
-        """The label of sample number ``index``, 0 <= index < end."""
+        """The label of sample ``index``, 0 <= index < end."""
         return self.labels[index // self.samples_per_label]
 
     def noise_of(self, index: int) -> int:
-        """The number of the noise of sample number ``index``."""
+        """The index of the noise of sample ``index``."""
         return index % self.samples_per_label if self.shared_noise else index
 
     def __len__(self) -> int:
-        return -(-self.end // self.block_size) - self.first_block
+        return -(-self.end // self.block_size) - self.first_index // self.block_size
 
     def __getitem__(self, block: int) -> SampleBlock:
-        start = (self.first_block + block) * self.block_size
-        indices = torch.arange(start, start + self.block_size)
-        labels = torch.tensor([self.label_of(i) for i in indices.clamp(max=self.end - 1).tolist()])
-        noise = torch.tensor([self.noise_of(i) for i in indices.tolist()])
-        return SampleBlock(labels, indices, noise, self.seed)
+        start = (self.first_index // self.block_size + block) * self.block_size
+        indices = range(start, start + self.block_size)
+        labels = [self.label_of(min(index, self.end - 1)) for index in indices]
+        noise = [self.noise_of(index) for index in indices]
+        return SampleBlock(torch.tensor(labels), torch.tensor(indices), torch.tensor(noise), self.seed)
 
 
 class BlockSampler(DistributedSampler[int]):
-    """Deals whole blocks to processes in turn; none is repeated.
+    """Assigns the blocks to the processes in turn. Lightning leaves a DistributedSampler in place.
 
-    A process for which there is none gets one beyond the request's end: Lightning wants every process to have a batch.
+    A process without a block gets one beyond the request's end, because Lightning needs a batch on every process.
     """
 
     def __init__(self, blocks: int, processes: int, rank: int) -> None:
-        self.dealt = range(rank, max(blocks, rank + 1), processes)
+        self.blocks = range(rank, max(blocks, rank + 1), processes)
 
     def set_epoch(self, epoch: int) -> None:
-        """Nothing to do: a request has no epochs."""
+        """Does nothing: a request has no epochs."""
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.dealt)
+        return iter(self.blocks)
 
     def __len__(self) -> int:
-        return len(self.dealt)
+        return len(self.blocks)
 
 
 def request_loader(request: SampleRequest, processes: int, rank: int) -> DataLoader[SampleBlock]:
-    """The blocks of a request that fall to this process."""
+    """The blocks of a request for one process."""
     return DataLoader(request, batch_size=None, sampler=BlockSampler(len(request), processes, rank))

@@ -90,17 +90,22 @@ class RandomConvolutions(nn.Module):
         return nn.functional.adaptive_avg_pool2d(self.layers(images), 2).flatten(1)
 
 
+def judges_folder(data: ImageDataModule) -> Path:
+    """The folder for the evaluators of a data set that are trained here."""
+    return data.root / data.dataset / "judges"
+
+
 def find_evaluator(data: ImageDataModule) -> Evaluator:
     """The evaluator of a data set: the one beside its files, or the bundled one.
 
     Raises:
         UsageError: there is none, or it is damaged.
     """
-    for folder in (data.judges, BUNDLED):
+    for folder in (judges_folder(data), BUNDLED):
         if os.path.isfile(path := folder / f"{data.full_name}.safetensors"):
             return read_evaluator(path, data)
     train = judge_command(data)
-    raise UsageError(f"There is no judge for {data.full_name} under {data.judges}: train one with `{train}`.")
+    raise UsageError(f"There is no judge for {data.full_name} under {judges_folder(data)}: train one with `{train}`.")
 
 
 def read_evaluator(path: Path, data: ImageDataModule) -> Evaluator:
@@ -194,7 +199,7 @@ def judge(
     """
     check_number("epochs", epochs, at_least=1, at_most=10_000)
     check_number("seed", seed, at_least=0, at_most=2**32 - 2)
-    path = (Path(dirpath) if dirpath else data.judges) / f"{data.full_name}.safetensors"
+    path = (Path(dirpath) if dirpath else judges_folder(data)) / f"{data.full_name}.safetensors"
     if path.exists() and not overwrite:
         raise UsageError(f"{path} exists: give another folder as --dirpath, or --overwrite true.")
     existing = next(folder for folder in path.absolute().parents if folder.is_dir())

@@ -1,4 +1,4 @@
-"""Reads YAML settings from files that may come from anybody."""
+"""Reads YAML settings from untrusted files."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ def read_config(path: str) -> dict[str, Any]:
     """
     try:
         text = read_limited(path, MAX_CONFIG_BYTES).decode()
-        if re.search(r"\d(:\d{1,2}){9}", text):  # YAML 1.1 reads a number of base 60, which takes ever longer
+        if re.search(r"\d(:\d{1,2}){9}", text):  # a YAML 1.1 number of base 60: parsing takes quadratic time
             raise ValueError("it has a number of more than nine colons")
         settings = yaml.safe_load(text)
         size = number_of_values(settings)
     except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}): give a YAML file.") from error
+        raise UsageError(f"{path} cannot be read ({error.strerror}): use a YAML file.") from error
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise UsageError(f"{path} is not YAML ({' '.join(str(error).split())[:200]}).") from error
     if size > MAX_CONFIG_VALUES:
-        raise UsageError(f"{path} has {size:.3g} values: give a config of at most {MAX_CONFIG_VALUES:,}.")
+        raise UsageError(f"{path} has {size:.3g} values: use a config of at most {MAX_CONFIG_VALUES:,}.")
     if not isinstance(settings, dict):
-        raise UsageError(f"{path} holds {reprlib.repr(settings):.60}: give settings, as in configs/base.yaml.")
+        raise UsageError(f"{path} holds {reprlib.repr(settings):.60}: write settings, as in configs/base.yaml.")
     return settings
 
 
 def number_of_values(value: Any, known: dict[int, int] | None = None, depth: int = 0) -> int:
-    """The number of values in nested lists and mappings. One that is used several times counts as often.
+    """The number of values in nested lists and mappings, as if every YAML alias were written out.
 
-    A small file can name one list many times inside another, and so on, and so take all memory once it is printed.
+    A small file whose lists name each other many times over would take all memory when it is printed.
     """
     known = {} if known is None else known
     if not isinstance(value, dict | list | tuple):

@@ -1,4 +1,4 @@
-"""Images as pictures: bytes, PNG files and grids."""
+"""Images as bytes, PNG, GIF and grids."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 from condgen.errors import UsageError
@@ -16,7 +16,7 @@ from condgen.files.atomic import atomic_write
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Images in [0, 1] to the nearest of 256 levels: uint8 of the same shape, on the CPU.
+    """Rounds images in [0, 1] to 256 levels: uint8 of the same shape, on the CPU.
 
     Raises:
         UsageError: a pixel is NaN, which would become black.
@@ -34,11 +34,9 @@ def grid(images: Tensor, columns: int) -> Tensor:
 
 
 def png(image: Tensor) -> bytes:
-    """An image (1 or 3, H, W) uint8 as the content of a PNG file."""
+    """Encodes an image (1 or 3, H, W) uint8 as PNG."""
     content = io.BytesIO()
-    Image.fromarray(image.squeeze(0).numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy()).save(
-        content, "PNG"
-    )
+    to_pil_image(image).save(content, "PNG")
     return content.getvalue()
 
 
@@ -49,8 +47,8 @@ def write_png(image: Tensor, path: Path) -> None:
 
 
 def write_gif(frames: Sequence[Tensor], path: Path, milliseconds: int, pause: int) -> None:
-    """Writes images (3, H, W) uint8 as an endless GIF in grey, so many milliseconds each; the last stays ``pause``."""
-    first, *others = (Image.fromarray(frame.permute(1, 2, 0).numpy()).convert("L") for frame in frames)
+    """Writes frames (3, H, W) uint8 as an endless grey GIF, ``milliseconds`` each; the last one stays ``pause``."""
+    first, *others = (to_pil_image(frame).convert("L") for frame in frames)
     durations = [milliseconds] * len(others) + [pause]
     with atomic_write(path) as file:
         first.save(file, "GIF", save_all=True, append_images=others, duration=durations, loop=0, disposal=2)

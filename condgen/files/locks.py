@@ -1,61 +1,55 @@
-"""Locks on directories."""
+"""Exclusive locks on directories. They end with the process that holds them, however it ends."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import BaseFileLock, FileLock, Timeout
+
 from condgen.errors import UsageError
+from condgen.files.atomic import remove_temporary_files
 
 
 @contextmanager
-def directory_lock(folder: Path) -> Iterator[None]:
-    """Makes a folder, and keeps other processes out that want it alone, too, where its file system can do so.
+def directory_lock(folder: Path, subfolders: tuple[str, ...] = ()) -> Iterator[None]:
+    """Makes this process the only writer of a folder, and removes what killed writers left in it.
+
+    Args:
+        folder: an existing folder.
+        subfolders: names of those in which temporary files of killed writers are removed, too.
 
     Raises:
-        UsageError: another process has it.
+        UsageError: another process holds the lock.
     """
-    folder.mkdir(exist_ok=True)
-    descriptor = None
-    with contextlib.suppress(OSError):
-        descriptor = _lock(folder)
+    lock = FileLock(folder / ".lock")
+    acquire(lock, folder)
     try:
+        for name in ("", *subfolders):
+            remove_temporary_files(folder / name)
         yield
     finally:
-        if descriptor is not None:
-            _unlock(descriptor)
+        release(lock)
 
 
-_locks: set[int] = set()  # the descriptors of those that this process has
-
-
-def _lock(path: Path) -> int:
-    """Locks a folder for as long as the descriptor that it returns is open."""
-    descriptor = os.open(path, os.O_RDONLY)
+def acquire(lock: BaseFileLock, folder: Path) -> None:
+    """Takes the lock on ``folder``, if its file system has locks; raises UsageError if another process holds it."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        if not isinstance(error, BlockingIOError):
-            raise
-        raise UsageError(f"{path} is being written by another process: wait for it, or give another folder.") from error
-    _locks.add(descriptor)
-    return descriptor
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UsageError(
+            f"{folder} is being written by another process: wait for it, or use another folder."
+        ) from error
+    except OSError:
+        pass  # a file system without locks, or a folder that cannot be written, as the first write will say
 
 
-def _unlock(descriptor: int) -> None:
-    _locks.discard(descriptor)
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
-    os.close(descriptor)
-
-
-def _close_locks() -> None:
-    while _locks:
-        os.close(_locks.pop())
-
-
-os.register_at_fork(after_in_child=_close_locks)  # else a loader's workers would hold a lock longer than the program
+def release(lock: BaseFileLock) -> None:
+    """Releases a lock, if this process holds it, and removes its file."""
+    if lock.is_locked:
+        with contextlib.suppress(OSError):  # Windows removes no open file; filelock does after the release
+            os.unlink(lock.lock_file)
+    lock.release()

@@ -1,4 +1,4 @@
-"""Bounded reading of files that may come from anybody."""
+"""Bounded reading of files from untrusted sources."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import stat
 from pathlib import Path
 from typing import IO
 
+# Without waiting for a FIFO's writer, and, on Windows, without translating line ends.
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
 
 def open_regular(path: str | Path) -> IO[bytes]:
     """Opens a regular file for reading. Opening a FIFO could wait forever, and a device may never end.
@@ -15,7 +18,7 @@ def open_regular(path: str | Path) -> IO[bytes]:
     Raises:
         OSError: the file cannot be read, or it is not a regular file.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, _FLAGS)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", str(path))

@@ -1,76 +1,89 @@
-"""Reading files that may come from anybody, and writing files so that they are never half-written."""
+"""Folders that are replaced as a whole."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
 from pathlib import Path
 
+from filelock import FileLock
+
 from condgen.errors import UsageError
-from condgen.files.locks import _lock, _unlock
-
-
-def check_known(folder: Path, known: re.Pattern[str]) -> None:
-    """Raises UsageError unless everything in a folder is a file whose whole name matches ``known``."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if not entry.is_file(follow_symlinks=False) or not known.fullmatch(entry.name):
-                raise UsageError(
-                    f"{entry.path} was not written by condgen, so {folder} is neither replaced nor removed: "
-                    "move it away, or give another folder."
-                )
-
-
-def remove_known(folder: Path, known: re.Pattern[str]) -> None:
-    """Removes a folder; raises UsageError and removes nothing if :func:`check_known` does."""
-    check_known(folder, known)
-    shutil.rmtree(folder)
+from condgen.files.locks import acquire, release
 
 
 class StagingDirectory:
-    """A folder that is this process's own from :meth:`take` until :meth:`release`.
+    """Writes a folder's new content beside it, and puts it in place when it is complete.
+
+    The new content is in ``.NAME.partial``; ``.NAME.replaced`` has the old one while the two change places, and
+    ``.NAME.lock`` keeps other processes out. A folder with files that this program did not write is neither replaced
+    nor removed.
 
     Args:
-        path: the folder, which is made when it is taken.
-        known: matches the names of the files that this process writes into it.
+        folder: the folder to create or to replace.
+        known: matches the names of the files that this program writes into it.
     """
 
-    def __init__(self, path: Path, known: re.Pattern[str]) -> None:
-        self.path, self.known = path, known
-        self._made = False
-        self._lock: int | None = None
+    def __init__(self, folder: Path, known: re.Pattern[str]) -> None:
+        self.folder, self.known = folder, known
+        self.path = folder.with_name(f".{folder.name}.partial")
+        self._replaced = folder.with_name(f".{folder.name}.replaced")
+        self._lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+        self._created = False
 
-    def take(self) -> None:
-        """Makes the folder, empty. One that a killed process has left is replaced.
+    def lock(self) -> None:
+        """Locks the folder, and undoes or completes a replacement during which a process was killed.
 
         Raises:
-            UsageError: another process has it, or it holds files of somebody else.
-            OSError: it cannot be made.
+            UsageError: another process holds the lock, or ``.NAME.replaced`` has unknown files.
+            OSError: the folder's parent cannot be written.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        parent = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            fcntl.flock(parent, fcntl.LOCK_EX)  # one claim at a time
-            if self.path.exists():
-                _unlock(_lock(self.path))
-                remove_known(self.path, self.known)
-            self._made = True  # before it is: an interrupt may come as soon as there is something to remove
-            self.path.mkdir()
-            self._lock = _lock(self.path)
-        finally:
-            os.close(parent)
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        acquire(self._lock, self.folder)
+        if self._replaced.exists() and not self.folder.exists():
+            self._check(self._replaced)
+            self._replaced.rename(self.folder)
+        self._remove(self._replaced)
 
-    def remove(self) -> None:
-        """Removes the folder, if it was taken, and releases it."""
-        if self._made:
+    def create(self) -> None:
+        """Creates ``path``, empty. What a killed process left there is removed.
+
+        Raises:
+            UsageError: ``folder`` or ``path`` has unknown files.
+            OSError: it cannot be created.
+        """
+        if self.folder.exists():
+            self._check(self.folder)
+        self._remove(self.path)
+        self._created = True  # before it is: an interrupt may come as soon as there is something to remove
+        self.path.mkdir()
+
+    def put_in_place(self) -> None:
+        """Renames ``path`` to ``folder``, whose old content is removed."""
+        if self.folder.exists():
+            self.folder.rename(self._replaced)
+        self.path.rename(self.folder)
+        self._created = False
+        self._remove(self._replaced)
+        release(self._lock)
+
+    def discard(self) -> None:
+        """Removes ``path``, if it was created here, and releases the lock."""
+        if self._created:
             shutil.rmtree(self.path, ignore_errors=True)
-        self.release()
+        release(self._lock)
 
-    def release(self) -> None:
-        """Leaves the folder, or what it was renamed to, as it is."""
-        self._made = False
-        if self._lock is not None:
-            _unlock(self._lock)
-            self._lock = None
+    def _remove(self, folder: Path) -> None:
+        if folder.exists():
+            self._check(folder)
+            shutil.rmtree(folder)
+
+    def _check(self, folder: Path) -> None:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.is_file(follow_symlinks=False) or not self.known.fullmatch(entry.name):
+                    raise UsageError(
+                        f"{entry.path} was not written by condgen, so {folder} is neither replaced nor removed: "
+                        "move it away, or use another folder."
+                    )

@@ -1,1 +1,1 @@
-"""Samples: drawn in blocks, written to files, interpolated."""
+"""Sampling: in blocks, into files, and interpolated."""

@@ -1,4 +1,4 @@
-"""Sets of samples that a generator draws."""
+"""Generates sets of samples."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from condgen.data.requests import SampleRequest, request_loader
 from condgen.files.images import grid, to_bytes
 from condgen.generators import ConditionalGenerator
 
-BLOCK = 64  # images that are drawn at once, so that memory does not grow with their number
+BLOCK = 64  # images that are generated at once, so that memory does not grow with their number
 
 
 @torch.no_grad()
 def generate_uint8(generator: ConditionalGenerator, labels: Tensor, noise: Tensor) -> Tensor:
-    """Labels (N,) and noise (N, *noise_shape) to their images (N, C, H, W) uint8, on the CPU."""
+    """Generates the images (N, C, H, W) uint8, on the CPU, of labels (N,) and noise (N, *noise_shape)."""
     blocks = zip(labels.split(BLOCK), noise.split(BLOCK), strict=True)
     device = generator.device
     return torch.cat([to_bytes(generator.generate(*(part.to(device) for part in block)).float()) for block in blocks])
 
 
-def draw(trainer: Trainer, generator: ConditionalGenerator, samples_per_label: int) -> tuple[Images, float]:
-    """So many samples of each label, drawn by all processes as ``condgen predict`` draws them, and rounded to bytes.
+def sample_all_ranks(trainer: Trainer, generator: ConditionalGenerator, samples_per_label: int) -> tuple[Images, float]:
+    """Generates samples of each label on all processes, the same ones as ``condgen predict``. A collective.
 
     Returns:
-        The samples in their order, the same in every process, and the seconds that it took. A collective.
+        All samples in their order, on every process, and the seconds that it took.
     """
     began = time.monotonic()
     data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
@@ -42,14 +42,14 @@ def draw(trainer: Trainer, generator: ConditionalGenerator, samples_per_label: i
     with torch.no_grad(), trainer.precision_plugin.forward_context():
         is_silent = trainer.global_rank > 0 or trainer.progress_bar_callback is None
         for block in tqdm(blocks, desc="Sampling", disable=is_silent, leave=False, mininterval=1):
-            wanted = block.indices < request.end
+            requested = block.indices < request.end
             block = block._replace(labels=block.labels.to(generator.device))
-            images[block.indices[wanted]] = to_bytes(generator.predict_step(block))[wanted].to(images)
-    images = trainer.strategy.reduce(images, reduce_op="sum")  # every process has zeros for what others have drawn
+            images[block.indices[requested]] = to_bytes(generator.predict_step(block))[requested].to(images)
+    images = trainer.strategy.reduce(images, reduce_op="sum")  # zeros for the samples of other processes
     return Images(images.cpu(), labels), time.monotonic() - began
 
 
 def sample_grid(generator: ConditionalGenerator, labels: Sequence[int], samples_per_label: int, seed: int) -> Tensor:
-    """The samples number 0, 1, … of a seed, so many of each label, a row a label: an image (3, H, W) uint8."""
+    """A grid of the first samples of a seed, a row for each label: one image (3, H, W) uint8."""
     each = torch.tensor(labels).repeat_interleave(samples_per_label)
     return grid(generate_uint8(generator, each, generator.draw_noise(seed, range(len(each)))), samples_per_label)

@@ -1,10 +1,11 @@
-"""What ``condgen predict`` writes: the samples, a grid, and a manifest."""
+"""The files that ``condgen predict`` writes: the samples, a grid and a manifest."""
 
 from __future__ import annotations
 
 import csv
+import math
+import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,40 +18,38 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from condgen.data.requests import SampleBlock, SampleRequest
-from condgen.errors import UsageError, check_number
-from condgen.files.atomic import naming
+from condgen.errors import CollectiveError, UsageError, check_number
+from condgen.files.atomic import write_errors_name
 from condgen.files.images import grid, png, to_bytes, write_png
 from condgen.files.reading import open_regular
-from condgen.files.staging import StagingDirectory, check_known, remove_known
+from condgen.files.staging import StagingDirectory
 from condgen.generators import ConditionalGenerator
 from condgen.sampling.interpolation import write_interpolation
 
 SHARD_SIZE = 65_536
-GRID_ROWS, GRID_COLUMNS = 100, 32  # what a picture can show
-
+GRID_ROWS, GRID_COLUMNS = 100, 32  # at most, in a picture
 
 HEADER = ("index", "label", "seed", "noise", "file")
-WRITTEN = re.compile(  # names of the files in a folder of predictions, also of those that `condgen score` adds to it
-    r"\d{6,}-label-\d+\.png|samples-\d{5}-of-\d{5}\.npz|\.images-\d{5}|manifest\.csv"
+WRITTEN = re.compile(  # names of the files in a folder of predictions, with those that `condgen score` adds
+    r"\d{6,}-label-\d+\.png|samples-\d{5}-of-\d{5}\.npz|\.samples|manifest\.csv"
     r"|(grid|word|walk|nearest)\.png|walk\.gif|scores\.json|\.[\w.]+\.[0-9a-f]{8}\.partial"
 )
 
 
 class PredictionFiles(Callback):
-    """Writes the requested samples, ``grid.png`` (a row a label) and ``manifest.csv``: index, label, seed, noise, file.
+    """Writes the requested samples, ``grid.png`` (a row for each label) and ``manifest.csv`` (index, label, seed,
+    noise, file). If the labels were given as a word, ``word.png`` shows it in each of its rows.
 
-    Where the labels were given as a word, ``word.png`` has it in each of its rows.
-
-    Everything is written into a folder beside, ``.DIRPATH.partial``, which is renamed when whole. Each process writes
-    the samples that it draws; the files are the same for any number of processes, which share the file system.
+    Each process writes the samples that it generates, into a folder ``.DIRPATH.partial``, which is renamed when it is
+    complete. The files are the same for any number of processes, which must share the file system.
 
     Args:
         dirpath: the folder, relative to the working directory; ``predictions`` in the run directory if not given.
-        format: ``png`` writes a file a sample. ``npz`` writes shards of 65,536 samples with the arrays
+        format: ``png`` writes one file for each sample. ``npz`` writes shards of 65,536 samples with the arrays
             ``images`` (uint8, N×C×H×W), ``labels`` and ``indices`` (int64).
-        overwrite: put the new folder in the place of an existing one, instead of refusing.
-        walk: also write ``walk.gif``, in which each label's samples turn into each other in so many steps, and
-            ``walk.png``, a row a label: the way from its first sample to its second.
+        overwrite: replace an existing folder instead of refusing it.
+        walk: also write ``walk.gif``, an interpolation through the samples of each label with so many steps from one to
+            the next, and ``walk.png``: the steps from the first sample to the second, a row for each label.
     """
 
     def __init__(
@@ -63,60 +62,54 @@ class PredictionFiles(Callback):
         if walk is not None:
             check_number("predictions.walk", walk, at_least=1, at_most=100)
         self.dirpath, self.format, self.overwrite, self.walk = dirpath, format, overwrite, walk
-        self._claim: StagingDirectory | None = None
+        self._staging: StagingDirectory | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         run = str(trainer.log_dir)
         self.folder = Path(self.dirpath).resolve() if self.dirpath else Path(run) / "predictions"
         if not self.folder.name:
             raise UsageError(f"predictions.dirpath is {self.dirpath}: give a folder with a name.")
-        self.partial = self.folder.with_name(f".{self.folder.name}.partial")
-        self.replaced = self.folder.with_name(f".{self.folder.name}.replaced")
         self.request: SampleRequest = trainer.datamodule.request  # type: ignore[attr-defined]
         self.is_word = trainer.datamodule.word is not None  # type: ignore[attr-defined]
+        assert isinstance(pl_module, ConditionalGenerator)
+        self.image_shape = pl_module.image_shape
         if self.walk and self.request.samples_per_label < 2:
             raise UsageError(
-                f"predictions.walk is {self.walk}, but there is one sample of each label, from which no way leads to "
-                "another: give data.samples_per_label 2 or more."
+                f"predictions.walk is {self.walk}, but there is only one sample of each label to interpolate between: "
+                "give data.samples_per_label 2 or more."
             )
-        if trainer.is_global_zero and self.replaced.exists() and not self.folder.exists():
-            check_known(self.replaced, WRITTEN)  # a kill came just before the new folder took the place of this one
-            self.replaced.rename(self.folder)
-        trainer.strategy.barrier("interrupted overwriting undone")
-        if self.folder.exists() and not self.overwrite:
+        self._staging = StagingDirectory(self.folder, WRITTEN)
+        self.partial = self._staging.path
+        error: UsageError | None = None
+        if trainer.is_global_zero:
+            try:
+                self._create_partial(self._staging)
+            except UsageError as raised:
+                error = raised
+        if error := trainer.strategy.broadcast(error):
+            raise CollectiveError(str(error))
+
+    def _create_partial(self, staging: StagingDirectory) -> None:
+        with write_errors_name(self.folder):
+            staging.lock()
+            if self.folder.exists():
+                self._check_overwrite()
+            staging.create()
+            if self.format == "npz":
+                self._raw.touch()
+
+    def _check_overwrite(self) -> None:
+        if not self.overwrite:
             raise UsageError(
                 f"{self.folder} exists: give another folder as --predictions.dirpath, or --predictions.overwrite true."
             )
-        if self.folder.exists():
-            self._check_overwritable()
-        trainer.strategy.barrier("existing predictions looked for")
-
-    def _check_overwritable(self) -> None:
-        """Raises UsageError unless the existing folder and what a killed overwriting left hold predictions alone."""
         try:
             with open_regular(self.folder / "manifest.csv") as manifest:
-                is_ours = manifest.readline(1000).strip() == ",".join(HEADER).encode()
+                has_header = manifest.readline(1000).strip() == ",".join(HEADER).encode()
         except OSError:
-            is_ours = False
-        if not is_ours:
+            has_header = False
+        if not has_header:
             raise UsageError(f"{self.folder} holds no predictions, and is not overwritten: give another folder.")
-        check_known(self.folder, WRITTEN)
-        if self.replaced.exists():
-            check_known(self.replaced, WRITTEN)
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            self._claim = StagingDirectory(self.partial, WRITTEN)
-            try:
-                self._claim.take()
-            except OSError as error:
-                raise UsageError(
-                    f"{self.partial} cannot be made ({error.strerror}): give another folder as --predictions.dirpath."
-                ) from error
-            if self.format == "npz":
-                for shard in range(self._shards):
-                    self._raw_path(shard).touch()
-        trainer.strategy.barrier("partial folder made")
 
     def on_predict_batch_end(
         self,
@@ -127,132 +120,103 @@ class PredictionFiles(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        images, indices = to_bytes(outputs), batch.indices.cpu()
-        wanted = (indices >= self.request.first_index) & (indices < self.request.end)
-        images, numbers = images[wanted], indices[wanted].tolist()
-        with naming(self.folder):
-            self._write(images, numbers)
-
-    def _write(self, images: Tensor, numbers: list[int]) -> None:
-        """Writes images (N, C, H, W) uint8, the samples with these numbers, or their part of raw shards."""
-        if self.format == "png":
-            for image, index in zip(images, numbers, strict=True):
-                (self.partial / self._file_of(index)).write_bytes(png(image))
-            return
-        for shard in sorted({self._shard_of(index) for index in numbers}):
-            rows = [row for row, index in enumerate(numbers) if self._shard_of(index) == shard]
-            start = numbers[rows[0]] - self._shard_indices(shard).start
-            with open(self._raw_path(shard), "r+b") as raw:
-                raw.seek(start * images[0].numel())
-                raw.write(images[rows].numpy().tobytes())
+        indices = batch.indices.cpu()
+        requested = (indices >= self.request.first_index) & (indices < self.request.end)
+        images, numbers = to_bytes(outputs)[requested], indices[requested].tolist()
+        with write_errors_name(self.folder):
+            if self.format == "png":
+                for image, index in zip(images, numbers, strict=True):
+                    (self.partial / self._file_of(index)).write_bytes(png(image))
+            elif numbers:
+                with open(self._raw, "r+b") as file:
+                    file.seek((numbers[0] - self.request.first_index) * images[0].numel())
+                    file.write(images.numpy().tobytes())
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.strategy.barrier("samples written")
         if trainer.is_global_zero:
             assert isinstance(pl_module, ConditionalGenerator)
-            with naming(self.folder):
-                self._finish(trainer, pl_module)
-                self._put_in_place()
-        trainer.strategy.barrier("predictions whole")
+            assert self._staging is not None
+            with write_errors_name(self.folder):
+                self._write_pictures(trainer, pl_module)
+                if self.format == "npz":
+                    self._write_shards()
+                with open(self.partial / "manifest.csv", "w", newline="") as file:
+                    writer = csv.writer(file)
+                    writer.writerow(HEADER)
+                    for index in self._indices:
+                        label, noise = self.request.label_of(index), self.request.noise_of(index)
+                        writer.writerow((index, label, self.request.seed, noise, self._file_of(index)))
+                self._staging.put_in_place()
+        trainer.strategy.barrier("predictions complete")
 
-    def _finish(self, trainer: Trainer, generator: ConditionalGenerator) -> None:
-        """Writes the shards, the pictures and the manifest."""
-        if self.format == "npz":
-            for shard in range(self._shards):
-                self._finish_shard(shard, generator.image_shape)
-        rows = self._rows()
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self._staging is not None:
+            self._staging.discard()
+
+    def _write_pictures(self, trainer: Trainer, generator: ConditionalGenerator) -> None:
+        rows = self._grid_rows()
         write_png(grid(rows.flatten(0, 1), rows.shape[1]), self.partial / "grid.png")
         if self.is_word:
             write_png(grid(rows.transpose(0, 1).flatten(0, 1), len(rows)), self.partial / "word.png")
         if self.walk:
             with trainer.precision_plugin.forward_context():
                 progress = trainer.progress_bar_callback is not None
-                write_interpolation(
-                    generator, self.request, self.walk, (GRID_ROWS, GRID_COLUMNS), self.partial, progress
-                )
-        with open(self.partial / "manifest.csv", "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(HEADER)
-            writer.writerows(self._manifest())
+                shown = self.request, self.walk, (GRID_ROWS, GRID_COLUMNS)
+                write_interpolation(generator, *shown, self.partial, progress)
 
-    def _put_in_place(self) -> None:
-        """Renames the finished folder over a former one. A kill in between is undone by the next :meth:`setup`."""
-        if self.folder.exists():
-            if self.replaced.exists():
-                remove_known(self.replaced, WRITTEN)
-            self.folder.rename(self.replaced)
-        self.partial.rename(self.folder)
-        assert self._claim is not None
-        self._claim.release()
-        if self.replaced.exists():
-            remove_known(self.replaced, WRITTEN)
+    def _grid_rows(self) -> Tensor:
+        """The samples in the grid, (labels, samples, C, H, W) uint8; black if a sample was not requested."""
+        request = self.request
+        columns = min(request.samples_per_label, GRID_COLUMNS)
+        first = request.first_index // request.samples_per_label
+        labels = range(first, min(len(request.labels), first + GRID_ROWS))
+        indices = [label * request.samples_per_label + column for label in labels for column in range(columns)]
+        if not any(index in self._indices for index in indices):  # all requested samples are beyond the last column
+            indices = list(self._indices[:columns])
+            columns = len(indices)
+        return torch.stack([self._read(index) for index in indices]).unflatten(0, (-1, columns))
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if self._claim is not None:
-            self._claim.remove()
+    def _read(self, index: int) -> Tensor:
+        """Sample number ``index`` as it was written, (C, H, W) uint8; zeros if it was not requested."""
+        if index not in self._indices:
+            return torch.zeros(self.image_shape, dtype=torch.uint8)
+        if self.format == "png":
+            return pil_to_tensor(Image.open(self.partial / self._file_of(index)))
+        return torch.from_numpy(np.array(self._raw_images(range(index, index + 1))[0]))
 
-    # What is where.
+    def _write_shards(self) -> None:
+        """Splits the raw file into npz shards, from its end, so that it shrinks as they grow."""
+        for indices in reversed(self._shards()):
+            np.savez(
+                self.partial / self._file_of(indices.start),
+                images=self._raw_images(indices),
+                labels=np.array([self.request.label_of(index) for index in indices]),
+                indices=np.array(indices),
+            )
+            os.truncate(self._raw, (indices.start - self.request.first_index) * math.prod(self.image_shape))
+        self._raw.unlink()
+
+    # Where the samples are.
 
     @property
     def _indices(self) -> range:
         return range(self.request.first_index, self.request.end)
 
     @property
-    def _shards(self) -> int:
-        return -(-len(self._indices) // SHARD_SIZE)
+    def _raw(self) -> Path:
+        """With ``npz``, the pixels of all samples in their order."""
+        return self.partial / ".samples"
 
-    def _shard_of(self, index: int) -> int:
-        return (index - self.request.first_index) // SHARD_SIZE
+    def _raw_images(self, indices: range) -> np.ndarray:
+        start = (indices.start - self.request.first_index) * math.prod(self.image_shape)
+        return np.memmap(self._raw, np.uint8, "r", offset=start, shape=(len(indices), *self.image_shape))
 
-    def _shard_indices(self, shard: int) -> range:
-        return self._indices[shard * SHARD_SIZE : (shard + 1) * SHARD_SIZE]
-
-    def _raw_path(self, shard: int) -> Path:
-        return self.partial / f".images-{shard:05d}"
+    def _shards(self) -> list[range]:
+        return [self._indices[start : start + SHARD_SIZE] for start in range(0, len(self._indices), SHARD_SIZE)]
 
     def _file_of(self, index: int) -> str:
         if self.format == "npz":
-            return f"samples-{self._shard_of(index):05d}-of-{self._shards:05d}.npz"
+            shard, shards = (index - self.request.first_index) // SHARD_SIZE, -(-len(self._indices) // SHARD_SIZE)
+            return f"samples-{shard:05d}-of-{shards:05d}.npz"
         return f"{index:06d}-label-{self.request.label_of(index)}.png"
-
-    def _manifest(self) -> Iterator[tuple[int, int, int, int, str]]:
-        for index in self._indices:
-            noise = self.request.noise_of(index)
-            yield index, self.request.label_of(index), self.request.seed, noise, self._file_of(index)
-
-    def _finish_shard(self, shard: int, image_shape: tuple[int, ...]) -> None:
-        indices = self._shard_indices(shard)
-        np.savez(
-            self.partial / self._file_of(indices.start),
-            images=np.memmap(self._raw_path(shard), np.uint8, "r", shape=(len(indices), *image_shape)),
-            labels=np.array([self.request.label_of(index) for index in indices]),
-            indices=np.array(indices),
-        )
-        self._raw_path(shard).unlink()
-
-    def _rows(self) -> Tensor:
-        """The samples that a picture has room for, (labels, samples, C, H, W) uint8; black where none was drawn."""
-        per_label = self.request.samples_per_label
-        columns = min(per_label, GRID_COLUMNS)
-        first_row = self.request.first_index // per_label
-        rows = range(first_row, min(len(self.request.labels), first_row + GRID_ROWS))
-        images = [self._read(row * per_label + column) for row in rows for column in range(columns)]
-        blank = next((torch.zeros_like(image) for image in images if image is not None), None)
-        if blank is None:  # all that was drawn lies beyond the columns that fit
-            drawn = [self._read(index) for index in self._indices[:columns]]
-            return torch.stack([image for image in drawn if image is not None])[None]
-        return torch.stack([blank if image is None else image for image in images]).unflatten(0, (-1, columns))
-
-    def _read(self, index: int) -> Tensor | None:
-        """Sample number ``index`` as it was written, (C, H, W) uint8; None where it was not asked for."""
-        if index not in self._indices:
-            return None
-        path = self.partial / self._file_of(index)
-        if self.format == "png":
-            return pil_to_tensor(Image.open(path))
-        shard = self._shard_of(index)
-        if getattr(self, "_open_shard", (None,))[0] != shard:
-            with np.load(path) as arrays:
-                self._open_shard = (shard, arrays["images"])
-        image = self._open_shard[1][index - self._shard_indices(shard).start]
-        return torch.from_numpy(image.copy())  # a view would keep its whole shard in memory

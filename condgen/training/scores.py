@@ -20,7 +20,7 @@ from condgen.metrics.diversity import Diversity
 from condgen.metrics.frechet import FrechetDistance
 from condgen.metrics.prdc import PrecisionRecallDensityCoverage
 from condgen.metrics.set_metric import LabelledFeatures
-from condgen.sampling.generate import draw
+from condgen.sampling.generate import sample_all_ranks
 
 SAMPLES, REAL = 2_000, 10_000
 
@@ -73,7 +73,7 @@ class TrainingScores(Callback):
             assert isinstance(pl_module, ConditionalGenerator)
             data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
             broadcast_buffers(trainer, pl_module)
-            samples, _ = draw(trainer, pl_module, -(-SAMPLES // data.num_classes))
+            samples, _ = sample_all_ranks(trainer, pl_module, -(-SAMPLES // data.num_classes))
             scores = self._scores(samples, data, pl_module.device) if trainer.is_global_zero else []
             scores = trainer.strategy.broadcast(scores)
         for name, value in zip(names, scores, strict=True):
@@ -127,4 +127,4 @@ class ScoredSamples(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ConditionalGenerator)
         each = self.samples_per_label or samples_per_label(trainer.datamodule)  # type: ignore[attr-defined]
-        self.samples, self.seconds = draw(trainer, pl_module, each)
+        self.samples, self.seconds = sample_all_ranks(trainer, pl_module, each)

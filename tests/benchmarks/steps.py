@@ -44,7 +44,7 @@ class BareLoop:
         self.schedule = settings["lr_scheduler"]["scheduler"] if isinstance(settings, dict) else None
         self.training = trainer.datamodule.train_images  # type: ignore[attr-defined]
         loader: Any = trainer.train_dataloader
-        self.rows = [loader.positions.rows(batch) for batch in range(len(loader))]
+        self.rows = list(loader.sampler)
         self.done = 0
 
     def loss(self, batch_idx: int) -> torch.Tensor:

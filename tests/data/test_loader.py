@@ -17,7 +17,7 @@ def labels(batches):
 
 @pytest.mark.parametrize("processes", [2, 4])
 @pytest.mark.parametrize("drop_last", [True, False])
-def test_several_processes_see_the_global_batches_of_one(processes, drop_last):
+def test_loader_divides_global_batches_among_processes(processes, drop_last):
     alone = labels(loader(drop_last=drop_last))
     shares = [labels(loader(processes=processes, rank=rank, drop_last=drop_last)) for rank in range(processes)]
     for number, batch in enumerate(alone):
@@ -26,7 +26,7 @@ def test_several_processes_see_the_global_batches_of_one(processes, drop_last):
         ]
 
 
-def test_every_image_is_seen_once_where_nothing_is_dropped():
+def test_loader_without_drop_last_yields_every_image_once():
     seen = [
         label
         for rank in range(2)
@@ -36,10 +36,10 @@ def test_every_image_is_seen_once_where_nothing_is_dropped():
     assert sorted(seen) == list(range(50))
 
 
-def test_another_epoch_has_another_order():
+def test_loader_shuffles_each_epoch_differently():
     one = loader()
     first = labels(one)
-    one.positions.set_epoch(1)
+    one.sampler.set_epoch(1)
     assert first != labels(one)
     assert first == labels(loader())
     assert len(first) == len(one) == 6
@@ -47,31 +47,31 @@ def test_another_epoch_has_another_order():
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("stop_after", [1, 4])
-def test_an_epoch_goes_on_where_it_was_left(workers, stop_after):
+def test_loader_resumes_mid_epoch_with_the_next_batch(workers, stop_after):
     one = loader(workers=workers)
-    one.positions.set_epoch(3)
+    one.sampler.set_epoch(3)
     whole = labels(loader_at_epoch_3 := one)
     iterator = iter(loader_at_epoch_3)
     for _ in range(stop_after):
         next(iterator)
     other = loader(workers=workers)
     other.load_state_dict(one.state_dict())
-    other.positions.set_epoch(3)
+    other.sampler.set_epoch(3)
     assert labels(other) == whole[stop_after:]
-    other.positions.set_epoch(4)
+    other.sampler.set_epoch(4)
     assert len(labels(other)) == 6
 
 
-def test_after_the_last_batch_comes_the_next_epoch():
+def test_loader_resumed_after_the_last_batch_starts_the_next_epoch():
     one = loader()
-    one.positions.set_epoch(2)
+    one.sampler.set_epoch(2)
     list(one)
     other = loader()
     other.load_state_dict(one.state_dict())
-    assert (other.positions.epoch, other.positions.start) == (3, 0)
+    assert (other.sampler.epoch, other.sampler.start) == (3, 0)
 
 
-def test_a_middle_of_an_epoch_in_other_batches_is_refused():
+def test_loader_refuses_to_resume_mid_epoch_with_another_batch_size():
     one = loader()
     next(iter(one))
     with pytest.raises(UsageError, match=r"--data\.batch_size 8"):
@@ -80,7 +80,7 @@ def test_a_middle_of_an_epoch_in_other_batches_is_refused():
 
 @pytest.mark.parametrize("block_size", [1, 7, 64])
 @pytest.mark.parametrize("first_index", [0, 5, 29])
-def test_the_blocks_of_all_processes_cover_the_request(block_size, first_index):
+def test_request_blocks_of_all_processes_cover_the_request(block_size, first_index):
     request = SampleRequest([3, 1, 4], 10, first_index, seed=0, block_size=block_size)
     found = {}
     for rank in range(3):

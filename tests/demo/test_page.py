@@ -33,7 +33,7 @@ from condgen.demo.runs import find_runs
 from condgen.demo.views import Views
 from condgen.errors import UsageError
 from condgen.files.images import to_bytes
-from condgen.noise import between
+from condgen.noise import slerp
 
 LETTERS, DNN, DIFFUSION = "version_0", "version_1", "version_2"
 
@@ -302,7 +302,7 @@ def test_morph_follows_the_slider_and_saves_an_animation(page, folder):
     page.mouse.up()
     slide(page, "part", 0.5)
     generator = condgen.load(folder / "lightning_logs" / DNN)
-    noise = between(*generator.draw_noise(0, [0, 5]), torch.tensor([0.5]), "uniform")
+    noise = slerp(*generator.draw_noise(0, [0, 5]), torch.tensor([0.5]), "uniform")
     with torch.no_grad():
         middle = to_bytes(generator.generate(torch.tensor([2]), noise))[0, 0].numpy()
     eventually(page, shows(page, "interpolated", middle))

@@ -1,15 +1,19 @@
-"""Files are written whole or not at all, and nothing that condgen did not write is removed."""
+"""Files are written completely or not at all, and files of other programs are never removed."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import time
+from multiprocessing.queues import Queue
 from pathlib import Path
 
 import pytest
 
 from condgen.errors import UsageError
 from condgen.files.atomic import atomic_write
+from condgen.files.locks import directory_lock
 from condgen.files.reading import open_regular, read_limited
 
 FORK = multiprocessing.get_context("fork")
@@ -22,7 +26,7 @@ def write_and_die(path: Path) -> None:
         os._exit(9)
 
 
-def test_replacing_two_writers_both_finish_and_the_last_wins(tmp_path):
+def test_atomic_write_by_two_writers_keeps_the_last_one(tmp_path):
     path = tmp_path / "picture.png"
     with atomic_write(path) as slow:
         slow.write(b"slow" * 1000)
@@ -33,7 +37,7 @@ def test_replacing_two_writers_both_finish_and_the_last_wins(tmp_path):
     assert os.listdir(tmp_path) == ["picture.png"]
 
 
-def test_replacing_kill_keeps_the_former_content(tmp_path):
+def test_atomic_write_killed_keeps_the_previous_content(tmp_path):
     path = tmp_path / "picture.png"
     path.write_bytes(b"former")
     writer = FORK.Process(target=write_and_die, args=(path,))
@@ -41,23 +45,83 @@ def test_replacing_kill_keeps_the_former_content(tmp_path):
     writer.join()
     assert path.read_bytes() == b"former"
     assert len(os.listdir(tmp_path)) == 2
-    with atomic_write(path) as file:
+
+
+@pytest.mark.parametrize("days", [0, 2])
+def test_atomic_write_removes_temporary_files_of_yesterday(days, tmp_path):
+    temporary = tmp_path / ".picture.png.01234567.partial"
+    temporary.write_text("half")
+    written = time.time() - days * 24 * 3600
+    os.utime(temporary, (written, written))
+    with atomic_write(tmp_path / "picture.png") as file:
         file.write(b"new")
-    assert path.read_bytes() == b"new"
-    assert os.listdir(tmp_path) == ["picture.png"]  # what the killed writer left is gone, too
+    assert temporary.exists() is (days == 0)
 
 
-def test_replacing_removes_no_file_of_others(tmp_path):
+def test_directory_lock_removes_temporary_files_of_killed_writers(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    writer = FORK.Process(target=write_and_die, args=(tmp_path / "checkpoints" / "last.ckpt",))
+    writer.start()
+    writer.join()
+    assert len(os.listdir(tmp_path / "checkpoints")) == 1
+    with directory_lock(tmp_path, ("checkpoints", "samples")):
+        assert os.listdir(tmp_path / "checkpoints") == []
+    assert os.listdir(tmp_path) == ["checkpoints"]
+
+
+def test_directory_lock_refuses_a_second_process(tmp_path):
+    with directory_lock(tmp_path):
+        with pytest.raises(UsageError, match="is being written by another process"), directory_lock(tmp_path):
+            pass
+        with FORK.Pool(1) as pool:
+            assert pool.apply(is_locked, (tmp_path,))
+    assert not is_locked(tmp_path)
+
+
+def test_directory_lock_ends_with_its_process_although_a_child_lives_on(tmp_path):
+    ready, child = FORK.Queue(), FORK.Queue()
+    holder = FORK.Process(target=hold_lock_with_child, args=(tmp_path, ready, child))
+    holder.start()
+    child_pid = child.get(timeout=20)
+    assert ready.get(timeout=20) == "child runs"
+    assert is_locked(tmp_path)
+    holder.kill()
+    holder.join()
+    os.kill(child_pid, 0)  # it lives
+    assert not is_locked(tmp_path)
+    os.kill(child_pid, signal.SIGKILL)
+
+
+def is_locked(folder: Path) -> bool:
+    try:
+        with directory_lock(folder):
+            return False
+    except UsageError:
+        return True
+
+
+def hold_lock_with_child(folder: Path, ready: Queue, child: Queue) -> None:
+    with directory_lock(folder):
+        if (pid := os.fork()) == 0:
+            ready.put("child runs")
+            time.sleep(60)
+            os._exit(0)
+        child.put(pid)
+        time.sleep(60)
+
+
+def test_atomic_write_removes_no_files_of_others(tmp_path):
     others = {".picture.png.partial", ".picture.png.notes.partial", ".picture.png.01234567", "picture.png.old"}
     others.add(".picture.png.download.partial")
     for name in others:
         (tmp_path / name).write_text("mine")
+        os.utime(tmp_path / name, (0, 0))
     with atomic_write(tmp_path / "picture.png") as file:
         file.write(b"new")
     assert {path.name for path in tmp_path.iterdir() if path.read_text() == "mine"} == others
 
 
-def test_replacing_in_a_folder_that_cannot_be_made_names_the_file(tmp_path):
+def test_atomic_write_error_names_the_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"file/picture\.png"), atomic_write(tmp_path / "file" / "picture.png"):
         pass

@@ -69,7 +69,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(mnist_root, tmp_path):
     first, after = output.split("code 1\n")
     said = one_line(first)
     assert f"{run}/last.ckpt cannot be written (No space left on device)" in said
-    assert "the former one is whole" in said
+    assert "what was there before is unchanged" in said
     assert after.startswith(".\n..\nlast.ckpt\n62 loaded\n")
     assert after.endswith("code 0\n")
 
@@ -296,7 +296,7 @@ def test_an_interrupted_predict_leaves_no_folder_that_looks_whole(signum, last, 
     assert len(list((tmp_path / "drawn").glob("*.png"))) == 21
 
 
-def test_a_claim_interrupted_at_any_line_leaves_no_folder(tmp_path):
+def test_staging_directory_interrupted_at_any_line_leaves_no_folder(tmp_path):
     def interrupt(frame, event, _):
         nonlocal lines
         if Path(frame.f_code.co_filename).parent != Path(condgen.files.__file__).parent:
@@ -307,23 +307,24 @@ def test_a_claim_interrupted_at_any_line_leaves_no_folder(tmp_path):
         return interrupt
 
     for last_line in itertools.count(1):
-        lines, folder = last_line, tmp_path / str(last_line) / "claimed"  # an interrupted process keeps its locks
-        claim = StagingDirectory(folder, re.compile("nothing"))
+        lines, folder = last_line, tmp_path / str(last_line) / "folder"
+        staging = StagingDirectory(folder, re.compile("nothing"))
         sys.settrace(interrupt)
         try:
-            claim.take()
+            staging.lock()
+            staging.create()
             break
         except KeyboardInterrupt:
             sys.settrace(None)
-            claim.remove()
-            assert not folder.exists(), last_line
+            staging.discard()
+            assert not staging.path.exists(), last_line
         finally:
             sys.settrace(None)
     assert last_line > 10
     with pytest.raises(UsageError, match="is being written by another process"):
-        StagingDirectory(folder, re.compile("nothing")).take()
-    claim.release()
-    StagingDirectory(folder, re.compile("nothing")).take()
+        StagingDirectory(folder, re.compile("nothing")).lock()
+    staging.put_in_place()
+    StagingDirectory(folder, re.compile("nothing")).lock()
 
 
 def test_a_reader_that_has_seen_enough_is_no_error():

@@ -111,11 +111,12 @@ def test_every_sample_is_in_one_shard(described, shard_size):
         patch.setattr("condgen.sampling.prediction_files.SHARD_SIZE", shard_size)
         files = PredictionFiles(format="npz")
         files.request = SampleRequest(labels, per_label, first, 0, block_size)
-        shards = [files._shard_indices(shard) for shard in range(files._shards)]
+        shards = files._shards()
         assert [index for shard in shards for index in shard] == list(range(first, files.request.end))
         assert all(len(shard) == shard_size for shard in shards[:-1])
         assert 0 < len(shards[-1]) <= shard_size
-        assert all(files._shard_of(index) == number for number, shard in enumerate(shards) for index in shard)
+        names = [{files._file_of(index) for index in shard} for shard in shards]
+        assert names == [{f"samples-{number:05d}-of-{len(shards):05d}.npz"} for number in range(len(shards))]
 
 
 @given(st.lists(st.integers(-(2**70), 2**70), max_size=5), st.integers(-5, 10**12), st.integers(-5, 10**12))

@@ -48,14 +48,14 @@ def expected(last, seed, labels, indices):
     return (images * 255 + 0.5).clamp(0, 255).to(torch.uint8).numpy()
 
 
-def assert_alike(a, b):
-    """Blocks of another size may round another way: one level, in one pixel of 10,000."""
+def assert_nearly_equal(a, b):
+    """Blocks of another size may round differently: one level, in one pixel of 10,000."""
     difference = np.abs(a.astype(int) - b.astype(int))
     assert difference.max() <= 1
     assert (difference > 0).mean() <= 1e-4
 
 
-def test_ten_samples_of_each_label_go_into_the_newest_run(fit_args, tmp_path, monkeypatch):
+def test_predict_writes_ten_samples_of_each_label_into_the_newest_run(fit_args, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
         assert main([*fit_args, "--trainer.max_epochs", "1"]) == 0
@@ -69,12 +69,12 @@ def test_ten_samples_of_each_label_go_into_the_newest_run(fit_args, tmp_path, mo
     assert sorted(path.name for path in (tmp_path / "lightning_logs").iterdir()) == ["version_0", "version_1"]
 
 
-def test_the_files_are_what_the_generator_draws(predict, last):
+def test_predict_files_match_generate(predict, last):
     folder = predict("--data.labels", "[3,1,4]", "--data.samples_per_label", "4", "--data.sample_seed", "9")
     rows = manifest(folder)
     assert [row["label"] for row in rows] == ["3"] * 4 + ["1"] * 4 + ["4"] * 4
     drawn = np.stack([pixels(folder / row["file"]) for row in rows])
-    assert_alike(drawn, expected(last, 9, [3] * 4 + [1] * 4 + [4] * 4, range(12))[:, 0])
+    assert_nearly_equal(drawn, expected(last, 9, [3] * 4 + [1] * 4 + [4] * 4, range(12))[:, 0])
     picture = pixels(folder / "grid.png")[..., 0]
     assert picture.shape == (2 + 3 * 30, 2 + 4 * 30)
     for number, image in enumerate(drawn):
@@ -82,7 +82,7 @@ def test_the_files_are_what_the_generator_draws(predict, last):
         assert np.array_equal(picture[top : top + 28, left : left + 28], image)
 
 
-def test_a_request_that_goes_on_draws_the_same_samples(predict):
+def test_predict_with_first_index_writes_the_same_samples(predict):
     whole = predict("--data.labels", "[5,6]", name="whole")
     rest = predict("--data.labels", "[5,6]", "--data.first_index", "13", name="rest")
     rows = manifest(rest)
@@ -90,20 +90,20 @@ def test_a_request_that_goes_on_draws_the_same_samples(predict):
     assert all((rest / row["file"]).read_bytes() == (whole / row["file"]).read_bytes() for row in rows)
 
 
-def test_the_last_of_a_million_is_there_at_once(predict, last):
+def test_predict_last_of_a_million_samples_needs_no_others(predict, last):
     folder = predict("--data.labels", "[2]", "--data.samples_per_label", "1000000", "--data.first_index", "999999")
     (row,) = manifest(folder)
     assert row["index"] == "999999"
-    assert_alike(pixels(folder / row["file"]), expected(last, 0, [2], [999_999])[0, 0])
+    assert_nearly_equal(pixels(folder / row["file"]), expected(last, 0, [2], [999_999])[0, 0])
 
 
 @pytest.mark.parametrize("batch_size", ["1", "7", "1000"])
-def test_the_size_of_blocks_moves_at_most_a_level(predict, batch_size):
+def test_predict_batch_size_changes_pixels_by_at_most_one_level(predict, batch_size):
     a, b = predict(name="a"), predict("--data.batch_size", batch_size, name="b")
-    assert_alike(*(np.stack([pixels(folder / row["file"]) for row in manifest(a)]) for folder in (a, b)))
+    assert_nearly_equal(*(np.stack([pixels(folder / row["file"]) for row in manifest(a)]) for folder in (a, b)))
 
 
-def test_npz_holds_what_png_holds(predict, monkeypatch):
+def test_predict_npz_has_the_same_images_as_png(predict, monkeypatch):
     monkeypatch.setattr(condgen.sampling.prediction_files, "SHARD_SIZE", 40)
     options = ("--data.first_index", "7", "--data.batch_size", "16")
     png, npz = predict(*options, name="png"), predict(*options, "--predictions.format", "npz", name="npz")
@@ -125,7 +125,7 @@ def test_npz_holds_what_png_holds(predict, monkeypatch):
     assert seen == 93
 
 
-def test_an_existing_folder_is_refused_and_overwritten_when_asked(predict, trained, capsys):
+def test_predict_overwrites_an_existing_folder_only_if_asked(predict, trained, capsys):
     folder = predict()
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     again = ["predict", "--trainer.default_root_dir", str(trained), "--predictions.dirpath", str(folder)]
@@ -136,10 +136,11 @@ def test_an_existing_folder_is_refused_and_overwritten_when_asked(predict, train
     assert {path.name for path in folder.parent.iterdir()} == {"drawn"}
 
 
-def test_a_failed_prediction_leaves_no_folder(trained, tmp_path, capsys):
+def test_predict_into_an_impossible_folder_leaves_nothing(trained, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     arguments = ["predict", "--trainer.default_root_dir", str(trained)]
-    assert "cannot be made" in refused([*arguments, "--predictions.dirpath", str(tmp_path / "file" / "sub")], capsys)
+    folder = str(tmp_path / "file" / "sub")
+    assert f"{folder} cannot be written" in refused([*arguments, "--predictions.dirpath", folder], capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -178,7 +179,7 @@ def test_predict_killed_while_it_overwrites_keeps_the_former_samples(predict, tr
     folder = predict("--data.labels", "[1]")
     former = files_under(folder)
     shutil.copytree(folder, tmp_path / ".drawn.partial")
-    folder.rename(tmp_path / ".drawn.replaced")  # here the kill comes: just before the new ones get their name
+    folder.rename(tmp_path / ".drawn.replaced")  # the state after a kill between the two renames
     again = ["predict", "--trainer.default_root_dir", str(trained), "--predictions.dirpath", str(folder)]
     refused(again, capsys)
     assert files_under(folder) == former
@@ -198,7 +199,7 @@ def test_predict_into_the_root_folder_is_refused(trained, capsys):
     refused(["predict", "--trainer.default_root_dir", str(trained), "--predictions.dirpath", "/"], capsys)
 
 
-def test_predict_refuses_images_that_are_not_numbers(last, tmp_path, capsys):
+def test_predict_refuses_nan_images(last, tmp_path, capsys):
     checkpoint = torch.load(last, weights_only=True)
     checkpoint["state_dict"]["network.fc.0.bias"].fill_(float("nan"))
     torch.save(checkpoint, tmp_path / "nan.ckpt")
@@ -207,7 +208,7 @@ def test_predict_refuses_images_that_are_not_numbers(last, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["nan.ckpt"]
 
 
-def test_a_word_is_spelled_in_each_row_of_its_picture(predict, last):
+def test_predict_word_png_shows_the_word_in_each_row(predict, last):
     folder = predict("--data.labels", "2026", "--data.samples_per_label", "3")
     rows = manifest(folder)
     assert [row["label"] for row in rows] == [label for label in "2026" for _ in range(3)]
@@ -218,19 +219,19 @@ def test_a_word_is_spelled_in_each_row_of_its_picture(predict, last):
         assert np.array_equal(picture[top : top + 28, left : left + 28], pixels(folder / row["file"]))
 
 
-def test_shared_noise_is_the_same_in_a_column(predict, last):
+def test_predict_shared_noise_is_the_same_for_all_labels(predict, last):
     folder = predict("--data.labels", "[5,6]", "--data.samples_per_label", "3", "--data.shared_noise", "true")
     rows = manifest(folder)
     assert [row["noise"] for row in rows] == ["0", "1", "2"] * 2
     drawn = np.stack([pixels(folder / row["file"]) for row in rows])
-    assert_alike(drawn, expected(last, 0, [5] * 3 + [6] * 3, [0, 1, 2, 0, 1, 2])[:, 0])
+    assert_nearly_equal(drawn, expected(last, 0, [5] * 3 + [6] * 3, [0, 1, 2, 0, 1, 2])[:, 0])
     rest = predict("--data.labels", "[5,6]", "--data.samples_per_label", "3", "--data.shared_noise", "true",
                    "--data.first_index", "4", name="rest")  # fmt: skip
     for row in manifest(rest):
         assert (rest / row["file"]).read_bytes() == (folder / row["file"]).read_bytes()
 
 
-def test_a_walk_goes_through_the_samples_and_back_to_the_first(predict, last, trained, capsys):
+def test_predict_walk_passes_all_samples_and_returns_to_the_first(predict, last, trained, capsys):
     options = ("--data.labels", "[3,1,4]", "--data.samples_per_label", "2", "--data.sample_seed", "9")
     folder = predict(*options, "--predictions.walk", "5")
     samples = [pixels(folder / row["file"]) for row in manifest(folder)]
@@ -243,13 +244,13 @@ def test_a_walk_goes_through_the_samples_and_back_to_the_first(predict, last, tr
     assert frames[0].shape == (2 + 30, 2 + 3 * 30)
     for label in range(3):
         inside = (slice(2, 30), slice(2 + 30 * label, 30 + 30 * label))
-        assert_alike(frames[0][inside], samples[2 * label])
-        assert_alike(frames[5][inside], samples[2 * label + 1])
+        assert_nearly_equal(frames[0][inside], samples[2 * label])
+        assert_nearly_equal(frames[5][inside], samples[2 * label + 1])
         assert np.abs(frames[2][inside].astype(int) - samples[2 * label]).max() > 1  # in between it is neither
     strip = pixels(folder / "walk.png")[..., 0]
     assert strip.shape == (2 + 3 * 30, 2 + 6 * 30)
-    assert_alike(strip[32:60, 2:30], samples[2])
-    assert_alike(strip[32:60, 152:180], samples[3])
+    assert_nearly_equal(strip[32:60, 2:30], samples[2])
+    assert_nearly_equal(strip[32:60, 152:180], samples[3])
     again = ["predict", "--trainer.default_root_dir", str(trained), "--predictions.dirpath", str(folder.parent / "no")]
     said = refused([*again, "--predictions.walk", "5", "--data.samples_per_label", "1"], capsys)
     assert "data.samples_per_label 2" in said
@@ -258,7 +259,7 @@ def test_a_walk_goes_through_the_samples_and_back_to_the_first(predict, last, tr
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_million_samples_need_no_more_memory_than_a_hundred_thousand(last, tmp_path):
+def test_predict_memory_does_not_grow_with_the_number_of_samples(last, tmp_path):
     """Seven minutes on 2 cores: pytest -m slow -n 0 -s, which prints the peaks."""
     peaks = []
     for per_label in ("10000", "100000"):
