@@ -24,6 +24,7 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
         return len(self.images)
 
     def __getitem__(self, rows: list[int] | Tensor) -> tuple[Tensor, Tensor]:
+        rows = torch.as_tensor(rows)
         return self.images[rows], self.labels[rows]
 
 

@@ -14,20 +14,18 @@ from condgen.generators import ConditionalGenerator
 from condgen.noise import slerp
 from condgen.sampling.generate import generate_uint8
 
+MAX_LABELS, MAX_SAMPLES = 100, 32  # that are interpolated; of each label
 COLUMNS = 10  # labels side by side in a frame
 
 
 def interpolate(
     generator: ConditionalGenerator, labels: Tensor, noise: Tensor, steps: int, progress: bool = True
 ) -> Tensor:
-    """Generates images on the way from each sample to the next, and from the last one back to the first.
+    """Generates ``steps`` images from each sample to the next one, and from the last sample back to the first.
 
     Args:
-        generator: generates the images.
         labels: (L,).
         noise: (L, S, *noise_shape), of S samples of each label.
-        steps: images from one sample to the next.
-        progress: whether to show a progress bar.
 
     Returns:
         (S * steps, L, C, H, W) uint8: every ``steps``-th is a sample.
@@ -43,29 +41,16 @@ def interpolate(
 
 
 def write_interpolation(
-    generator: ConditionalGenerator,
-    request: SampleRequest,
-    steps: int,
-    limits: tuple[int, int],
-    folder: Path,
-    progress: bool = True,
+    generator: ConditionalGenerator, request: SampleRequest, steps: int, folder: Path, progress: bool = True
 ) -> None:
-    """Writes ``walk.gif``, with all labels side by side, and ``walk.png``, the steps from each label's first sample to
-    its second, a row for each label.
-
-    Args:
-        generator: generates the images.
-        request: whose samples are interpolated.
-        steps: images from one sample to the next.
-        limits: the largest number of labels, and of samples of each.
-        folder: for the files.
-        progress: whether to show a progress bar.
+    """Writes ``walk.gif``, an interpolation through the requested samples with all labels side by side, and
+    ``walk.png``, the steps from each label's first sample to its second, a row for each label.
     """
-    each = min(request.samples_per_label, limits[1])
-    labels = torch.tensor(request.labels[: limits[0]])
+    each = min(request.samples_per_label, MAX_SAMPLES)
+    labels = torch.tensor(request.labels[:MAX_LABELS])
     starts = torch.arange(len(labels))[:, None] * request.samples_per_label
-    numbers = [request.noise_of(index) for index in (starts + torch.arange(each)).flatten().tolist()]
-    noise = generator.draw_noise(request.seed, numbers).unflatten(0, (len(labels), each))
+    indices = [request.noise_of(index) for index in (starts + torch.arange(each)).flatten().tolist()]
+    noise = generator.draw_noise(request.seed, indices).unflatten(0, (len(labels), each))
     frames = interpolate(generator, labels, noise, steps, progress)
     strip = frames[: steps + 1].transpose(0, 1)  # (labels, steps + 1, C, H, W)
     write_png(grid(strip.flatten(0, 1), steps + 1), folder / "walk.png")

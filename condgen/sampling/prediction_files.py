@@ -80,25 +80,23 @@ class PredictionFiles(Callback):
             )
         self._staging = StagingDirectory(self.folder, WRITTEN)
         self.partial = self._staging.path
-        error: UsageError | None = None
+        error = None
         if trainer.is_global_zero:
             try:
-                self._create_partial(self._staging)
+                with write_errors_name(self.folder):
+                    self._staging.lock()
+                    self._check_overwrite()
+                    self._staging.create()
+                    if self.format == "npz":
+                        self._raw.touch()
             except UsageError as raised:
-                error = raised
+                error = str(raised)
         if error := trainer.strategy.broadcast(error):
-            raise CollectiveError(str(error))
-
-    def _create_partial(self, staging: StagingDirectory) -> None:
-        with write_errors_name(self.folder):
-            staging.lock()
-            if self.folder.exists():
-                self._check_overwrite()
-            staging.create()
-            if self.format == "npz":
-                self._raw.touch()
+            raise CollectiveError(error)
 
     def _check_overwrite(self) -> None:
+        if not self.folder.exists():
+            return
         if not self.overwrite:
             raise UsageError(
                 f"{self.folder} exists: give another folder as --predictions.dirpath, or --predictions.overwrite true."
@@ -162,8 +160,7 @@ class PredictionFiles(Callback):
         if self.walk:
             with trainer.precision_plugin.forward_context():
                 progress = trainer.progress_bar_callback is not None
-                shown = self.request, self.walk, (GRID_ROWS, GRID_COLUMNS)
-                write_interpolation(generator, *shown, self.partial, progress)
+                write_interpolation(generator, self.request, self.walk, self.partial, progress)
 
     def _grid_rows(self) -> Tensor:
         """The samples in the grid, (labels, samples, C, H, W) uint8; black if a sample was not requested."""
@@ -205,7 +202,7 @@ class PredictionFiles(Callback):
 
     @property
     def _raw(self) -> Path:
-        """With ``npz``, the pixels of all samples in their order."""
+        """The pixels of all samples in their order, from which the npz shards are made."""
         return self.partial / ".samples"
 
     def _raw_images(self, indices: range) -> np.ndarray:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -125,6 +127,28 @@ def test_atomic_write_error_names_the_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"file/picture\.png"), atomic_write(tmp_path / "file" / "picture.png"):
         pass
+
+
+WITHOUT_POSIX = """
+import importlib, os, pathlib, pkgutil, sys
+import lightning.pytorch, torchvision  # on this system they need fcntl themselves
+sys.modules["fcntl"] = None
+del os.O_NONBLOCK, os.setpgrp
+for package in map(importlib.import_module, ("condgen.data", "condgen.files", "condgen.sampling")):
+    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+from condgen.files.atomic import atomic_write
+from condgen.files.locks import directory_lock
+from condgen.files.reading import read_limited
+with directory_lock(pathlib.Path(".")), atomic_write("file") as file:
+    file.write(b"content")
+assert read_limited("file", 7) == b"content"
+"""
+
+
+def test_files_data_and_sampling_work_without_posix_modules(tmp_path):
+    subprocess.run([sys.executable, "-W", "ignore", "-c", WITHOUT_POSIX], cwd=tmp_path, check=True)
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_open_regular_refuses_fifo_and_device_without_waiting(tmp_path):
