@@ -110,9 +110,9 @@ class ImageDataModule(LightningDataModule):
         is_word = all(len(name) == 1 for name in self.classes) and "," not in text
         parts = list("".join(text.split())) if is_word else [part.strip() for part in text.split(",")]
         labels = {name: label for label, name in enumerate(self.classes)}
-        if unknown := next((part for part in parts if part not in labels), None):
+        if unknown := [part for part in parts if part not in labels]:
             raise UsageError(
-                f"data.labels is {text!r:.60}: {self.full_name} has no {unknown!r:.20}, but {', '.join(labels)}."
+                f"data.labels is {text!r:.60}: {self.full_name} has no {unknown[0]!r:.20}, but {', '.join(labels)}."
             )
         return [labels[part] for part in parts]
 
@@ -171,8 +171,8 @@ class ImageDataModule(LightningDataModule):
         """Raises UsageError unless the batch size is a multiple of the number of processes."""
         if self.batch_size % processes:
             raise UsageError(
-                f"data.batch_size is {self.batch_size}, not divisible by the number of processes: give a multiple of "
-                f"{processes}."
+                f"data.batch_size is {self.batch_size}, not divisible by the number of processes ({processes}): give a "
+                f"multiple of {processes}."
             )
 
     @property
