@@ -83,14 +83,16 @@ class PredictionFiles(Callback):
         error = None
         if trainer.is_global_zero:
             try:
-                with write_errors_name(self.folder):
-                    self._staging.lock()
-                    self._check_overwrite()
-                    self._staging.create()
-                    if self.format == "npz":
-                        self._raw.touch()
+                self._staging.lock()
+                self._check_overwrite()
+                self._staging.create()
+                if self.format == "npz":
+                    self._raw.touch()
             except UsageError as raised:
                 error = str(raised)
+            except OSError as raised:
+                reason = raised.strerror
+                error = f"{self.folder} cannot be created ({reason}): give another folder as --predictions.dirpath."
         if error := trainer.strategy.broadcast(error):
             raise CollectiveError(error)
 

@@ -140,7 +140,7 @@ def test_predict_into_an_impossible_folder_leaves_nothing(trained, tmp_path, cap
     (tmp_path / "file").write_text("")
     arguments = ["predict", "--trainer.default_root_dir", str(trained)]
     folder = str(tmp_path / "file" / "sub")
-    assert f"{folder} cannot be written" in refused([*arguments, "--predictions.dirpath", folder], capsys)
+    assert f"{folder} cannot be created" in refused([*arguments, "--predictions.dirpath", folder], capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
