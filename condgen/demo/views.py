@@ -22,7 +22,7 @@ from condgen.errors import UsageError, check_number
 from condgen.files.images import grid, png
 from condgen.generators import ConditionalGenerator
 from condgen.metrics.distances import nearest
-from condgen.noise import Distribution, between
+from condgen.noise import Distribution, slerp
 from condgen.sampling.generate import generate_uint8
 
 MAX_NFE = 10_000  # evaluations of a network for one run of a request
@@ -139,7 +139,7 @@ def interpolate(run: Run, label: int, request: MorphRequest, parts: list[float])
     """The images at these parts of the way from one sample to another: (N, C, H, W) uint8."""
     generator = run.generator(guidance=request.guidance, sampling_steps=request.sampling_steps)
     start, end = generator.draw_noise(request.seed, [request.from_sample, request.to_sample])
-    noise = between(start, end, torch.tensor(parts), generator.noise_distribution)
+    noise = slerp(start, end, torch.tensor(parts), generator.noise_distribution)
     return generate(generator, torch.full((len(parts),), label), noise)
 
 
@@ -175,7 +175,7 @@ def parse_labels(data: ImageDataModule, text: str) -> list[int]:
     """The labels of typed text; raises UsageError if there are none, too many, or unknown ones."""
     if not text.strip():
         raise UsageError(f"Type at least one label: {', '.join(data.classes):.300}.")
-    labels = data.spelled(text)
+    labels = data.parse_labels(text)
     if len(labels) > MAX_LABELS:
         raise UsageError(f"{text!r:.60} has {len(labels)} labels: type at most {MAX_LABELS}.")
     return labels
