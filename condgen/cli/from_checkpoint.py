@@ -1,0 +1,45 @@
+"""``condgen validate``, ``test`` and ``predict``: the commands that use a checkpoint without training it."""
+
+from __future__ import annotations
+
+from condgen.cli.lightning_cli import CondgenCLI
+from condgen.cli.output import say
+from condgen.errors import UsageError
+from condgen.evaluation.report import about_checkpoint, report
+from condgen.sampling.prediction_files import PredictionFiles
+from condgen.training.scores import ScoredSamples
+
+
+def validate(cli: CondgenCLI) -> None:
+    """Prints the losses on the test images."""
+    cli.trainer.run_directory = cli.run_directory()
+    cli.trainer.validate(cli.model, **cli.trainer_arguments(), verbose=cli.config.verbose)
+
+
+def test(cli: CondgenCLI) -> None:
+    """Prints the losses on the test images and the scores of samples, and writes the scores into the run directory."""
+    run = cli.trainer.run_directory = cli.run_directory()
+    cli.trainer.test(cli.model, **cli.trainer_arguments(), verbose=cli.config.verbose)
+    scored = next(callback for callback in cli.trainer.callbacks if isinstance(callback, ScoredSamples))
+    if cli.trainer.is_global_zero and scored.samples is not None:
+        assert cli.checkpoint is not None
+        assert cli.checkpoint_path is not None
+        origin = about_checkpoint(cli.checkpoint, cli.checkpoint_path)
+        progress = cli.trainer.progress_bar_callback is not None
+        report(cli.model, cli.datamodule, scored.judge, scored.samples, scored.seconds, origin, run, progress)
+
+
+def predict(cli: CondgenCLI) -> None:
+    """Writes samples into files.
+
+    Raises:
+        UsageError: a setting asks for a part of the samples, or the checkpoint lies in no run and no folder is given.
+    """
+    cli.trainer.run_directory = cli.run_directory()
+    files = next(callback for callback in cli.trainer.callbacks if isinstance(callback, PredictionFiles))
+    if cli.trainer.limit_predict_batches != 1.0 or cli.trainer.fast_dev_run:
+        raise UsageError("predict generates all samples: leave out limit_predict_batches and fast_dev_run.")
+    if cli.trainer.run_directory is None and files.dirpath is None:
+        raise UsageError(f"{cli.checkpoint_path} lies in no run directory: give a folder as --predictions.dirpath.")
+    cli.trainer.predict(cli.model, **cli.trainer_arguments(), return_predictions=False)
+    say(f"Samples: {files.folder} (grid.png shows them, manifest.csv lists them)")

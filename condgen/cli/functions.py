@@ -1,0 +1,83 @@
+"""The commands that are functions: their options are the function's parameters."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import reprlib
+from argparse import ArgumentError
+from pathlib import Path
+from typing import Any
+
+from condgen.checkpoints.classes import known_names, short_name
+from condgen.cli.commands import load
+from condgen.cli.lightning_cli import Parser
+from condgen.cli.options import is_question, last_value, read_options
+from condgen.cli.suggestions import explain
+from condgen.data.datamodule import ImageDataModule
+from condgen.errors import UsageError
+from condgen.files.config import read_config
+
+MNIST = "condgen.data.datasets.MNIST"
+OWN_DATA = [f"condgen.data.datasets.{name}" for name in ("EMNIST", "KMNIST", "MNIST", "QMNIST", "FashionMNIST")]
+IMAGE_SETTINGS = ("root", "source", "split")  # the settings of condgen's data sets that determine their images
+
+
+def call(command: str, words: list[str]) -> None:
+    """Runs the function of a command with what was given on the command line.
+
+    Raises:
+        UsageError: the command line is wrong.
+    """
+    function = load(command)
+    parameters = list(inspect.signature(function).parameters)
+    description = (inspect.getdoc(function) or "").partition("\n\n")[0]
+    parser = Parser(prog=f"condgen {command}", description=description)
+    parser.add_function_arguments(function, as_group=False, as_positional=True, skip={"data"})
+    if "data" in parameters:
+        parser.add_subclass_arguments(ImageDataModule, "data", as_group=False, help="The data set.")
+    if is_question(words):
+        parser.parse_args(words)  # prints the answer and exits
+    first = next((number for number, word in enumerate(words) if word.startswith("-")), len(words))
+    paths, options = words[:first], read_options(words[first:])
+    takes = {"path": "one path", "paths": "paths", "runs": "runs"}.get(parameters[0], "no path")
+    if not {"one path": len(paths) == 1, "paths": paths, "runs": True, "no path": not paths}[takes]:
+        raise UsageError(f"condgen {command} takes {takes} before its options: see condgen {command} --help.")
+    data = last_value(options, "data")
+    if "data" in parameters:
+        is_known = data and short_name(data) in known_names(ImageDataModule)
+        parser.set_defaults({"data": data if is_known else _data_beside(paths) if not data else MNIST})
+    given = [json.dumps(paths)] if takes in ("paths", "runs") else paths
+    try:
+        config = parser.parse_args([*given, *map(str, options)])
+    except ArgumentError as error:
+        bases = {"data": ImageDataModule} if "data" in parameters else {}
+        raise explain(error, options, parser, bases, {}) from error
+    function(**parser.instantiate_classes(config))
+
+
+def _data_beside(paths: list[str]) -> Any:
+    """The data set of the run in whose directory the samples lie; MNIST if they lie in none.
+
+    The run's ``config.yaml`` may come from anybody: it can only choose one of condgen's own data sets and its images.
+
+    Raises:
+        UsageError: it names no such data set.
+    """
+    parents = Path(os.path.realpath(paths[0])).parents if paths else ()
+    run = next((f for f in parents if os.path.isfile(f / "config.yaml") and os.path.isdir(f / "checkpoints")), None)
+    if run is None:
+        return MNIST
+    try:
+        saved = read_config(f"{run}/config.yaml").get("data")
+        if not isinstance(saved, dict) or saved.get("class_path") not in OWN_DATA:
+            raise UsageError(f"{run}/config.yaml: data is {reprlib.repr(saved)}, which is none of condgen's data sets.")
+        chosen = {name: value for name, value in (saved.get("init_args") or {}).items() if name in IMAGE_SETTINGS}
+        data = {"class_path": saved["class_path"], "init_args": chosen}
+        parser = Parser()
+        parser.add_subclass_arguments(ImageDataModule, "data")
+        parser.parse_object({"data": data})  # checks the types
+        return data
+    except (ArgumentError, AttributeError, UsageError) as error:
+        raise UsageError(f"{run}/config.yaml: {error} Give the data set of these samples as --data.") from error

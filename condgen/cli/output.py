@@ -1,0 +1,82 @@
+"""What condgen prints: results on standard output, one line about an error on standard error."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import traceback
+from argparse import ArgumentError
+
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from condgen.errors import CollectiveError, UsageError, printable
+from condgen.training.checkpointing import Stopped
+
+SYSTEM_REFUSES = {  # what a user's disk, permissions, limits and paths can cause
+    errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG,
+    errno.ENFILE, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,
+}  # fmt: skip
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """Prints in the first process only."""
+    print(text, flush=True)
+
+
+def report_error(error: BaseException) -> int:
+    """Prints what a user needs to know of an exception and returns the exit code: 1 or 2; 128 + N after signal N.
+
+    Raises:
+        BaseException: ``error`` itself, if it is a bug.
+    """
+    is_child = os.environ.get("LOCAL_RANK", "0") != "0"  # not the first process of its machine
+    if isinstance(error, Stopped):
+        say(f"\nStopped. Checkpoint saved. Resume with: {error.resume_command}")
+        # a child process that ends with an error would make Lightning end the others
+        return 0 if is_child and "TORCHELASTIC_RUN_ID" not in os.environ else 128 + error.signum
+    if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
+        return _fail("interrupted", 128 + signal.SIGINT)
+    if isinstance(error, SystemExit) and error.code != 128 + signal.SIGTERM:
+        return error.code if isinstance(error.code, int) else 0 if error.code is None else _fail(str(error.code), 2)
+    if isinstance(error, SIGTERMException | SystemExit):
+        return 128 + signal.SIGTERM if is_child else _fail("terminated", 128 + signal.SIGTERM)
+    cause: BaseException | None = error
+    while cause and not isinstance(cause, UsageError | ArgumentError | MisconfigurationException):
+        cause = cause.__cause__ or cause.__context__  # jsonargparse wraps what a class raises when it is created
+    if isinstance(cause, CollectiveError) and is_child:
+        return 1
+    if message := str(cause) if cause else _message(error):
+        return _fail(message, 2 if isinstance(cause, ArgumentError) else 1)
+    raise error
+
+
+def raised_in(error: BaseException) -> str:
+    """The name of the module that raised an exception."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return str(frames[-1].f_globals["__name__"]) if frames else ""
+
+
+def _message(error: BaseException) -> str | None:
+    """What to say if the machine or the batch lacks something; None if ``error`` is a bug."""
+    # torch raises a bare RuntimeError if the CPU's memory is exhausted: only its text tells
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+        return f"There is not enough memory ({reason}). A smaller --data.batch_size needs less."
+    if raised_in(error).startswith(("torch.utils.data.", "multiprocessing.", "torch.multiprocessing.")):
+        return f"The loader's workers failed ({error}). Fewer --data.num_workers need less."
+    calls = {(frame.f_globals["__name__"], frame.f_code.co_name) for frame, _ in traceback.walk_tb(error.__traceback__)}
+    if isinstance(error, ValueError) and ("torch.nn.functional", "batch_norm") in calls:
+        return "Batch norm needs two images or more in each process's batch: raise --data.batch_size."
+    if isinstance(error, OSError) and error.errno in SYSTEM_REFUSES:
+        return f"{error.filename or 'A file'} cannot be used ({error.strerror})."
+    return None
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"condgen: {printable(' '.join(message.split())[:600])}", file=sys.stderr)
+    return code

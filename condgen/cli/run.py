@@ -1,0 +1,90 @@
+"""Runs a command line: imports the user's modules, runs the command and turns what it raises into an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import threading
+import warnings
+
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from condgen.cli.commands import COMMANDS, FUNCTION_COMMANDS, LIGHTNING_COMMANDS, load
+from condgen.cli.functions import call
+from condgen.cli.lightning_cli import CondgenCLI
+from condgen.cli.output import raised_in, report_error
+from condgen.cli.suggestions import did_you_mean
+from condgen.errors import UsageError
+from condgen.training.machine import keep_freed_memory, use_deterministic_gpu
+
+
+def run(arguments: list[str]) -> int:
+    """Runs a command line and returns its exit code."""
+    _quieten()
+    keep_freed_memory()
+    use_deterministic_gpu()
+    try:
+        _run(arguments)
+    except BaseException as error:
+        return report_error(error)
+    return 0
+
+
+def _run(words: list[str]) -> None:
+    if any("\udc80" <= character <= "\udcff" for word in words for character in word):
+        raise UsageError("An argument is not UTF-8: rename the file, or set the terminal to UTF-8.")
+    command, *words = _import_modules(words) or [""]
+    if command in FUNCTION_COMMANDS:
+        call(command, words)
+    elif command in LIGHTNING_COMMANDS:
+        cli = CondgenCLI(command, words)
+        try:
+            load(command)(cli)
+        except (ImportError, RuntimeError, ValueError, MisconfigurationException) as error:
+            if raised_in(error).startswith("lightning."):  # which then speaks of a setting
+                raise cli.trainer_error(error) from error
+            raise
+    elif command.startswith("--print_completion"):
+        CondgenCLI("", [command, *words])
+    else:
+        meant = did_you_mean(command, COMMANDS) or "."
+        raise UsageError(f"There is no condgen {command}{meant} Begin with one of {', '.join(COMMANDS)}.")
+
+
+def _import_modules(words: list[str]) -> list[str]:
+    """Imports the modules of ``--import MODULE``, and returns the other words of the command line.
+
+    Raises:
+        UsageError: a module cannot be imported.
+    """
+    rest, following = list[str](), iter(words)
+    for word in following:
+        if word != "--import" and not word.startswith("--import="):
+            rest.append(word)
+            continue
+        module = word.partition("=")[2] or next(following, "")
+        try:
+            importlib.import_module(module)
+        except (ImportError, ValueError) as error:
+            raise UsageError(
+                f"--import {module}: {error}. Use python -m condgen for a module in this folder."
+            ) from error
+    return rest
+
+
+def _quieten() -> None:
+    """Hides Lightning's hints for developers, and prints warnings in one line."""
+    threading.excepthook = _thread_failed
+    warnings.formatwarning = lambda message, category, *_, **__: f"{category.__name__}: {message}\n"
+    warnings.filterwarnings("ignore", category=PossibleUserWarning)
+    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """No traceback if a thread such as TensorBoard's cannot write: the main thread gets and reports the same error."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
