@@ -10,10 +10,11 @@ from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import ArgumentParser
+
 from condgen.checkpoints.classes import known_names, short_name
 from condgen.cli.commands import load
-from condgen.cli.lightning_cli import Parser
-from condgen.cli.options import is_question, last_value, read_options
+from condgen.cli.options import PARSER_SETTINGS, is_question, last_value, read_options
 from condgen.cli.suggestions import explain
 from condgen.data.datamodule import ImageDataModule
 from condgen.errors import UsageError
@@ -33,7 +34,7 @@ def call(command: str, words: list[str]) -> None:
     function = load(command)
     parameters = list(inspect.signature(function).parameters)
     description = (inspect.getdoc(function) or "").partition("\n\n")[0]
-    parser = Parser(prog=f"condgen {command}", description=description)
+    parser = ArgumentParser(prog=f"condgen {command}", description=description, **PARSER_SETTINGS)
     parser.add_function_arguments(function, as_group=False, as_positional=True, skip={"data"})
     if "data" in parameters:
         parser.add_subclass_arguments(ImageDataModule, "data", as_group=False, help="The data set.")
@@ -53,8 +54,8 @@ def call(command: str, words: list[str]) -> None:
         config = parser.parse_args([*given, *map(str, options)])
     except ArgumentError as error:
         bases = {"data": ImageDataModule} if "data" in parameters else {}
-        raise explain(error, options, parser, bases, {}) from error
-    function(**parser.instantiate_classes(config))
+        raise explain(error, options, parser, bases, paths=given) from error
+    function(**parser.instantiate(config))
 
 
 def _data_beside(paths: list[str]) -> Any:
@@ -75,7 +76,7 @@ def _data_beside(paths: list[str]) -> Any:
             raise UsageError(f"{run}/config.yaml: data is {reprlib.repr(saved)}, which is none of condgen's data sets.")
         chosen = {name: value for name, value in (saved.get("init_args") or {}).items() if name in IMAGE_SETTINGS}
         data = {"class_path": saved["class_path"], "init_args": chosen}
-        parser = Parser()
+        parser = ArgumentParser(exit_on_error=False)
         parser.add_subclass_arguments(ImageDataModule, "data")
         parser.parse_object({"data": data})  # checks the types
         return data

@@ -24,7 +24,16 @@ from condgen.checkpoints.fit import check_weights
 from condgen.checkpoints.read import read_checkpoint
 from condgen.checkpoints.settings import check_same_images, data_of, settings
 from condgen.checkpoints.write import AtomicCheckpointIO
-from condgen.cli.options import Option, as_list, is_question, last_value, plain_name, read_options, settings_in
+from condgen.cli.options import (
+    PARSER_SETTINGS,
+    Option,
+    as_list,
+    is_question,
+    last_value,
+    plain_name,
+    read_options,
+    settings_in,
+)
 from condgen.cli.recipes import RECIPES, read_recipe, recipe_of
 from condgen.cli.run_config import RunConfig, settings_of_run
 from condgen.cli.suggestions import explain
@@ -75,13 +84,6 @@ def _create(class_type: type[T], *args: Any, **kwargs: Any) -> T:
         raise UsageError(f"{name} cannot be created ({type(error).__name__}: {error}).") from error
 
 
-class Parser(LightningArgumentParser):
-    """Raises instead of printing its usage, and takes no abbreviated flags."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"exit_on_error": False, "allow_abbrev": False} | kwargs)
-
-
 class CondgenCLI(LightningCLI):
     """One of LightningCLI's commands, ready to run: ``model``, ``datamodule``, ``trainer``.
 
@@ -111,8 +113,7 @@ class CondgenCLI(LightningCLI):
             trainer_class=RunTrainer,
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=1,
-            parser_class=Parser,
-            parser_kwargs={"prog": f"condgen {command}".rstrip()},
+            parser_kwargs=PARSER_SETTINGS | {"prog": f"condgen {command}".rstrip()},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             run=not command,  # the parser of one command is built faster than those of all
@@ -189,9 +190,7 @@ class CondgenCLI(LightningCLI):
                 problem = f"{option.value}: give a value without a null byte."
             elif group == "model" and setting in FROM_DATA:
                 problem = f"{option.value}, but it follows from the data set: leave it out."
-            elif (
-                option.value in (None, "null") and group in BASES and defaults[group].init_args.get(setting) is not None
-            ):
+            elif option.value == "null" and group in BASES and defaults[group].init_args.get(setting) is not None:
                 problem = "null: give a value, or leave it out."
             else:
                 continue

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from condgen.errors import UsageError
 
+PARSER_SETTINGS: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}  # raise instead of printing the usage
+
 
 class Option(NamedTuple):
     """A setting: its full name without dashes, its value, and ``FILE: `` if a config file gives it."""
@@ -45,12 +47,12 @@ def read_options(words: Iterable[str]) -> list[Option]:
 
 
 def settings_in(content: Mapping[str, Any], source: str) -> Iterator[Option]:
-    """The settings in the content of a config file, as if each was an option."""
+    """The settings in the content of a config file, as if each was an option; None is ``null``."""
     for key, value in content.items():
         if isinstance(value, dict):
             yield from (option._replace(name=f"{key}.{option.name}") for option in settings_in(value, source))
         else:
-            yield Option(str(key), value, source)
+            yield Option(str(key), "null" if value is None else value, source)
 
 
 def plain_name(name: str) -> str:
@@ -61,7 +63,7 @@ def plain_name(name: str) -> str:
 def last_value(options: Iterable[Option], name: str) -> str | None:
     """The value of a setting that holds: the last one that is given; None if none is, or ``null``."""
     values = [option.value for option in options if plain_name(option.name) == name]
-    return None if not values or values[-1] in (None, "null") else str(values[-1])
+    return None if not values or values[-1] == "null" else str(values[-1])
 
 
 def is_question(words: Iterable[str]) -> bool:

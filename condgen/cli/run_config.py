@@ -19,13 +19,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
 from condgen.cli.options import as_list, class_of
-from condgen.cli.output import say
 from condgen.errors import UsageError
 from condgen.files.atomic import atomic_write
 from condgen.files.config import read_config
 
 CLASS_SETTINGS = ("callbacks", "logger", "plugins", "profiler")  # of the Trainer
-PROCESS_SETTINGS = ("devices", "num_nodes", "strategy")
 INHERITED = {
     "trainer": {
         "accelerator", "accumulate_grad_batches", "benchmark", "check_val_every_n_epoch", "detect_anomaly",
@@ -61,11 +59,6 @@ def settings_of_run(command: str, path: Path, given: Collection[str]) -> dict[st
                 f"{path} names classes in trainer.{name}, and a run's own file is not trusted to import them: "
                 f"give --config {path} to use them, or --trainer.{name} null to train without."
             )
-    processes = {name: trainer.get(name) for name in PROCESS_SETTINGS}
-    several = processes["devices"] not in (None, 1, "1", "auto") or processes["num_nodes"] not in (None, 1)
-    if command == "fit" and several and not any(f"trainer.{name}" in given for name in PROCESS_SETTINGS):
-        flags = [f"--trainer.{name} {value}" for name, value in processes.items() if value and _is_plain(value)]
-        say(f"The run was trained by several processes, this command uses one: add {' '.join(flags)}.")
     found: dict[str, Any] = {}
     for group in INHERITED if command == "fit" else ("trainer",):
         found[group] = {name: saved[group][name] for name in INHERITED[group] & saved.get(group, {}).keys()}

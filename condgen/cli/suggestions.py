@@ -19,16 +19,12 @@ TRAINER_CLASSES = [*callbacks.__all__, *loggers.__all__, *profilers.__all__]
 def did_you_mean(name: str, names: Iterable[str], dashes: str = "") -> str:
     """``: did you mean …?`` with at most three names that are similar, or "" if none is."""
     group, _, last = name.rpartition(".")
-    names = list(names)
-    names = [known for known in names if known.startswith(f"{group}.")] or names
-    ends = {known: known.rpartition(".")[2] for known in names}
+    ends = {known: known.rpartition(".")[2] for known in sorted(names)}
+    ends = {known: end for known, end in ends.items() if known.startswith(f"{group}.")} or ends
     near = [known for known, end in ends.items() if end.lower() == last.lower()]
+    near = near or get_close_matches(name, ends, cutoff=0.8)
     near = near or [known for known, end in ends.items() if last in end.split("_")]
-    near = (
-        near
-        or get_close_matches(name, names)
-        or [n for n in names if ends[n] in get_close_matches(last, ends.values())]
-    )
+    near = near or [known for known, end in ends.items() if end in get_close_matches(last, ends.values(), cutoff=0.7)]
     return f": did you mean {' or '.join(dashes + known for known in near[:3])}?" if near else ""
 
 
@@ -37,7 +33,8 @@ def explain(
     options: Sequence[Option],
     parser: ArgumentParser,
     bases: Mapping[str, type],
-    elsewhere: Mapping[str, str],
+    elsewhere: Mapping[str, str] | None = None,
+    paths: Sequence[str] = (),
 ) -> UsageError:
     """The error to show instead of jsonargparse's: if a name is wrong, with the names that are right.
 
@@ -47,6 +44,7 @@ def explain(
         parser: the parser that refused them, whose defaults name the classes that are used.
         bases: the settings that name one of condgen's classes, ``model`` and ``data``, with the base class.
         elsewhere: the groups of settings of other commands, each with its command.
+        paths: the words before the options.
     """
     for option in options:  # first, because the other names depend on the class
         if (group := plain_name(option.name)) in bases and re.fullmatch(r"\w+", str(option.value)):
@@ -62,8 +60,9 @@ def explain(
         if any(name.startswith(f"{parent}.") for parent in known if parent not in bases):
             continue  # a setting of a class, such as trainer.callbacks.patience, which is parsed with the class
         if name in known or any(setting.startswith(f"{name}.") for setting in known):
-            problem = _wrong_value(option, [o for o in options if group not in bases], parser)
-        elif group in elsewhere:
+            inner = [str(o) for o in options if group not in bases and o.name.startswith(f"{option.name}.")]
+            problem = _wrong_value(option, [*paths, str(option), *inner], parser)
+        elif elsewhere and group in elsewhere:
             problem = f"{dashes}{name} is a setting of condgen {elsewhere[group]}."
         else:
             owner = f" for {short_name(defaults[group].class_path)}" if group in bases else ""
@@ -75,11 +74,10 @@ def explain(
     return UsageError(" ".join(str(error).split()))
 
 
-def _wrong_value(option: Option, others: Iterable[Option], parser: ArgumentParser) -> str:
-    """What is wrong with a value, or "" if the parser takes it together with the settings of the class that it names."""
-    inner = [str(other) for other in others if other.name.startswith(f"{option.name}.")]
+def _wrong_value(option: Option, words: Sequence[str], parser: ArgumentParser) -> str:
+    """What is wrong with an option's value, or "" if the parser accepts the words that give it."""
     try:
-        parser.parse_args([str(option), *inner])
+        parser.parse_args(words)
     except ArgumentError as error:
         lines = str(error).splitlines()
         deepest = max(len(line) - len(line.lstrip()) for line in lines)

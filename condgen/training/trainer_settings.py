@@ -91,21 +91,3 @@ def check_strategy(strategy: Strategy, setting: Any) -> None:
         raise UsageError(
             f"trainer.strategy is {setting}, which condgen does not support: give auto for one device, ddp for several."
         )
-
-
-def name_trainer_setting(error: Exception, settings: Mapping[str, Any]) -> UsageError:
-    """What Lightning says of a setting, with the setting's full name and its value before it."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    named = [name for name in settings if re.search(rf"\b{name}\b", text)]
-    meant = [name for name in ("strategy", "max_time") if str(settings.get(name)).lower() in text.lower()]
-    meant += ["accelerator"] if settings.get("accelerator") not in (None, "auto", "cpu") else []
-    where = min(named, key=text.index, default=next(iter(meant), None))
-    return UsageError(f"trainer.{where} is {settings[where]}: {text}" if where else f"trainer: {text}")
-
-
-def raised_by_lightning(error: Exception) -> bool:
-    """Whether an exception comes from Lightning's own code: it then speaks of a setting."""
-    frame = error.__traceback__
-    while frame and frame.tb_next:
-        frame = frame.tb_next
-    return frame is not None and frame.tb_frame.f_globals["__name__"].startswith("lightning.")

@@ -447,9 +447,9 @@ def test_a_family_from_elsewhere_is_taken_on_the_command_lines_word(fit_args, tm
     monkeypatch.syspath_prepend(str(tmp_path))
     common = ["--trainer.default_root_dir", str(tmp_path)]
     named = ["--model", "elsewhere.Net"]
-    assert "There is no model.latent for elsewhere.Net" in refused(
-        [*fit_args, *common, *named, "--model.latent", "3"], capsys
-    )
+    said = refused([*fit_args, *common, *named, "--model.latent", "3"], capsys)
+    assert "model.latent" in said
+    assert "elsewhere.Net" in said
     assert main([*fit_args, *common, *named, "--model.latent_dim", "3"]) == 0
     run = str(tmp_path / "lightning_logs" / "version_0")
     finish(condgen_process(["predict", "--ckpt_path", run, "--data.samples_per_label", "1", *named], tmp_path))
