@@ -41,14 +41,18 @@ def fit(cli: CondgenCLI) -> None:
             continued = (first_step, extra_rows) if resumed else (0, [])
             trainer.loggers = [*run_loggers(run or cli.root, *continued), *trainer.loggers]
         try:
-            _announce(cli, run)
+            for recipe in cli.recipes:
+                say(f"Config: {recipe}, which comes with condgen")
+            size = sum(weights.numel() for weights in cli.model.parameters() if weights.requires_grad)
+            origin = f", resumed from {path}" if path else ""
+            say(f"Run: {run} ({type(cli.model).__name__}, {size:,} parameters){origin}")
             trainer.fit(cli.model, **cli.trainer_arguments())
         except Stopped as stop:
             stop.resume_command = resume_command(cli, run)
             raise
         except BaseException:
             trained = trainer.global_step not in (0, cli.checkpoint["global_step"] if cli.checkpoint else 0)
-            if run and not resumed and trainer.is_global_zero and not trained and not _has_results(run):
+            if run and not resumed and trainer.is_global_zero and not trained:
                 _remove_run(run)
             raise
         if trial and run:
@@ -83,20 +87,11 @@ def _check_resume(cli: CondgenCLI, resumed: Path | None) -> tuple[int, list[str]
     return saved.get("first_open_step", cli.checkpoint["global_step"]), extra_rows
 
 
-def _announce(cli: CondgenCLI, run: Path | None) -> None:
-    for recipe in cli.recipes:
-        say(f"Config: {recipe}, which comes with condgen")
-    size = sum(weights.numel() for weights in cli.model.parameters() if weights.requires_grad)
-    origin = f", resumed from {cli.checkpoint_path}" if cli.checkpoint_path else ""
-    say(f"Run: {run} ({type(cli.model).__name__}, {size:,} parameters){origin}")
-
-
 def _next_steps(cli: CondgenCLI, run: Path | None) -> str:
     """What a user can do with a finished run, as commands."""
-    trainer, timer = cli.trainer, _timer(cli)
+    trainer = cli.trainer
     stopped_early = not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch  # a limit ended the last epoch
-    seconds = timer.time_elapsed("train") if timer else 0.0
-    limits = _limits_reached(cli, trainer.current_epoch - stopped_early, trainer.global_step, seconds)
+    limits = _limits_reached(cli, trainer.current_epoch - stopped_early, trainer.global_step)
     path = shlex.quote(str(run))
     steps = (  # what, how, and the file that it needs
         ("see the samples of every epoch", f"{run}/samples/, {run}/samples.gif", "samples.gif"),
@@ -106,9 +101,8 @@ def _next_steps(cli: CondgenCLI, run: Path | None) -> str:
         ("score them", f"condgen test --ckpt_path {path}", ""),
         ("train longer", f"{resume_command(cli, run)} {' '.join(limits.values())}".rstrip(), ""),
     )
-    return "\n".join(
-        [f"Run: {run}", *(f"  {what:<33} {how}" for what, how, file in steps if run and (run / file).exists())]
-    )
+    possible = [f"  {what:<33} {how}" for what, how, file in steps if run and (run / file).exists()]
+    return "\n".join([f"Run: {run}", *possible])
 
 
 def resume_command(cli: CondgenCLI, run: Path | None) -> str:
@@ -118,33 +112,24 @@ def resume_command(cli: CondgenCLI, run: Path | None) -> str:
     return f"condgen fit {config}--ckpt_path {shlex.quote(str(run))}"
 
 
-def _limits_reached(cli: CondgenCLI, epochs: int, steps: int, seconds: float) -> dict[str, str]:
-    """The limits that a training of this length has reached, each with the flag for twice as long a training."""
+def _limits_reached(cli: CondgenCLI, epochs: int, steps: int, seconds: float | None = None) -> dict[str, str]:
+    """The limits that a training of this length has reached, each with the flag for twice as long a training.
+
+    ``seconds`` is the time that ``trainer.max_time`` limits: that of this training if it is not given.
+    """
     limits = {"epochs": (epochs, cli.trainer.max_epochs), "steps": (steps, cli.trainer.max_steps)}
     found = {
         f"{done} {unit}": f"--trainer.max_{unit} {2 * done}"
         for unit, (done, most) in limits.items()
         if most not in (None, -1) and done >= most
     }
-    timer = _timer(cli)
-    if timer is not None and (remaining := timer.time_remaining()) is not None:
-        limit = round(remaining + timer.time_elapsed())
-        if seconds >= limit:
+    for timer in (callback for callback in cli.trainer.callbacks if type(callback) is Timer):  # of trainer.max_time
+        remaining, elapsed = timer.time_remaining(), timer.time_elapsed()
+        if remaining is not None and (elapsed if seconds is None else seconds) >= (limit := round(remaining + elapsed)):
             hours, rest = divmod(2 * limit, 3600)
             flag = f"--trainer.max_time {hours // 24:02}:{hours % 24:02}:{rest // 60:02}:{rest % 60:02}"
             found[f"{timedelta(seconds=limit)} hours"] = flag
     return found
-
-
-def _timer(cli: CondgenCLI) -> Timer | None:
-    """The callback of ``trainer.max_time``."""
-    return next((callback for callback in cli.trainer.callbacks if type(callback) is Timer), None)
-
-
-def _has_results(run: Path) -> bool:
-    """Whether a run directory has a checkpoint or a row of metrics: then it is never removed."""
-    metrics = run / "metrics.csv"
-    return any(run.glob("checkpoints/*.ckpt")) or (metrics.is_file() and metrics.stat().st_size > 0)
 
 
 def _remove_run(run: Path) -> None:

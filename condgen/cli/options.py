@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -74,9 +73,3 @@ def is_question(words: Iterable[str]) -> bool:
 def as_list(value: Any) -> list[Any]:
     """A setting that is one value or several, as a list."""
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
-
-
-def class_of(class_path: str) -> type:
-    """The class with this full name."""
-    module, _, name = class_path.rpartition(".")
-    return getattr(importlib.import_module(module), name)

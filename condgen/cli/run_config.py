@@ -8,6 +8,7 @@ the user asked for that file.
 from __future__ import annotations
 
 import contextlib
+import pydoc
 import re
 import reprlib
 from collections.abc import Collection
@@ -18,7 +19,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
-from condgen.cli.options import as_list, class_of
+from condgen.cli.options import as_list
 from condgen.errors import UsageError
 from condgen.files.atomic import atomic_write
 from condgen.files.config import read_config
@@ -105,7 +106,7 @@ def _remove_defaults(setting: Any) -> None:
     """Removes the default arguments of a callback, logger, ...: jsonargparse cannot write values of every type."""
     if isinstance(setting, Namespace) and "init_args" in setting:
         parser = ArgumentParser(exit_on_error=False)
-        parser.add_class_arguments(class_of(setting.class_path), fail_untyped=False)
+        parser.add_class_arguments(pydoc.locate(setting.class_path), fail_untyped=False)
         defaults = parser.get_defaults()
         for name, value in vars(setting.init_args).copy().items():
             if name in defaults and value == defaults[name]:
