@@ -68,9 +68,8 @@ TRAINER_DEFAULTS = {
     "use_distributed_sampler": False,
     "enable_model_summary": False,
 }
-NO_OPTIONS = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders", "return_predictions"} | {
-    "weights_only"  # off, it would let checkpoints contain code
-}
+NO_OPTIONS = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders", "return_predictions"}
+NO_OPTIONS |= {"weights_only"}  # false would let a checkpoint run code
 
 
 def _create(class_type: type[T], *args: Any, **kwargs: Any) -> T:
@@ -175,12 +174,11 @@ class CondgenCLI(LightningCLI):
     def _parse(
         self, parser: LightningArgumentParser, files: list[tuple[str, dict[str, Any]]], flags: list[Option]
     ) -> Namespace:
+        """Parses the files and the flags over them; refuses what jsonargparse lets pass."""
         options = [*_settings_in(files), *flags]
+        self.given = {plain_name(option.name) for option in options if option.source != f"{self.checkpoint_path}: "}
         chosen = {group: last_value(options, group) or default for group, default in DEFAULTS.items()}
         parser.set_defaults({group: c for group, c in chosen.items() if short_name(c) in known_names(BASES[group])})
-        from_file = [o for o in options if not o.source.startswith(f"{self.checkpoint_path}: ")]
-        self.given = {plain_name(option.name) for option in from_file}
-        defaults = parser.get_defaults()
         for option in options:
             name = plain_name(option.name)
             group, _, setting = name.partition(".")
@@ -190,7 +188,7 @@ class CondgenCLI(LightningCLI):
                 problem = f"{option.value}: give a value without a null byte."
             elif group == "model" and setting in FROM_DATA:
                 problem = f"{option.value}, but it follows from the data set: leave it out."
-            elif option.value == "null" and group in BASES and defaults[group].init_args.get(setting) is not None:
+            elif option.value == "null" and group in BASES and _default(parser, group, setting) is not None:
                 problem = "null: give a value, or leave it out."
             else:
                 continue
@@ -260,6 +258,10 @@ class CondgenCLI(LightningCLI):
     def run_directory(self) -> Path | None:
         """The run directory in which the checkpoint lies, if there is a checkpoint and it lies in one."""
         return run_of(self.checkpoint_path) if self.checkpoint_path else None
+
+
+def _default(parser: LightningArgumentParser, group: str, setting: str) -> Any:
+    return parser.get_defaults()[group].init_args.get(setting)
 
 
 def _settings_in(files: list[tuple[str, dict[str, Any]]]) -> list[Option]:
