@@ -20,6 +20,8 @@ from condgen.files.locks import directory_lock
 from condgen.training.checkpointing import Stopped
 from condgen.training.loggers import run_loggers
 
+RUN_FOLDERS = ("checkpoints", "samples", "reconstructions")  # in a run directory, written by fit
+
 
 def fit(cli: CondgenCLI) -> None:
     """Trains, and prints how to use and resume the run. Removes the run directory if nothing was trained.
@@ -33,10 +35,10 @@ def fit(cli: CondgenCLI) -> None:
     if trainer.is_global_zero:
         cli.datamodule.prepare_data()
         cli.datamodule.setup("fit")
-        cli.datamodule.check(trainer.world_size)
+        cli.datamodule.check_divisible(trainer.world_size)
     run = resumed or (claim_run(cli.root) if trainer.is_global_zero else None)
     trainer.run_directory = run
-    with directory_lock(run / "checkpoints") if trainer.is_global_zero and run else contextlib.nullcontext():
+    with directory_lock(run, RUN_FOLDERS) if trainer.is_global_zero and run else contextlib.nullcontext():
         if cli.logs_into_run:
             continued = (first_step, extra_rows) if resumed else (0, [])
             trainer.loggers = [*run_loggers(run or cli.root, *continued), *trainer.loggers]
@@ -52,7 +54,7 @@ def fit(cli: CondgenCLI) -> None:
             raise
         except BaseException:
             trained = trainer.global_step not in (0, cli.checkpoint["global_step"] if cli.checkpoint else 0)
-            if run and not resumed and trainer.is_global_zero and not trained:
+            if run and not resumed and trainer.is_global_zero and not trained and not _has_results(run):
                 _remove_run(run)
             raise
         if trial and run:
@@ -74,7 +76,7 @@ def _check_resume(cli: CondgenCLI, resumed: Path | None) -> tuple[int, list[str]
             raise UsageError(f"trainer.callbacks has a {name}, which resets a training: leave it out to resume {path}.")
     if cli.trainer.fast_dev_run:
         raise UsageError(f"trainer.fast_dev_run tries a new training, not {path}: leave one out.")
-    for name in ("checkpoints", "samples", "reconstructions"):
+    for name in RUN_FOLDERS:
         if resumed and (resumed / name).is_symlink():  # writing would follow it into another folder
             raise UsageError(f"{resumed / name} is a link: put a folder in its place to resume this run.")
     with restoring(path):
@@ -130,6 +132,12 @@ def _limits_reached(cli: CondgenCLI, epochs: int, steps: int, seconds: float | N
             flag = f"--trainer.max_time {hours // 24:02}:{hours % 24:02}:{rest // 60:02}:{rest % 60:02}"
             found[f"{timedelta(seconds=limit)} hours"] = flag
     return found
+
+
+def _has_results(run: Path) -> bool:
+    """Whether a run directory has a checkpoint or a row of metrics. Then it is never removed."""
+    metrics = run / "metrics.csv"
+    return any(run.glob("checkpoints/*.ckpt")) or (metrics.is_file() and metrics.stat().st_size > 0)
 
 
 def _remove_run(run: Path) -> None:
