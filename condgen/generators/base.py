@@ -53,7 +53,8 @@ class ConditionalGenerator(LightningModule, ABC):
         self.num_classes: int = base["num_classes"]
         self.image_shape: tuple[int, ...] = tuple(base["image_shape"])
         self.run_seed = 0
-        self._label_means: Tensor | None = None
+        self.label_means: Tensor | None = None
+        """The mean training image of each label, in [0, 1]: (num_classes, C, H, W); None if the data have none."""
         # In a list: as an attribute, the metric would be a submodule, and part of checkpoints and the EMA.
         self._variance_ratio: list[VarianceRatio] = []
         self.last_train_loss: Tensor | None = None
@@ -70,7 +71,7 @@ class ConditionalGenerator(LightningModule, ABC):
         """As in Lightning, and checks that the hyperparameters have the types that the constructor annotates.
 
         Raises:
-            UsageError: one has not.
+            UsageError: a hyperparameter has another type, or a value that is out of range.
         """
         frame = inspect.currentframe()
         super().save_hyperparameters(*args, **{"frame": frame and frame.f_back, **kwargs})
@@ -159,7 +160,7 @@ class ConditionalGenerator(LightningModule, ABC):
     def setup(self, stage: str) -> None:
         self.run_seed = int(os.environ.get("PL_GLOBAL_SEED", self.run_seed))
         if stage in ("fit", "validate", "test"):
-            self._label_means = getattr(self.trainer.datamodule, "label_means", None)  # type: ignore[attr-defined]
+            self.label_means = getattr(self.trainer.datamodule, "label_means", None)  # type: ignore[attr-defined]
 
     def _batch_numbers(self, rows: int, batch_idx: int, shape: Sequence[int]) -> Tensor:
         """This process's rows of a global batch's uniform numbers: (rows, *shape) in [0, 1), on the CPU.
@@ -175,11 +176,13 @@ class ConditionalGenerator(LightningModule, ABC):
         """Uniform noise for this process's rows of a batch: (rows, *shape) in [0, 1), on the device."""
         return self._batch_numbers(rows, batch_idx, shape).to(self.device)
 
-    def batch_normal(self, rows: int, batch_idx: int, shape: Sequence[int], further: int = 0) -> tuple[Tensor, Tensor]:
-        """Normal noise (rows, *shape) for this process's rows of a batch, and ``further`` uniform numbers for each
-        (rows, further) in [0, 1), on the device."""
+    def batch_normal(
+        self, rows: int, batch_idx: int, shape: Sequence[int], extra_uniform: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Normal noise (rows, *shape) for this process's rows of a batch, and uniform numbers (rows, extra_uniform) in
+        [0, 1), on the device."""
         size = math.prod(shape)
-        numbers = self._batch_numbers(rows, batch_idx, (size + further,))
+        numbers = self._batch_numbers(rows, batch_idx, (size + extra_uniform,))
         noise = normal(numbers[:, :size]).view(-1, *shape)
         return noise.to(self.device), numbers[:, size:].to(self.device)
 
@@ -209,15 +212,11 @@ class ConditionalGenerator(LightningModule, ABC):
         is_logged = every > 0 and (self.trainer.global_step + 1) % every == 0
         if is_logged or self.trainer.should_stop or self.trainer.is_last_batch:
             self.log_dict({"train_loss": loss, **{f"train_{name}": part for name, part in parts.items()}})
-        self._train_loss += torch.stack([self.last_train_loss.float(), torch.ones_like(loss, dtype=torch.float32)])
-
-    @property
-    def label_means(self) -> Tensor | None:
-        """The mean training image of each label, in [0, 1]: (num_classes, C, H, W); None if the data have none."""
-        return self._label_means
+        self._train_loss[0] += self.last_train_loss.float()
+        self._train_loss[1] += 1
 
     def _train_losses(self) -> Tensor:
-        """Sum and number of this epoch's training losses so far, one row for each process; a collective."""
+        """Sum and number of this epoch's training losses so far, one row for each process. All ranks must call this."""
         gathered = self.all_gather(self._train_loss)
         assert isinstance(gathered, Tensor)
         return gathered.view(-1, 2)
@@ -250,10 +249,10 @@ class ConditionalGenerator(LightningModule, ABC):
             self.log(f"{prefix}_{name}", value, prog_bar=name == "loss", on_epoch=True, sync_dist=True, batch_size=size)
 
     def on_validation_epoch_start(self) -> None:
-        if self._label_means is not None:
-            self._label_means = self._label_means.to(self.device)
+        if self.label_means is not None:
+            self.label_means = self.label_means.to(self.device)
         means = torch.zeros(self.num_classes, *self.image_shape, device=self.device)
-        self._variance_ratio = [VarianceRatio(means if self._label_means is None else self._label_means)]
+        self._variance_ratio = [VarianceRatio(means if self.label_means is None else self.label_means)]
 
     def on_validation_epoch_end(self) -> None:
         self.log("variance_ratio", self._variance_ratio.pop().compute(), sync_dist=True)

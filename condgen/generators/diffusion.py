@@ -12,8 +12,8 @@ are deterministic, so that the noise determines the image.
 
 Two additions to the plain method can be turned off:
 
-- ``posterior_images``: where noise prevails, the target is the posterior mean over the latest training images (Xu et
-  al. 2023, arXiv:2302.00670), which is the same target with less variance.
+- ``posterior_images``: if sigma_t > alpha_t, the target is the posterior mean over the latest training images (Xu et
+  al. 2023, arXiv:2302.00670), which estimates the same target with less variance.
 - ``mismatched_labels``: the posterior mean is known for *every* label. So the network also trains on noisy images of
   one label with another label that is plausible. Such pairs occur while sampling; a network that has never seen them
   takes what looks like a 9 for an odd 4.
@@ -33,12 +33,12 @@ from torch import Tensor, nn
 from condgen.errors import UsageError
 from condgen.generators.ema import EMAGenerator
 from condgen.generators.settings import (
+    Count,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Size,
-    Steps,
     UnitInterval,
 )
 from condgen.nn.muon import Muon
@@ -56,9 +56,9 @@ class Diffusion(EMAGenerator):
     """A conditional diffusion or rectified flow with a small U-Net; see the module.
 
     Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598) extrapolates from the prediction without a label
-    through the one with it: samples are clearer, and less diverse. It helps while the label decides what the noise
-    becomes; earlier it makes samples alike, and later it has no effect (Kynkäänniemi et al. 2024, "Applying Guidance in
-    a Limited Interval", arXiv:2404.07724).
+    through the one with it: samples are clearer, and less diverse. It helps at middle noise levels; at high ones it
+    reduces the diversity, and at low ones it has little effect (Kynkäänniemi et al. 2024, "Applying Guidance in a
+    Limited Interval Improves Sample and Distribution Quality in Diffusion Models", arXiv:2404.07724).
 
     ``sampling_steps``, ``solver``, ``guidance`` and ``guidance_interval`` can be changed after training.
 
@@ -93,12 +93,12 @@ class Diffusion(EMAGenerator):
         image_shape: Sequence[PositiveInt] = (1, 28, 28),
         channels: Sequence[Size] = (64, 112),
         objective: Literal["flow", "noise"] = "flow",
-        sampling_steps: Steps = 6,
+        sampling_steps: Count = 6,
         solver: Literal["multistep", "heun", "euler"] = "multistep",
         guidance: NonNegativeFloat = 1.2,
         guidance_interval: Sequence[UnitInterval] = (0.1, 0.5),
         label_dropout: UnitInterval = 0.05,
-        posterior_images: Steps = 4096,
+        posterior_images: Count = 4096,
         mismatched_labels: bool = True,
         convolution_lr: PositiveFloat = 0.03,
         lr: PositiveFloat = 2e-3,
@@ -141,12 +141,15 @@ class Diffusion(EMAGenerator):
         noise, t, uniform = self.noise_and_times(len(labels), batch_idx)
         x_t = self.path.add_noise(x, noise, t)
         target = own_target = self.path.target(x, noise)
-        shown = torch.where(uniform[:, 0] < self.hparams.label_dropout, self.num_classes, labels)
+        condition = torch.where(uniform[:, 0] < self.hparams.label_dropout, self.num_classes, labels)
         if self.hparams.posterior_images:
+            if self.hparams.mismatched_labels:  # before the image is in the buffer, where it would give its label away
+                condition = self.plausible_labels(x_t, t, condition, uniform[:, 1:])
             self.posterior.add(self.of_all_processes(x), self.of_all_processes(labels))
-            shown, target = self.posterior_target(x_t, t, shown, own_target, uniform[:, 1:])
-        prediction = self.predict(self.network, x_t, t, shown)
-        is_own = (shown == labels) | (shown == self.num_classes)  # then own_target is comparable to val_loss
+            target = self.posterior_target(x_t, t, condition, own_target)
+        prediction = self.predict(self.network, x_t, t, condition)
+        # train_loss is comparable to val_loss: the images' own targets, without mismatched labels
+        is_own = (condition == labels) | (condition == self.num_classes)
         error = (prediction.detach() - own_target).square().flatten(1).mean(1)
         self.log_train_loss((is_own * error).sum() / is_own.sum().clamp(min=1))
         return F.mse_loss(prediction, target)
@@ -154,42 +157,48 @@ class Diffusion(EMAGenerator):
     def noise_and_times(self, rows: int, batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
         """Noise (N, C, H, W) for a batch of N rows, times (N,), and uniform numbers (N, 1 + num_classes)."""
         size = math.prod(self.image_shape)
-        normal, uniform = self.batch_normal(rows, batch_idx, (size + 1,), further=1 + self.num_classes)
+        normal, uniform = self.batch_normal(rows, batch_idx, (size + 1,), extra_uniform=1 + self.num_classes)
         return normal[:, 1:].view(rows, *self.image_shape), self.path.training_times(normal[:, 0]), uniform
 
     @torch.no_grad()
-    def posterior_target(
-        self, x_t: Tensor, t: Tensor, labels: Tensor, own_target: Tensor, uniform: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The labels (N,) to show to the network, and its targets (N, C, H, W).
-
-        Where noise prevails, the target is the one of the posterior mean E[x | x_t, label], and with
-        ``mismatched_labels`` the label is sampled from the posterior, unless it is hidden.
+    def plausible_labels(self, x_t: Tensor, t: Tensor, labels: Tensor, uniform: Tensor) -> Tensor:
+        """Labels (N,) sampled from the posterior p(label | x_t) if sigma_t > alpha_t, unless the label is hidden.
 
         Args:
             x_t: (N, C, H, W).
             t: (N,).
             labels: (N,), of the images or hidden.
-            own_target: (N, C, H, W), of the images themselves.
             uniform: numbers (N, num_classes) in [0, 1) that determine the sampled labels.
         """
-        with torch.autocast(self.device.type, enabled=False):
-            alpha_t, sigma_t = self.path.coefficients(t)
-            log_likelihood = self.posterior.log_likelihood(x_t, alpha_t, sigma_t)
-            is_noisy = sigma_t > alpha_t
-            if self.hparams.mismatched_labels:
-                plausible = self.posterior.sample_labels(log_likelihood, uniform)
-                labels = torch.where(is_noisy & (labels < self.num_classes), plausible, labels)
-            mean = self.posterior.mean(log_likelihood, labels).view_as(x_t)
-            alpha_t, sigma_t = alpha_t[:, None, None, None], sigma_t[:, None, None, None]
-            target = self.path.target(mean, (x_t - alpha_t * mean) / sigma_t)
-        return labels, torch.where(is_noisy[:, None, None, None] & target.isfinite(), target, own_target)
+        alpha_t, sigma_t = self.path.coefficients(t)
+        plausible = self.posterior.sample_labels(self.posterior.log_likelihood(x_t, alpha_t, sigma_t), uniform)
+        is_sampled = (sigma_t > alpha_t) & (labels < self.num_classes) & (self.posterior.added > 0)
+        return torch.where(is_sampled, plausible, labels)
+
+    @torch.no_grad()
+    def posterior_target(self, x_t: Tensor, t: Tensor, labels: Tensor, own_target: Tensor) -> Tensor:
+        """Targets (N, C, H, W): the one of the posterior mean E[x | x_t, label] if sigma_t > alpha_t, else the own one.
+
+        With less noise the posterior mean is nearly always the image itself.
+
+        Args:
+            x_t: (N, C, H, W).
+            t: (N,).
+            labels: (N,), real ones or hidden.
+            own_target: (N, C, H, W), of the images themselves.
+        """
+        alpha_t, sigma_t = self.path.coefficients(t)
+        mean = self.posterior.mean(self.posterior.log_likelihood(x_t, alpha_t, sigma_t), labels).view_as(x_t)
+        target = self.path.target(mean, self.path.noise(x_t, mean, t))
+        is_known = target.isfinite()  # there are images of the label in the buffer
+        return torch.where((sigma_t > alpha_t)[:, None, None, None] & is_known, target, own_target)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         h = self.hparams
         *inner, _ = (part for part in self.network.modules() if isinstance(part, nn.Conv2d))
         matrices = [convolution.weight for convolution in inner]
-        others = [weights for weights in self.network.parameters() if all(weights is not matrix for matrix in matrices)]
+        ids = {id(matrix) for matrix in matrices}
+        others = [weights for weights in self.network.parameters() if id(weights) not in ids]
         optimizer = Muon(matrices, others, h.convolution_lr, h.lr, (0.9, 0.99), h.weight_decay)
         return with_schedule(optimizer, self, h.schedule, h.warmup_steps)
 
@@ -216,8 +225,10 @@ class Diffusion(EMAGenerator):
             if not self.is_guided(t):
                 return self.predict(self.ema, x_t, time, labels)
             both = self.predict(self.ema, x_t.repeat(2, 1, 1, 1), time, torch.cat((labels, no_label)))
-            with_label, without = both.unflatten(0, (2, -1))  # not chunk, which fixes the batch size in an export
-            return without + self.hparams.guidance * (with_label - without)
+            conditional, unconditional = both.unflatten(
+                0, (2, -1)
+            )  # not chunk, which fixes the batch size in an export
+            return unconditional + self.hparams.guidance * (conditional - unconditional)
 
         return (self.solve(model, noise) / 2 + 0.5).clamp(0, 1)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from condgen.errors import UsageError
 from condgen.generators.base import ConditionalGenerator
 from condgen.generators.settings import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Size, UnitInterval
-from condgen.nn.schedule import ScheduleName, with_schedule
+from condgen.nn.schedule import ScheduleName, fused_group, with_schedule
 
 
 class DNNNetwork(nn.Module):
@@ -147,6 +147,6 @@ class DNN(ConditionalGenerator):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         h = self.hparams
         betas = {} if h.optimizer == "SGD" else {"betas": tuple(h.betas)}
-        group = {"params": self.parameters(), "fused": True}
-        optimizer = getattr(torch.optim, h.optimizer)([group], lr=h.lr, weight_decay=h.weight_decay, **betas)
+        group = fused_group(self.parameters(), lr=h.lr, weight_decay=h.weight_decay, **betas)
+        optimizer = getattr(torch.optim, h.optimizer)([group])
         return with_schedule(optimizer, self, h.schedule, h.warmup_steps)

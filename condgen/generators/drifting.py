@@ -4,17 +4,16 @@ The DNN's loss compares a generated image with one real image, so it asks for th
 generated and many real images of a label, and each generated image can be told where to move: towards the real images
 near it, and away from the generated images near it. If both have the same distribution, the two forces cancel. Else the
 sample drifts: the network's target is what it generated, moved by one step (Deng et al. 2026, "Generative Modeling via
-Drifting"). Samples move as those of a diffusion do, but during training, so sampling takes one evaluation.
+Drifting", arXiv:2602.04770). Samples move as those of a diffusion do, but during training: sampling is one evaluation.
 
 In pixels any two images are about equally far apart. So images drift in features of random convolutions, too. The
-distance between samples and real images is measured by the energy distance (Székely and Rizzo 2013),
-2 E|fake - real| - E|fake - fake'| - E|real - real'|, which is 0 if both have the same distribution. The drift itself
+distance between samples and real images is measured by the energy distance (Székely and Rizzo 2013, "Energy
+statistics"), 2 E|fake - real| - E|fake - fake'| - E|real - real'|, which is 0 if both have the same distribution. The drift itself
 cannot tell, because it is scaled to the same length in every step.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -27,7 +26,7 @@ from condgen.errors import UsageError
 from condgen.generators.dnn import DNNNetwork, with_label
 from condgen.generators.ema import EMAGenerator
 from condgen.generators.settings import NonNegativeInt, PositiveFloat, PositiveInt, Size, UnitInterval
-from condgen.nn.schedule import ScheduleName, with_schedule
+from condgen.nn.schedule import ScheduleName, fused_group, with_schedule
 
 
 class RandomFeatures(nn.Module):
@@ -40,8 +39,11 @@ class RandomFeatures(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            nn.Conv2d(before, after, kernel_size, stride=2, padding=kernel_size // 2)
-            for (before, after), kernel_size in zip(itertools.pairwise((channels, 16, 32, 64)), (5, 3, 3), strict=True)
+            (
+                nn.Conv2d(channels, 16, kernel_size=5, stride=2, padding=2),
+                nn.Conv2d(16, 32, kernel_size=3, stride=2, padding=1),
+                nn.Conv2d(32, 64, kernel_size=3, stride=2, padding=1),
+            )
         )
         self.requires_grad_(False)
 
@@ -160,7 +162,7 @@ class Drifting(EMAGenerator):
         fake_labels = labels[: math.ceil(self.hparams.fake_ratio * len(labels))]
         noise = self.batch_uniform(len(fake_labels), batch_idx, self.noise_shape)
         fake = self.network(with_label(noise, fake_labels, self.num_classes)).float()
-        loss, energies = 0 * fake.sum(), []
+        loss, energies = 0 * fake.sum(), []  # depends on the weights even if no label has two images
         global_batch = [self.of_all_processes(rows) for rows in (fake, fake_labels, real, labels)]
         with torch.autocast(self.device.type, enabled=False):
             for fake_features, real_features in self.feature_sets(*global_batch):
@@ -180,6 +182,5 @@ class Drifting(EMAGenerator):
         return {"loss": torch.stack(energies).mean() if energies else 0 * fake.sum()}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        group = {"params": self.network.parameters(), "fused": True}
-        optimizer = torch.optim.Adam([group], lr=self.hparams.lr, betas=(0.5, 0.99))
+        optimizer = torch.optim.Adam([fused_group(self.network.parameters(), lr=self.hparams.lr)], betas=(0.5, 0.99))
         return with_schedule(optimizer, self, self.hparams.schedule, self.hparams.warmup_steps)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from condgen.generators.dnn import DNNNetwork, with_label
 from condgen.generators.ema import EMAGenerator
 from condgen.generators.settings import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Size, UnitInterval
-from condgen.nn.schedule import ScheduleName, with_schedule
+from condgen.nn.schedule import ScheduleName, fused_group, with_schedule
 
 PENALTY_STRIDE = 8  # gradient penalty on every 8th image of a batch
 
@@ -68,7 +68,7 @@ class GAN(EMAGenerator):
     """A conditional GAN with the article's network as its generator; see the module.
 
     On MNIST, hinge losses with spectral normalisation (Miyato et al. 2018, arXiv:1802.05957) reached a Fréchet distance
-    of 11.5 and a diversity of 0.71 after 1,400 steps, these losses 1.4 and 0.97.
+    of 11.5 and a diversity of 0.71 after 1,400 steps; the losses here reach 1.4 and 0.97.
 
     Args:
         latent_dim: size of the latent, uniform in [0, 1).
@@ -76,7 +76,8 @@ class GAN(EMAGenerator):
         image_shape: (C, H, W), follows the data set.
         lr: learning rate of the generator.
         discriminator_lr: learning rate of the discriminator.
-        penalty: weight of the gradient penalties R1 and R2, which are computed on every eighth image of a batch.
+        penalty: weight of the gradient penalties R1 and R2, which are computed on every eighth image of a batch, for
+            images in [0, 1]. R3GAN's gamma, for images in [-1, 1], would be four times as large.
         ema_decay: decay of the EMA weights that are used for sampling.
         schedule: learning-rate schedule after the warm-up: constant, or linear or cosine decay to 0.
         warmup_steps: steps of linear learning-rate warm-up.
@@ -112,7 +113,8 @@ class GAN(EMAGenerator):
         return real_logits - fake_logits
 
     def gradient_penalty(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
-        """R1 + R2: the squared gradient of the logit by the image, on real and generated images (N, C, H, W)."""
+        """penalty / 2 · (R1 + R2): mean squared gradients of the logit by the image, on real and generated images
+        (N, C, H, W)."""
         images = torch.cat((real, fake)).detach().requires_grad_()
         logits = self.discriminator(images, labels.repeat(2))
         (gradients,) = torch.autograd.grad(logits.sum(), images, create_graph=True)  # (2N, C, H, W)
@@ -128,10 +130,11 @@ class GAN(EMAGenerator):
             discriminator_loss = F.softplus(-logits).mean()
             generator_loss = F.softplus(logits).mean()
             penalty = self.gradient_penalty(real[some], fake[some], labels[some])
-        # The textbook computes two gradients: of discriminator_loss + penalty by the discriminator's weights, and of
-        # generator_loss by the generator's. The two losses differ only in the factor of each generated image's logit,
-        # sigmoid(-logit) against -sigmoid(logit). So one backward pass of the discriminator's loss gives both, if the
-        # gradient that reaches a generated image is multiplied by their ratio, -exp(logit). @GAIN@
+        # The textbook form is loss_d = discriminator_loss + penalty for the discriminator's weights, and generator_loss
+        # for the generator's, with a forward and a backward pass each. But the gradients of the two losses with respect
+        # to a generated image differ only in a factor, sigmoid(-logit) against -sigmoid(logit). So one backward pass of
+        # loss_d gives both, if the gradient at the generated images is multiplied by the ratio, -exp(logit). A step
+        # takes @GAIN@ of the textbook form's time on a CPU. (float32 overflows at exp(89).)
         ratio = -logits.detach().clamp(max=60).exp()[:, None, None, None]
         fake.register_hook(lambda gradient: ratio * gradient)
         self.log_train_loss(generator_loss, discriminator_loss=discriminator_loss, penalty=penalty)
@@ -145,8 +148,8 @@ class GAN(EMAGenerator):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         groups = [
-            {"params": self.network.parameters(), "lr": self.hparams.lr, "fused": True},
-            {"params": self.discriminator.parameters(), "lr": self.hparams.discriminator_lr, "fused": True},
+            fused_group(self.network.parameters(), lr=self.hparams.lr),
+            fused_group(self.discriminator.parameters(), lr=self.hparams.discriminator_lr),
         ]
         optimizer = torch.optim.Adam(groups, betas=(0.0, 0.99))
         return with_schedule(optimizer, self, self.hparams.schedule, self.hparams.warmup_steps)

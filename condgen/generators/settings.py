@@ -6,6 +6,7 @@ called from Python and with settings from files.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     NonNegativeInt = int
     PositiveInt = int
     Size = int
-    Steps = int
+    Count = int
     NonNegativeFloat = float
     PositiveFloat = float
     UnitInterval = float
@@ -26,13 +27,13 @@ else:
 
     # Upper bounds: a file must not make condgen allocate or compute without bound.
     Size = restricted_number_type("Size", int, [(">=", 1), ("<=", 1_000_000)])
-    Steps = restricted_number_type("Steps", int, [(">=", 0), ("<=", 10_000)])
+    Count = restricted_number_type("Count", int, [(">=", 0), ("<=", 10_000)])
 
 EXPECTED = {
     PositiveInt: "a whole number from 1",
     NonNegativeInt: "a whole number from 0",
     Size: "a whole number from 1 to 1,000,000",
-    Steps: "a whole number from 0 to 10,000",
+    Count: "a whole number from 0 to 10,000",
     PositiveFloat: "a number above 0",
     NonNegativeFloat: "a number from 0",
     UnitInterval: "a number from 0 to 1",
@@ -46,10 +47,10 @@ def plain_settings(family: type, settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: a value is not of the type that the constructor annotates.
     """
-    try:
-        annotations = get_type_hints(family.__init__)  # type: ignore[misc]
-    except NameError:  # the class annotates a type that only a type checker imports
-        return dict(settings)
+    annotations: dict[str, Any] = {}
+    for base in reversed(family.__mro__):  # a subclass may pass settings on to its base
+        with contextlib.suppress(NameError):  # the class annotates a type that only a type checker imports
+            annotations |= get_type_hints(base.__init__)  # type: ignore[misc]
     return {name: _plain(f"model.{name}", value, annotations.get(name)) for name, value in settings.items()}
 
 

@@ -9,12 +9,12 @@ images' log-likelihood (Kingma and Welling 2013, "Auto-Encoding Variational Baye
     ELBO = E[log p(x | z, y)]  -  E[log q(z | x, y) - log p(z | y)]
            reconstruction         KL
 
-Two things improve on the textbook's VAE, and the bound stays exact:
+Two things improve on the textbook's VAE, and the loss remains a valid lower bound:
 
 - The likelihood is a logistic distribution that is discretised to 256 levels; the outermost levels contain the tails
-  (Salimans et al. 2017, "PixelCNN++", arXiv:1701.05517). Four fifths of MNIST's pixels are exactly black, which neither
-  a Bernoulli nor a normal distribution describes well. The scale of each pixel is learnt, and with it the weight of the
-  reconstruction against the KL, so there is no β.
+  (Salimans et al. 2017, "PixelCNN++", arXiv:1701.05517). Four fifths of MNIST's pixels are exactly black, and the
+  others grey: a Bernoulli distribution has no grey levels, and a normal one no mass at exact black. The scale of each
+  pixel is learnt, and with it the weight of the reconstruction against the KL, so there is no β.
 - The aggregate posterior is not Gaussian: samples from N(0, I) often fall where the decoder was never trained. So the
   prior is learnt by the same bound: for each label a normalising flow (Dinh et al. 2017, arXiv:1605.08803).
 """
@@ -32,9 +32,9 @@ from torch import Tensor, nn
 from condgen.errors import UsageError
 from condgen.generators.base import ConditionalGenerator
 from condgen.generators.dnn import DNNNetwork, with_label
-from condgen.generators.settings import NonNegativeInt, PositiveFloat, PositiveInt, Size, Steps
+from condgen.generators.settings import Count, NonNegativeInt, PositiveFloat, PositiveInt, Size
 from condgen.nn.coupling import FlowPrior, normal_log_prob
-from condgen.nn.schedule import ScheduleName, with_schedule
+from condgen.nn.schedule import ScheduleName, fused_group, with_schedule
 from condgen.noise import Distribution
 
 
@@ -73,32 +73,32 @@ class Encoder(nn.Module):
         return mean.float(), log_std.float().clamp(-7, 2)
 
 
-def discretized_logistic_log_prob(images: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+def discretized_logistic_log_prob(images: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
     """Log-likelihood of images under logistic distributions that are discretised to 256 levels.
 
     Args:
         images: (N, C, H, W), multiples of 1/255 in [0, 1].
-        mean: (N, C, H, W), of each pixel's distribution.
+        location: (N, C, H, W), of each pixel's distribution before it is discretised.
         log_scale: (C, H, W), of each pixel's distribution.
 
     Returns:
         (N,), in nats per image, at most 0.
     """
     inverse_scale = torch.exp(-log_scale)
-    upper = (images - mean + 1 / 510) * inverse_scale  # the ends of the level's interval
-    lower = (images - mean - 1 / 510) * inverse_scale
+    upper = (images - location + 1 / 510) * inverse_scale  # the ends of the level's interval
+    lower = (images - location - 1 / 510) * inverse_scale
     # log(sigmoid(upper) - sigmoid(lower)) as a sum, because float32 would often round the difference to 0
-    log_cdf = torch.where(images > 1 - 1 / 510, 0.0, F.logsigmoid(upper))
-    log_survival = torch.where(images < 1 / 510, 0.0, F.logsigmoid(-lower))
-    is_inner = (images - 0.5).abs() < 0.5 - 1 / 510
-    log_width = torch.where(is_inner, torch.log(-torch.expm1(-inverse_scale / 255)), 0.0)
+    is_black, is_white = images < 1 / 510, images > 1 - 1 / 510
+    log_cdf = torch.where(is_white, 0.0, F.logsigmoid(upper))
+    log_survival = torch.where(is_black, 0.0, F.logsigmoid(-lower))
+    log_width = torch.where(is_black | is_white, 0.0, torch.log(-torch.expm1(-inverse_scale / 255)))
     return (log_cdf + log_survival + log_width).flatten(1).sum(1)
 
 
 class VAE(ConditionalGenerator):
     """A conditional VAE with the article's network as its decoder; see the module.
 
-    ``generate`` returns the mean of each pixel's distribution, without the pixel's own noise.
+    ``generate`` returns the location of each pixel's distribution, clipped to [0, 1], and does not sample the pixel.
 
     Args:
         latent_dim: size of the latent, 2 or more.
@@ -115,7 +115,7 @@ class VAE(ConditionalGenerator):
         latent_dim: Size = 24,
         num_classes: PositiveInt = 10,
         image_shape: Sequence[PositiveInt] = (1, 28, 28),
-        flow_steps: Steps = 8,
+        flow_steps: Count = 8,
         lr: PositiveFloat = 2e-3,
         schedule: ScheduleName = "cosine",
         warmup_steps: NonNegativeInt = 100,
@@ -142,7 +142,7 @@ class VAE(ConditionalGenerator):
         return nn.ModuleList((self.prior, self.decoder))
 
     def decode(self, latent: Tensor, labels: Tensor) -> Tensor:
-        """The mean of each pixel's distribution, (N, C, H, W) in [-0.5, 1.5], so that black and white lie inside."""
+        """The location of each pixel's distribution, (N, C, H, W) in [-0.5, 1.5]: black and white lie inside."""
         return 2 * self.decoder(with_label(latent, labels, self.num_classes)).float() - 0.5
 
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ class VAE(ConditionalGenerator):
         return self.decode(mean, labels).clamp(0, 1)
 
     def elbo(self, images: Tensor, labels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The two parts of the ELBO, log-likelihood and KL: means over images, in nats per image.
+        """One-sample estimates of the ELBO's parts, log-likelihood and KL: means over images, in nats per image.
 
         Args:
             images: (N, C, H, W), multiples of 1/255 in [0, 1].
@@ -184,5 +184,5 @@ class VAE(ConditionalGenerator):
         return {"loss": kl - log_likelihood, "reconstruction": -log_likelihood, "kl": kl}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = torch.optim.Adam([{"params": self.parameters(), "fused": True}], lr=self.hparams.lr)
+        optimizer = torch.optim.Adam([fused_group(self.parameters(), lr=self.hparams.lr)])
         return with_schedule(optimizer, self, self.hparams.schedule, self.hparams.warmup_steps)

@@ -23,12 +23,12 @@ class AffineCoupling(nn.Module):
     def __init__(self, dim: int, num_classes: int, hidden_dim: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.fixed = dim // 2
-        last = nn.Linear(hidden_dim, 2 * (dim - self.fixed))
+        self.fixed_dim = dim // 2
+        last = nn.Linear(hidden_dim, 2 * (dim - self.fixed_dim))
         for parameter in last.parameters():
             nn.init.zeros_(parameter)
         self.network = nn.Sequential(
-            nn.Linear(self.fixed + num_classes, hidden_dim),
+            nn.Linear(self.fixed_dim + num_classes, hidden_dim),
             nn.SiLU(),
             nn.Linear(hidden_dim, hidden_dim),
             nn.SiLU(),
@@ -42,14 +42,14 @@ class AffineCoupling(nn.Module):
         return 2 * torch.tanh(log_scale / 2), shift
 
     def forward(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """z (N, dim) to its image (N, dim) and the log determinant of the Jacobian (N,)."""
-        fixed, moved = z[:, : self.fixed], z[:, self.fixed :]
+        """z (N, dim) to the transformed z (N, dim) and the log determinant of the Jacobian (N,)."""
+        fixed, moved = z[:, : self.fixed_dim], z[:, self.fixed_dim :]
         log_scale, shift = self.log_scale_and_shift(fixed, labels)
         return torch.cat((fixed, moved * torch.exp(log_scale) + shift), dim=1), log_scale.sum(1)
 
     def inverse(self, z: Tensor, labels: Tensor) -> Tensor:
         """The inverse of ``forward``: (N, dim) to (N, dim)."""
-        fixed, moved = z[:, : self.fixed], z[:, self.fixed :]
+        fixed, moved = z[:, : self.fixed_dim], z[:, self.fixed_dim :]
         log_scale, shift = self.log_scale_and_shift(fixed, labels)
         return torch.cat((fixed, (moved - shift) * torch.exp(-log_scale)), dim=1)
 
@@ -66,24 +66,24 @@ class FlowPrior(nn.Module):
 
     def __init__(self, dim: int, num_classes: int, steps: int, hidden_dim: int = 512) -> None:
         super().__init__()
-        self.steps = nn.ModuleList(AffineCoupling(dim, num_classes, hidden_dim) for _ in range(steps))
+        self.layers = nn.ModuleList(AffineCoupling(dim, num_classes, hidden_dim) for _ in range(steps))
         self.permutations: Tensor
         self.register_buffer("permutations", torch.rand(steps, dim).argsort(1))
 
     def sample(self, noise: Tensor, labels: Tensor) -> Tensor:
         """Standard normal noise (N, dim) and labels (N,) to latents (N, dim)."""
         z = noise
-        for step, permutation in zip(reversed(self.steps), self.permutations.flip(0), strict=True):
-            assert isinstance(step, AffineCoupling)
-            z = step.inverse(z[:, permutation.argsort()], labels)
+        for layer, permutation in zip(reversed(self.layers), self.permutations.flip(0), strict=True):
+            assert isinstance(layer, AffineCoupling)
+            z = layer.inverse(z[:, permutation.argsort()], labels)
         return z
 
     def log_prob(self, latent: Tensor, labels: Tensor) -> Tensor:
         """log p(latent | label) of latents (N, dim): (N,), in nats."""
         z, log_determinant = latent, latent.new_zeros(len(latent))
-        for step, permutation in zip(self.steps, self.permutations, strict=True):
-            z, log_scale = step(z, labels)
-            z, log_determinant = z[:, permutation], log_determinant + log_scale
+        for layer, permutation in zip(self.layers, self.permutations, strict=True):
+            z, log_det = layer(z, labels)
+            z, log_determinant = z[:, permutation], log_determinant + log_det
         return normal_log_prob(z) + log_determinant
 
 

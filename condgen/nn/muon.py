@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from condgen.nn.schedule import fused_group
+
 
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """Approximately the nearest orthogonal matrix to a matrix (M, N): its singular values become about 1.
+    """Approximately the nearest semi-orthogonal matrix to a matrix (M, N): its singular values become about 1.
 
     Five steps of a Newton-Schulz iteration with Keller Jordan's polynomial, which raises small singular values fast:
-    those above 1/500 of the matrix's norm end between 0.68 and 1.2. The iteration works on the smaller Gram matrix, so
-    that the matrix itself is multiplied only once.
+    those above 1/500 of the matrix's norm end between 0.68 and 1.2. All steps work on the smaller Gram matrix.
     """
     wide = matrix if matrix.size(0) <= matrix.size(1) else matrix.T
     x = wide / wide.norm().clamp(min=1e-7)
@@ -32,8 +33,8 @@ class Muon(torch.optim.AdamW):
     """Muon for matrices (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"), and AdamW for
     all other parameters.
 
-    The update of a matrix is its gradient with Nesterov momentum, orthogonalised. The weights of a convolution are a
-    matrix of output channels by everything else, which ``torch.optim.Muon`` rejects.
+    The update of a matrix is its gradient with Nesterov momentum, orthogonalised. The weights of a convolution are
+    flattened to (out_channels, in_channels · kernel), while ``torch.optim.Muon`` accepts only two dimensions.
 
     Args:
         matrices: weights with two dimensions or more, for Muon.
@@ -54,8 +55,8 @@ class Muon(torch.optim.AdamW):
         weight_decay: float,
     ) -> None:
         groups: list[dict[str, Any]] = [
-            {"params": list(others), "fused": True},
-            {"params": list(matrices), "lr": matrix_lr, "momentum": 0.95, "fused": True},
+            fused_group(list(others)),
+            fused_group(list(matrices), lr=matrix_lr, momentum=0.95),
         ]
         super().__init__(groups, lr=lr, betas=betas, weight_decay=weight_decay)
 
@@ -69,7 +70,9 @@ class Muon(torch.optim.AdamW):
         for weight in group["params"]:
             if weight.grad is None:
                 continue
-            state = self.state[weight]  # with AdamW's own names
+            state = self.state[
+                weight
+            ]  # with AdamW's names, because its __setstate__ expects a step for every parameter
             if not state:
                 state["step"], state["exp_avg"] = torch.zeros((), device=weight.device), torch.zeros_like(weight)
             state["step"] += 1

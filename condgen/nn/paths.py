@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-DATA_VARIANCE = 0.4  # of pixels in [-1, 1]: 0.38 for MNIST, 0.50 for FashionMNIST. It only scales what is learnt
+DATA_VARIANCE = 0.4  # of pixels in [-1, 1]: 0.38 for MNIST, 0.50 for FashionMNIST (sigma_data² of EDM)
 
 
 class Path(ABC):
@@ -26,7 +26,7 @@ class Path(ABC):
 
     @abstractmethod
     def training_times(self, normal: Tensor) -> Tensor:
-        """Standard normal numbers (N,) to the times (N,) in (0, 1) of training."""
+        """Standard normal numbers (N,) to the times (N,) in (0, 1] of training."""
 
     def add_noise(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t of data and noise (N, C, H, W) at times (N,)."""
@@ -38,12 +38,18 @@ class Path(ABC):
         a, b = self.target_weights
         return a * x + b * noise
 
+    def noise(self, x_t: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """The noise in x_t if the data are x: the inverse of :meth:`add_noise`."""
+        alpha_t, sigma_t = self.coefficients(t[:, None, None, None])
+        return (x_t - alpha_t * x) / sigma_t
+
     def preconditioning(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """c_skip, c_out and c_in at times (N,), or () for one time: (N, 1, 1, 1) or (1, 1, 1) each.
 
         The prediction is c_skip x_t + c_out F(c_in x_t) for a network F (Karras et al. 2022, "Elucidating the Design
-        Space of Diffusion-Based Generative Models", arXiv:2206.00364). c_skip x_t is the best linear prediction if
-        pixels are independent; c_out and c_in give the network's target and input a variance of 1.
+        Space of Diffusion-Based Generative Models", arXiv:2206.00364). If pixels were independent with mean 0 and
+        variance DATA_VARIANCE, c_skip x_t would be the best linear prediction, and the network's input and target would
+        have a variance of 1.
         """
         a, b = self.target_weights
         alpha_t, sigma_t = self.coefficients(t[..., None, None, None])
@@ -66,8 +72,8 @@ class RectifiedFlow(Path):
         return t, 1 - t
 
     def training_times(self, normal: Tensor) -> Tensor:
-        """Logit-normal times, shifted towards the noise, where the prediction is hardest (Esser et al. 2024, "Scaling
-        Rectified Flow Transformers for High-Resolution Image Synthesis", arXiv:2403.03206)."""
+        """Logit-normal times (Esser et al. 2024, "Scaling Rectified Flow Transformers for High-Resolution Image
+        Synthesis", arXiv:2403.03206), here shifted towards the noise, where the error is largest."""
         return torch.sigmoid(normal - 0.4)
 
 

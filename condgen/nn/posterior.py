@@ -14,15 +14,16 @@ LABEL_EXPONENT = 0.7  # of the posterior of a label: below 1, unlikely labels ar
 class EmpiricalPosterior(nn.Module):
     """p(x, label | x_t) if x is one of the latest training images, each equally likely before x_t is known.
 
-    The training target of a single image has a high variance if x_t could stem from many images. The posterior mean is
-    the same target without that variance (Xu et al. 2023, "Stable Target Field for Reduced Variance Score Estimation in
-    Diffusion Models", arXiv:2302.00670). As there, the mean is over a reference set that contains the image itself. The
-    batches of the training fill it, as a ring buffer that is part of the checkpoint.
+    The training target of a single image has a high variance if x_t could stem from many images. The posterior mean
+    estimates the same target with less variance, and with a bias that vanishes as the buffer grows (Xu et al. 2023,
+    "Stable Target Field for Reduced Variance Score Estimation in Diffusion Models", arXiv:2302.00670). As there, the
+    mean is over a reference set that contains the image itself. The batches of the training fill it, as a ring buffer
+    that is part of the checkpoint.
 
     Args:
         size: number of images in the buffer.
         image_shape: (C, H, W) of the images.
-        num_classes: labels are 0 … ``num_classes`` - 1; ``num_classes`` itself stands for any of them.
+        num_classes: labels are 0 … ``num_classes`` - 1; ``num_classes`` is the null label.
     """
 
     def __init__(self, size: int, image_shape: Sequence[int], num_classes: int) -> None:
@@ -46,12 +47,13 @@ class EmpiricalPosterior(nn.Module):
     def log_likelihood(self, x_t: Tensor, alpha_t: Tensor, sigma_t: Tensor) -> Tensor:
         """log p(x_t | image) + constant for noisy images x_t (N, C, H, W) and coefficients (N,): (N, size)."""
         scale = (alpha_t / sigma_t)[:, None]
-        products = x_t.flatten(1) @ self.images.T / sigma_t[:, None]
+        with torch.autocast(x_t.device.type, enabled=False):
+            products = x_t.flatten(1) @ self.images.T / sigma_t[:, None]
         logits = scale * products - scale.square() / 2 * self.images.square().sum(1)
         return logits.masked_fill(self.labels < 0, -torch.inf)
 
     def sample_labels(self, log_likelihood: Tensor, uniform: Tensor) -> Tensor:
-        """Labels (N,) sampled from p(label | x_t) to the power of LABEL_EXPONENT; labels are equally likely before.
+        """Labels (N,) sampled proportionally to p(label | x_t)^LABEL_EXPONENT, with a uniform prior over the labels.
 
         Args:
             log_likelihood: (N, size).
@@ -65,4 +67,6 @@ class EmpiricalPosterior(nn.Module):
     def mean(self, log_likelihood: Tensor, labels: Tensor) -> Tensor:
         """E[x | x_t, label] for labels (N,) of images in the buffer: (N, C·H·W)."""
         is_other = (labels[:, None] != self.labels) & (labels[:, None] < self.num_classes)
-        return log_likelihood.masked_fill(is_other, -torch.inf).softmax(1) @ self.images
+        weights = log_likelihood.masked_fill(is_other, -torch.inf).softmax(1)
+        with torch.autocast(weights.device.type, enabled=False):
+            return weights @ self.images

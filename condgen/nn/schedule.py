@@ -1,19 +1,30 @@
-"""Learning-rate schedules."""
+"""Parameter groups and learning-rate schedules."""
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from condgen.errors import UsageError
 
 ScheduleName = Literal["constant", "linear", "cosine"]
+
+
+def fused_group(parameters: Iterable[Tensor], **settings: Any) -> dict[str, Any]:
+    """A parameter group of Adam, AdamW or SGD that one fused kernel updates.
+
+    ``fused`` stands in the group, because with ``fused`` as an argument of the optimiser, Lightning refuses to clip
+    gradients in 16-mixed precision.
+    """
+    return {"params": parameters, "fused": True, **settings}
 
 
 def with_schedule(

@@ -1,6 +1,6 @@
 """Solvers that turn noise into images, as pure functions of a model, the noise and the times.
 
-A model is a function of (x_t, t). Times rise from 0 (noise) to 1 (image); ``heun`` and ``multistep`` take equal steps.
+A model is a function of (x_t, t). Times rise from 0 (noise) to 1 (image).
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ def euler(velocity: Model, x: Tensor, times: Sequence[float]) -> Tensor:
 
 
 def heun(velocity: Model, x: Tensor, times: Sequence[float]) -> Tensor:
-    """Heun's method: second order, two evaluations a step. The last step is Euler's, because t = 1 has no noise."""
+    """Heun's method: second order, two evaluations a step.
+
+    The last step is Euler's, because the network is not trained at t = 1.
+    """
     for t, t_next in itertools.pairwise(times):
         v = velocity(x, t)
         if t_next < 1:
@@ -37,26 +40,31 @@ def heun(velocity: Model, x: Tensor, times: Sequence[float]) -> Tensor:
 def multistep(velocity: Model, x: Tensor, times: Sequence[float]) -> Tensor:
     """A second-order multistep method: one evaluation a step.
 
-    It is exact if the prediction of the image is linear in t, and takes the slope from the last two predictions. This
-    is the idea of DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095), in the time of the rectified flow.
+    Each step is exact if the prediction of the image is linear in t, with the slope of the last two predictions. The
+    first step has no slope yet, and the last one returns the prediction itself. DPM-Solver++(2M) (Lu et al. 2022,
+    arXiv:2211.01095) extrapolates the prediction likewise, but linearly in the log-SNR.
     """
     image = slope = torch.zeros_like(x)
+    t_previous = 0.0
     for t, t_next in itertools.pairwise(times):
         previous, image = image, x + (1 - t) * velocity(x, t)
         if t > 0:
-            slope = (image - previous) / (t_next - t)
+            slope = (image - previous) / (t - t_previous)
         if t_next < 1:
             ratio = (1 - t_next) / (1 - t)  # of the noise that remains
             x = ratio * x + (1 - ratio) * image + (t_next - t + (1 - t_next) * math.log(ratio)) * slope
+        t_previous = t
     return image
 
 
 def ddim(predict_noise: Model, x: Tensor, times: Sequence[float], path: Path) -> Tensor:
-    """DDIM without noise (Song et al. 2020, "Denoising Diffusion Implicit Models", arXiv:2010.02502)."""
-    for t, t_next in itertools.pairwise(times):
-        (alpha, alpha_next), (sigma, sigma_next) = (
-            coefficient.tolist() for coefficient in path.coefficients(torch.tensor([t, t_next], dtype=torch.float64))
-        )
+    """Deterministic DDIM, eta = 0 (Song et al. 2020, "Denoising Diffusion Implicit Models", arXiv:2010.02502).
+
+    The prediction of the image is clipped to [-1, 1] in each step.
+    """
+    coefficients = path.coefficients(torch.tensor(times, dtype=torch.float64))
+    alphas, sigmas = (itertools.pairwise(coefficient.tolist()) for coefficient in coefficients)
+    for t, (alpha, alpha_next), (sigma, sigma_next) in zip(times[:-1], alphas, sigmas, strict=True):
         noise = predict_noise(x, t)
         image = ((x - sigma * noise) / alpha).clamp(-1, 1)
         x = alpha_next * image + sigma_next * noise

@@ -73,7 +73,7 @@ class UNet(nn.Module):
 
     Args:
         image_shape: (C, H, W) of the images; H and W are multiples of 4.
-        num_classes: labels are 0 … ``num_classes`` - 1; ``num_classes`` itself stands for any of them.
+        num_classes: labels are 0 … ``num_classes`` - 1; ``num_classes`` is the null label.
         channels: at half and at a quarter of the resolution, multiples of 8.
         embedding_dim: size of the time and label embedding.
     """
@@ -95,6 +95,7 @@ class UNet(nn.Module):
         self.stem = nn.Conv2d(4 * image_channels, fine, 3, padding=1)
         self.down_block = ResidualBlock(fine, embedding_dim)
         self.down = nn.Conv2d(fine, coarse, 3, stride=2, padding=1)
+        # a bias for each position and channel: what belongs where, given time and label
         self.position_bias = nn.Linear(embedding_dim, coarse * (height // 4) * (width // 4))
         self.global_block = GlobalBlock((coarse, height // 4, width // 4), embedding_dim)
         self.middle_block = ResidualBlock(coarse, embedding_dim)
@@ -109,11 +110,13 @@ class UNet(nn.Module):
         One time () for all images, as in sampling, is faster: the embeddings are computed once for each label.
         """
         rows: Rows = slice(None)
-        if not t.ndim:
-            rows, labels = labels, torch.arange(self.label_embed.num_embeddings, device=labels.device)
-            t = t.expand(len(labels))
+        embedded_labels = labels
+        if not t.ndim:  # embed every label once
+            rows, embedded_labels = labels, torch.arange(self.label_embed.num_embeddings, device=labels.device)
+            t = t.expand(len(embedded_labels))
         angles = t[:, None] * self.frequencies  # (N, 32)
-        embedding = F.silu(self.time_embed(torch.cat((angles.cos(), angles.sin()), dim=1)) + self.label_embed(labels))
+        time_embedding = self.time_embed(torch.cat((angles.cos(), angles.sin()), dim=1))
+        embedding = F.silu(time_embedding + self.label_embed(embedded_labels))
         x = self.stem(F.pixel_unshuffle(images, 2))  # (N, 4C, H/2, W/2) to (N, fine, H/2, W/2)
         x = self.down_block(x, embedding, rows)
         h = self.down(x)  # (N, coarse, H/4, W/4)

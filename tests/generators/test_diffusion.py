@@ -105,17 +105,22 @@ class Alone(Diffusion):
         self.logged = loss
 
 
-def trained_on(images: torch.Tensor, labels: torch.Tensor, **settings) -> tuple[Alone, dict[str, torch.Tensor]]:
-    """One training step of a batch, and what the network saw and learnt in it."""
-    torch.manual_seed(0)
-    generator, seen = Alone(channels=[8, 16], image_shape=images.shape[1:], **settings), {}
+def train(generator: Alone, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """One training step of a batch: its loss, and what the network saw."""
+    seen = {}
 
     def record(module, inputs, output):
         seen["x"], seen["t"], seen["labels"] = inputs
 
     with generator.network.register_forward_hook(record):
         seen["loss"] = generator.training_step((images, labels), 0)
-    return generator, seen
+    return seen
+
+
+def trained_on(images: torch.Tensor, labels: torch.Tensor, **settings) -> tuple[Alone, dict[str, torch.Tensor]]:
+    torch.manual_seed(0)
+    generator = Alone(channels=[8, 16], image_shape=images.shape[1:], **settings)
+    return generator, train(generator, images, labels)
 
 
 @pytest.mark.parametrize("objective", ["flow", "noise"])
@@ -143,23 +148,23 @@ def test_posterior_target_has_the_mean_of_the_own_targets_and_a_smaller_variance
     noise = torch.randn(x.shape, generator=random)
     t = generator.path.training_times(torch.randn(rows, generator=random) - 1)
     x_t, own = generator.path.add_noise(x, noise, t), generator.path.target(x, noise)
-    labels, target = generator.posterior_target(x_t, t, torch.ones(rows, dtype=torch.long), own, torch.rand(rows, 10))
+    target = generator.posterior_target(x_t, t, torch.ones(rows, dtype=torch.long), own)
     alpha_t, sigma_t = generator.path.coefficients(t)
     noisy = sigma_t > alpha_t
-    assert (labels == 1).all()
     assert 5000 < noisy.sum() < rows
     assert torch.equal(own[~noisy], target[~noisy])
     error, x_t, target = ((own - target)[noisy].flatten(1), x_t[noisy].flatten(1), target[noisy].flatten(1))
     assert error.square().mean() > 0.001
     for known in (torch.ones_like(x_t), x_t, target):  # the error of a conditional mean is uncorrelated with both
-        assert (error.T @ known / len(x_t)).abs().max() < 0.01
+        assert (error.T @ known / len(x_t)).abs().max() < 0.02
 
 
 def test_mismatched_labels_are_shown_only_where_noise_prevails_and_can_be_turned_off():
     random = torch.Generator().manual_seed(0)
     images, labels = torch.rand(400, 1, 8, 8, generator=random), torch.arange(400) % 10
     for mismatched in (True, False):
-        generator, seen = trained_on(images, labels, mismatched_labels=mismatched)
+        generator, _ = trained_on(images, labels, mismatched_labels=mismatched)
+        seen = train(generator, images, labels)  # in the first step, the buffer is empty
         _, t, _ = generator.noise_and_times(400, 0)
         other = (seen["labels"] != labels) & (seen["labels"] != 10)
         assert other[t < 0.5].any() == mismatched
