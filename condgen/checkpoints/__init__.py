@@ -1,1 +1,1 @@
-"""Checkpoints: which one is meant, how it is read, and how a generator is built from it."""
+"""Checkpoints: which file is meant (find), its content as data (read, write), and objects built from it (build)."""

@@ -1,21 +1,25 @@
-"""Checkpoints: written whole, read as data and never as code, and turned into generators again."""
+"""Builds generators and data modules from checkpoints, after checks of their settings and weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
+from torch import Tensor
 
 from condgen.checkpoints.classes import imported_class
 from condgen.checkpoints.find import find_checkpoint
-from condgen.checkpoints.fit import _version, check_weights
 from condgen.checkpoints.read import read_checkpoint, read_weights
-from condgen.checkpoints.settings import check_types
+from condgen.data.datamodule import ImageDataModule
 from condgen.errors import UsageError
 from condgen.files.reading import open_regular
 from condgen.generators import ConditionalGenerator
+
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # load_state_dict converts between these
+REQUEST_SETTINGS = {"labels", "samples_per_label", "sample_seed", "first_index", "shared_noise"}  # of a data module
 
 
 def load_generator(path: str | Path, **settings: Any) -> ConditionalGenerator:
@@ -31,40 +35,159 @@ def load_generator(path: str | Path, **settings: Any) -> ConditionalGenerator:
     return generator_of(read_weights(content, found), found, settings)
 
 
-def generator_of(checkpoint: dict[str, Any], found: Path, settings: Mapping[str, Any]) -> ConditionalGenerator:
-    """The generator of a checkpoint, on the CPU and in eval mode; see :func:`condgen.load`."""
-    generator_class = imported_class(checkpoint["condgen"]["model"], ConditionalGenerator, found)  # type: ignore[type-abstract]
+def generator_of(checkpoint: dict[str, Any], path: Path, settings: Mapping[str, Any]) -> ConditionalGenerator:
+    """Builds the generator of a checkpoint, on the CPU and in eval mode; see :func:`condgen.load`."""
+    generator_class = _generator_class(checkpoint, path)
     for name in settings.keys() - checkpoint["hyper_parameters"].keys():
         known = ", ".join(checkpoint["hyper_parameters"])
         raise UsageError(f"{generator_class.__name__} has no setting {name}, but {known}.")
-    check_settings(checkpoint, found, **settings)
-    generator = _build(generator_class, checkpoint, found, settings)
+    check_settings(checkpoint, path, **settings)
+    generator = _build(generator_class, checkpoint, path, settings)
     generator.load_state_dict(checkpoint["state_dict"])
     return generator.eval()
 
 
+def _generator_class(checkpoint: dict[str, Any], path: Path) -> type[ConditionalGenerator]:
+    return imported_class(checkpoint["condgen"]["model"], ConditionalGenerator, path)  # type: ignore[type-abstract]
+
+
 def _build(
-    generator_class: type[ConditionalGenerator], checkpoint: dict[str, Any], found: Path, settings: Mapping[str, Any]
+    generator_class: type[ConditionalGenerator], checkpoint: dict[str, Any], path: Path, settings: Mapping[str, Any]
 ) -> ConditionalGenerator:
-    """A checkpoint's generator before its weights are loaded."""
+    """Builds a checkpoint's generator with initial weights."""
     try:
         generator = generator_class(**{**checkpoint["hyper_parameters"], **settings})
     except UsageError as error:
-        raise UsageError(f"{found}: {error}") from error
+        raise UsageError(f"{path}: {error}") from error
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-        cause = str(error).partition("\n")[0]  # torch may add a stack of C++ functions
-        raise UsageError(f"{found} does not fit {generator_class.__name__} ({cause}){_version(checkpoint)}.") from error
+        cause = str(error).partition("\n")[0]  # torch may add a C++ stack trace
+        raise UsageError(f"{path} does not fit {generator_class.__name__} ({cause}).") from error
     if checkpoint.get("sampler_only"):
         generator.remove_training_parts()
     return generator
 
 
-def check_settings(checkpoint: dict[str, Any], found: Path, **settings: Any) -> None:
-    """Raises UsageError if a checkpoint's settings, some of them replaced, are not those of its weights.
+def check_settings(checkpoint: dict[str, Any], path: Path, **settings: Any) -> None:
+    """Raises UsageError if the checkpoint's settings, some of them replaced, do not fit its weights.
 
-    It takes no memory for them: the settings of a small file may ask for a huge network.
+    It allocates no memory for weights, because the settings in a small file may describe a huge network.
     """
-    generator_class = imported_class(checkpoint["condgen"]["model"], ConditionalGenerator, found)  # type: ignore[type-abstract]
-    check_types(generator_class, {**checkpoint["hyper_parameters"], **settings}, found)
+    generator_class = _generator_class(checkpoint, path)
+    _check_types(generator_class, {**checkpoint["hyper_parameters"], **settings}, path)
     with torch.device("meta"):
-        check_weights(checkpoint, found, _build(generator_class, checkpoint, found, settings))
+        check_weights(checkpoint, path, _build(generator_class, checkpoint, path, settings))
+
+
+def check_weights(checkpoint: dict[str, Any], path: Path, generator: ConditionalGenerator) -> None:
+    """Raises UsageError if the checkpoint's weights are damaged or do not fit the generator."""
+    needed = {name: _describe(weights) for name, weights in generator.state_dict().items()}
+    saved = {name: _describe(weights) for name, weights in checkpoint["state_dict"].items()}
+    wrong = sorted((name for name in needed.keys() | saved.keys() if needed.get(name) != saved.get(name)), key=str)
+    for name in checkpoint["hyper_parameters"] if wrong else generator.fixed_by_training:
+        value = checkpoint["hyper_parameters"].get(name)
+        if name in generator.hparams and generator.hparams[name] != value:
+            raise UsageError(
+                f"model.{name} is {generator.hparams[name]}, but {path} was trained with {value}: leave it out."
+            )
+    if wrong:
+        raise UsageError(
+            f"{path} does not fit {type(generator).__name__} ({wrong[0]} has the shape {saved.get(wrong[0])}, not "
+            f"{needed.get(wrong[0])})."
+        )
+    for name, weights in checkpoint["state_dict"].items():
+        if weights.is_meta or not weights.isfinite().all():
+            raise UsageError(f"{path} is damaged: {name} is not finite. Use another checkpoint.")
+
+
+def _describe(weights: object) -> str | None:
+    """The shape of weights, and their dtype unless it is one of :data:`FLOATS`. None for anything but a plain tensor.
+
+    A tensor that is larger than its storage, such as one expanded number, is not plain: a small file can hold it.
+    """
+    if not isinstance(weights, Tensor) or weights.layout != torch.strided or weights.is_nested:
+        return None
+    if weights.untyped_storage().nbytes() < weights.nbytes:
+        return None
+    return f"{weights.shape}" if weights.dtype in FLOATS else f"{weights.shape} of {weights.dtype}"
+
+
+def _check_types(generator_class: type[ConditionalGenerator], settings: Mapping[str, Any], path: Path) -> None:
+    """Raises UsageError if a setting does not have the type that the class annotates.
+
+    jsonargparse is no option for values from a file, because it imports the classes that a value names.
+    """
+    try:
+        annotations = get_type_hints(generator_class.__init__)
+    except NameError:  # an annotation that is imported only for type checkers
+        return
+    for name, annotation in annotations.items():
+        if name in settings and not _has_type(settings[name], annotation):
+            wanted = annotation.__name__ if isinstance(annotation, type) else annotation
+            raise UsageError(f"{path}: model.{name} is {settings[name]!r:.80}: give {wanted}.")
+
+
+def _has_type(value: object, annotation: Any) -> bool:
+    """Checks numbers, strings, literals and sequences of these; True for all other annotations."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return value in arguments
+    if origin in (Sequence, list):
+        return isinstance(value, (list, tuple)) and all(_has_type(each, arguments[0]) for each in value)
+    if annotation not in (int, float, str, bool):
+        return True
+    types = (int, float) if annotation is float else annotation
+    return isinstance(value, types) and isinstance(value, bool) == (annotation is bool)
+
+
+def settings(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The seed and the settings of a checkpoint's generator and data module, as in a config.
+
+    It omits the request of ``condgen predict`` and limits the loader's workers to the cores of this machine: a foreign
+    checkpoint must not decide how long a command runs or how many processes it starts.
+
+    Raises:
+        UsageError: the checkpoint names a class that is not imported.
+    """
+    origin = checkpoint["condgen"]
+    found: dict[str, Any] = {"seed_everything": origin["seed"]}
+    bases: tuple[tuple[str, str, type], ...] = (
+        ("model", "hyper_parameters", ConditionalGenerator),
+        ("data", "datamodule_hyper_parameters", ImageDataModule),
+    )
+    for name, key, base in bases:
+        if origin[name] is not None:
+            imported_class(origin[name], base, path)
+            init_args = {k: list(v) if isinstance(v, tuple) else v for k, v in checkpoint[key].items()}
+            found[name] = {"class_path": origin[name], "init_args": init_args}
+    data = found.get("data", {}).get("init_args", {})
+    for setting in REQUEST_SETTINGS & data.keys():
+        del data[setting]
+    if isinstance(data.get("num_workers"), int):
+        data["num_workers"] = min(data["num_workers"], os.cpu_count() or 1)
+    return found
+
+
+def data_of(checkpoint: dict[str, Any], path: Path) -> ImageDataModule:
+    """Builds the data module of a checkpoint, which reads and downloads nothing yet.
+
+    Raises:
+        UsageError: its class is not imported, or its settings do not fit the class.
+    """
+    saved = settings(checkpoint, path).get("data")
+    if saved is None:
+        raise UsageError(f"{path} does not say on which data it was trained: take another checkpoint.")
+    data_class = imported_class(saved["class_path"], ImageDataModule, path)
+    try:
+        return data_class(**saved["init_args"])
+    except (UsageError, TypeError, ValueError, KeyError) as error:
+        raise UsageError(f"{path} does not fit {data_class.__name__} ({error}).") from error
+
+
+def check_same_images(checkpoint: dict[str, Any], path: Path, data: ImageDataModule) -> None:
+    """Raises UsageError if a checkpoint's generator has other classes or another image shape than a data set."""
+    saved = checkpoint["hyper_parameters"]
+    if (saved["num_classes"], tuple(saved["image_shape"])) != (data.num_classes, data.image_shape):
+        raise UsageError(
+            f"{path} generates {saved['num_classes']} classes of {tuple(saved['image_shape'])} images, but "
+            f"{data.dataset} has {data.num_classes} of {data.image_shape}: take its own data set, or train again."
+        )

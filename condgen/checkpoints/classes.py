@@ -1,4 +1,4 @@
-"""The classes that a checkpoint may name: those that have been imported."""
+"""Finds classes by name among those that are imported: a file never makes condgen import one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def imported_classes(base: type[T]) -> list[type[T]]:
-    """The subclasses of ``base`` that have been imported so far."""
+    """The direct and indirect subclasses of ``base`` that are imported so far."""
     found, waiting = list[type[T]](), [base]
     while waiting:
         new = [subclass for subclass in waiting.pop().__subclasses__() if subclass not in found]
@@ -22,21 +22,21 @@ def imported_classes(base: type[T]) -> list[type[T]]:
 
 
 def imported_families(base: type[T]) -> dict[str, type[T]]:
-    """The classes among :func:`imported_classes` of which there can be instances, by their short names."""
+    """The concrete classes among :func:`imported_classes`, by their short names."""
     return {found.__name__: found for found in imported_classes(base) if not inspect.isabstract(found)}
 
 
 def known_names(base: type[T]) -> set[str]:
-    """The names by which the command line knows the subclasses of ``base`` that have been imported."""
+    """The short and full names of the concrete subclasses of ``base`` that are imported."""
     found = imported_families(base)
     return {*found, *(f"{family.__module__}.{family.__qualname__}" for family in found.values())}
 
 
 def imported_class(class_path: str, base: type[T], path: Path) -> type[T]:
-    """The subclass of ``base`` with this full name, among those already imported: nothing is on a checkpoint's word.
+    """The imported subclass of ``base`` with the full name that the checkpoint ``path`` gives.
 
     Raises:
-        UsageError: there is none.
+        UsageError: no such class is imported.
     """
     for found in imported_classes(base):
         if f"{found.__module__}.{found.__qualname__}" == class_path:
@@ -48,5 +48,5 @@ def imported_class(class_path: str, base: type[T], path: Path) -> type[T]:
 
 
 def short_name(class_path: str) -> str:
-    """The name by which one of condgen's classes is called; another class keeps its full name."""
+    """The short name of a class of condgen's, or the full name of another class."""
     return class_path.rpartition(".")[2] if class_path.startswith("condgen.") else class_path

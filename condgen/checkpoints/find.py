@@ -1,4 +1,4 @@
-"""Run directories: ``lightning_logs/version_N``, how one is claimed, and which checkpoint of which run is meant."""
+"""Finds run directories, ``lightning_logs/version_N``, and the checkpoint that a path means; creates new ones."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def _versions(root: Path) -> list[tuple[int, Path]]:
 
 
 def runs_with(file: str, root: Path) -> list[Path]:
-    """The runs under ``root/lightning_logs`` that have a file, newest first."""
+    """The runs under ``root/lightning_logs`` that contain a file, newest first."""
     return [run for _, run in _versions(root) if (run / file).is_file()]
 
 
 def claim_run(root: Path) -> Path:
-    """Makes the directory of a new run, which no other process can take at the same time."""
+    """Creates the directory of a new run, which no other process can claim at the same time."""
     number = next((number + 1 for number, _ in _versions(root)), 0)
     while True:
         run = root / RUNS / f"version_{number}"
@@ -38,15 +38,15 @@ def claim_run(root: Path) -> Path:
 
 
 def find_checkpoint(path: str | Path, root: Path) -> Path:
-    """The checkpoint file that is meant.
+    """Finds the checkpoint file that a user means.
 
     Args:
-        path: a checkpoint file; a run directory, of which the last checkpoint is meant; ``last`` or ``best`` of the
-            newest run that has one.
-        root: the folder with ``lightning_logs``.
+        path: a checkpoint file; a run directory, for its last checkpoint; or ``last`` or ``best``, for that checkpoint
+            of the newest run that has one.
+        root: the folder that contains ``lightning_logs``.
 
     Raises:
-        UsageError: there is none.
+        UsageError: no such file exists.
     """
     if str(path) in ("last", "best"):
         file = f"checkpoints/{path}.ckpt"
@@ -66,15 +66,15 @@ def find_checkpoint(path: str | Path, root: Path) -> Path:
 
 
 def run_of(checkpoint: Path) -> Path | None:
-    """The run directory in whose ``checkpoints`` folder a checkpoint lies, if it does; also for a symlink to one."""
+    """The run directory of a checkpoint in its ``checkpoints`` folder, or of a symlink to one. Otherwise None."""
     for path in (checkpoint, checkpoint.absolute(), checkpoint.resolve()):
         run = path.parent.parent
-        named = run.name not in ("", "..")  # a relative path may leave the run's name out
+        named = run.name not in ("", "..")  # a relative path may omit the run's name
         if named and path.parent.name == "checkpoints" and (run / "config.yaml").is_file():
             return run
     return None
 
 
 def is_last(checkpoint: Path) -> bool:
-    """Whether a checkpoint is a run's ``last.ckpt``, from which a training resumes in the same run directory."""
+    """Whether a checkpoint is a run's ``last.ckpt``, which a training resumes in the same run directory."""
     return "last.ckpt" in (checkpoint.name, checkpoint.resolve().name)

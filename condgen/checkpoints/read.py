@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
+import traceback
 import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import safetensors.torch
 import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.optim import Optimizer
 
+import condgen
 from condgen.errors import UsageError
 from condgen.files.config import number_of_values
 from condgen.files.reading import open_regular
 
-MAX_SETTINGS = 10_000  # numbers and texts among a checkpoint's hyperparameters
+MAX_SETTINGS = 10_000  # numbers and strings among a checkpoint's hyperparameters
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of one of condgen's checkpoints, its tensors on the CPU.
+    """Reads a checkpoint that ``condgen fit`` wrote, with its tensors on the CPU.
 
-    ``weights_only=True`` is given explicitly: then no environment variable makes torch run what a file contains.
+    ``weights_only=True`` is explicit, because then no environment variable makes torch run code from the file.
 
     Raises:
-        UsageError: the file is not a whole checkpoint of condgen's.
+        UsageError: the file is damaged, not condgen's, or of another version.
     """
     try:
         with open_regular(path) as file:
@@ -33,20 +41,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise UsageError(f"{path} holds more than data, or is no checkpoint: it was not loaded.") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        if "can't allocate memory" in str(error):
+        if "can't allocate memory" in str(error):  # torch has no type for it on the CPU
             raise
         if isinstance(error, OSError) and error.errno is not None:
             raise UsageError(f"{path} cannot be read ({error.strerror}).") from error
         raise UsageError(f"{path} is not a whole checkpoint: take another one.") from error
     if not _is_condgens(checkpoint):
         raise UsageError(f"{path} is not a checkpoint of condgen's: give one that `condgen fit` wrote.")
+    _check_version(checkpoint["condgen"].get("version"), path)
     return checkpoint
 
 
 def _check_archive(file: IO[bytes], path: Path) -> None:
-    """Raises UsageError unless a file is what ``torch.save`` writes: a zip archive of files that are not compressed.
+    """Raises UsageError unless the file is an uncompressed zip archive, as ``torch.save`` writes it.
 
-    Compressed ones could take a thousand times as much memory as the file is large.
+    A compressed one could need a thousand times as much memory as the file is large.
     """
     start = file.read(2)
     if start and start != b"PK":
@@ -57,33 +66,10 @@ def _check_archive(file: IO[bytes], path: Path) -> None:
     file.seek(0)
 
 
-def read_weights(content: bytes, path: Path) -> dict[str, Any]:
-    """A generator's settings and weights, as `condgen export --format safetensors` wrote them.
-
-    Raises:
-        UsageError: it is cut, or another program's.
-    """
-    try:
-        state_dict = safetensors.torch.load(content)
-        size = int.from_bytes(content[:8], "little")  # of the header, whose metadata safetensors.torch.load leaves
-        about = json.loads(content[8 : 8 + size])["__metadata__"]
-        hyper_parameters, version = json.loads(about["settings"]), about["condgen"]
-        if not isinstance(hyper_parameters, dict):
-            raise TypeError("its settings are none")
-        return {
-            "state_dict": state_dict,
-            "hyper_parameters": hyper_parameters,
-            "condgen": {"model": about["class"], "version": version},
-            "sampler_only": True,
-        }
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UsageError(f"{path} is not a whole file of `condgen export --format safetensors`.") from error
-
-
 def _is_condgens(checkpoint: Any) -> bool:
-    """Whether what condgen itself uses of a checkpoint is there, and of its kind."""
-    kinds = {"state_dict": dict, "hyper_parameters": dict, "loops": dict, "global_step": int, "condgen": dict}
-    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(k), kind) for k, kind in kinds.items()):
+    """Whether the values that condgen uses are in the checkpoint and have the right types."""
+    types = {"state_dict": dict, "hyper_parameters": dict, "loops": dict, "global_step": int, "condgen": dict}
+    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(k), kind) for k, kind in types.items()):
         return False
     origin, data = checkpoint["condgen"], checkpoint.get("datamodule_hyper_parameters")
     return (
@@ -94,3 +80,73 @@ def _is_condgens(checkpoint: Any) -> bool:
         and all(isinstance(name, str) for name in [*checkpoint["hyper_parameters"], *(data or {})])
         and number_of_values([checkpoint["hyper_parameters"], data]) <= MAX_SETTINGS
     )
+
+
+def _check_version(version: Any, path: Path) -> None:
+    """Raises UsageError if another minor version wrote a file: its classes and settings may have other meanings."""
+    if str(version).split(".")[:2] != condgen.__version__.split(".")[:2]:
+        raise UsageError(
+            f"{path} was written by condgen {version}, this is {condgen.__version__}: use that version, or train again."
+        )
+
+
+def read_weights(content: bytes, path: Path) -> dict[str, Any]:
+    """Reads a generator's settings and weights from ``content``, as `condgen export --format safetensors` wrote it.
+
+    Raises:
+        UsageError: the content is damaged, not condgen's, or of another version. The error names ``path``.
+    """
+    try:
+        state_dict = safetensors.torch.load(content)
+        size = int.from_bytes(content[:8], "little")  # of the header, whose metadata safetensors.torch.load omits
+        about = json.loads(content[8 : 8 + size])["__metadata__"]
+        hyper_parameters, version = json.loads(about["settings"]), about["condgen"]
+        if not isinstance(hyper_parameters, dict):
+            raise TypeError("the settings are not a dictionary")
+        checkpoint = {
+            "state_dict": state_dict,
+            "hyper_parameters": hyper_parameters,
+            "condgen": {"model": about["class"], "version": version},
+            "sampler_only": True,
+        }
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(f"{path} is not a whole file of `condgen export --format safetensors`.") from error
+    _check_version(version, path)
+    return checkpoint
+
+
+def check_optimizer_states(states: Sequence[Any], optimizers: Sequence[Optimizer], path: Any) -> None:
+    """Raises UsageError if the optimizer states of a checkpoint do not fit the optimizers.
+
+    torch does not compare the shapes of moments and weights, and a fused optimizer would write beyond the weights.
+    """
+    with raise_as_incompatible(path):
+        if len(states) != len(optimizers):
+            raise ValueError(f"it has {len(states)} optimizers, the training has {len(optimizers)}")
+        for optimizer, state in zip(optimizers, states, strict=True):
+            weights = itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups)
+            indices = itertools.chain.from_iterable(group["params"] for group in state["param_groups"])
+            shapes = {index: weight.shape for index, weight in zip(indices, weights, strict=True)}
+            for index, values in state["state"].items():
+                for name, value in values.items():
+                    if isinstance(value, Tensor) and value.ndim and value.shape != shapes[index]:
+                        raise ValueError(f"{name} has the shape {value.shape}, its weights {shapes[index]}")
+
+
+@contextmanager
+def raise_as_incompatible(path: Any) -> Iterator[None]:
+    """Re-raises any error as a UsageError: the checkpoint ``path`` is incompatible, or a callback cannot restore it."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+        callback = next((o for f in frames if isinstance(o := f.f_locals.get("self"), Callback)), None)
+        if callback is not None:
+            name = type(callback).__name__
+            raise UsageError(
+                f"The callback {name} cannot restore its state from {path} ({what}): leave it out."
+            ) from error
+        raise UsageError(f"{path} is incompatible with this training ({what}): take another checkpoint.") from error

@@ -14,16 +14,16 @@ from condgen.files.atomic import atomic_write
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint files, written beside their place, synced and renamed; read as data only."""
+    """Writes checkpoints to a temporary file that replaces the former one, and reads them as data only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        # The scheduler of StochasticWeightAveraging has a function in its state in torch 2.8.
+        # In torch 2.8, the state of StochasticWeightAveraging's scheduler has a function, which is not data.
         parts = {name: _without_functions(checkpoint[name]) for name in {"callbacks", "lr_schedulers"} & {*checkpoint}}
         checkpoint = {**checkpoint, **parts}
         with atomic_write(path) as file:
             try:
                 torch.save(checkpoint, file)
-            except RuntimeError as error:  # torch says so where the file could not be written
+            except RuntimeError as error:  # torch raises it if the file cannot be written
                 raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
     def load_checkpoint(
@@ -33,7 +33,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def _without_functions(state: Any) -> Any:
-    """The state of callbacks or schedulers without functions, which could not be read as data again."""
     if isinstance(state, list):
         return [_without_functions(value) for value in state]
     if not isinstance(state, dict):

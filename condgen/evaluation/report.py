@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import condgen
-from condgen.checkpoints.restore import restoring
+from condgen.checkpoints.read import raise_as_incompatible
 from condgen.data.datamodule import ImageDataModule
 from condgen.data.loader import Images
 from condgen.evaluation.evaluator import Evaluator, find_evaluator
@@ -20,8 +20,8 @@ from condgen.generators import ConditionalGenerator
 
 def about_checkpoint(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
     """Where a generator comes from, as it stands in ``scores.json``."""
-    with restoring(path):
-        state = checkpoint.get("callbacks", {}).get("RunCheckpoint", {})
+    with raise_as_incompatible(path):
+        state = checkpoint.get("callbacks", {}).get("LastAndBestCheckpoint", {})
         monitor = str(state.get("monitor"))
         images = "training" if monitor.startswith(("score_", "train_")) else "test"
         chosen = {

@@ -1,46 +1,58 @@
-"""The only file that uses private parts of Lightning, each with its reason."""
+"""The only module that uses private parts of Lightning. They were read in version 2.6; each has a reason and a test."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loops.loop import _Loop
-from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
-from torch import Tensor
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
-from condgen.checkpoints.restore import restoring
+from condgen.checkpoints.read import raise_as_incompatible
 
 
-class CheckpointConnector(_CheckpointConnector):
-    """Lightning's restoring of checkpoints, which does not expect them to be of any other making than its own."""
+def ignore_other_checkpoints(trainer: Trainer) -> None:
+    """Makes the trainer load the checkpoint that it is given, and none if it is given none.
 
-    def _parse_ckpt_path(self, state_fn: Any, ckpt_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """The path as it was given. Without one, Lightning would start a new training from an ``hpc_ckpt_1.ckpt`` of a
-        SLURM job, or from the file of an OnExceptionCheckpoint."""
-        return ckpt_path
+    Without one, Lightning resumes from any ``hpc_ckpt_1.ckpt`` in a SLURM job, and from the file of an
+    OnExceptionCheckpoint.
+    """
+    trainer._checkpoint_connector._parse_ckpt_path = lambda state_fn, ckpt_path, **_: ckpt_path  # type: ignore[method-assign]
 
-    def _restore_modules_and_callbacks(self, checkpoint_path: Any = None, weights_only: bool | None = None) -> None:
-        with restoring(checkpoint_path):
-            super()._restore_modules_and_callbacks(checkpoint_path, weights_only)
 
-    def restore_training_state(self) -> None:
-        with restoring(self._ckpt_path):
-            super().restore_training_state()
+def name_checkpoint_in_errors(trainer: Trainer, path: Path | None) -> None:
+    """Makes the trainer raise UsageError if it cannot restore the checkpoint ``path``.
 
-    def restore_loops(self) -> None:
-        """With ``max_steps`` Lightning takes an epoch's end for a place within the epoch, and ends the epoch again."""
-        super().restore_loops()
-        epochs = self.trainer.fit_loop.epoch_progress.current
-        if epochs.processed == epochs.ready:  # type: ignore[attr-defined]
-            _Loop.restarting.fset(self.trainer.fit_loop, False)  # type: ignore[attr-defined]
+    Lightning passes the content to loops, optimizers, schedulers and callbacks, which raise whatever it leads to.
+    """
+    connector, readable = trainer._checkpoint_connector, raise_as_incompatible(path)
+    connector._restore_modules_and_callbacks = readable(connector._restore_modules_and_callbacks)  # type: ignore[method-assign]
+    connector.restore_training_state = readable(connector.restore_training_state)  # type: ignore[method-assign]
 
-    def restore_optimizers(self) -> None:
-        """Also refuses state of another shape than its weights', through which a fused optimiser reads and writes."""
-        if len(self._loaded_checkpoint["optimizer_states"]) != len(self.trainer.optimizers):
-            raise ValueError("another number of optimisers")
-        super().restore_optimizers()
-        for optimizer in self.trainer.optimizers:
-            for weights, state in optimizer.state.items():
-                for name, value in state.items():
-                    if isinstance(value, Tensor) and value.ndim and value.shape != weights.shape:
-                        raise ValueError(f"{name} has the shape {value.shape}, its weights {weights.shape}")
+
+def resume_between_epochs(trainer: Trainer) -> None:
+    """Makes the trainer start the next epoch if the checkpoint is from the end of one, also with ``max_steps``.
+
+    With ``max_steps``, Lightning resumes within the finished epoch and repeats its epoch-end hooks.
+    """
+    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+
+
+def rewind_to_batch_end(fit_loop: dict[str, Any]) -> None:
+    """Changes the saved state of a fit loop from the end of an epoch to the end of the epoch's latest batch.
+
+    If a limit such as ``max_steps`` ends the training within an epoch, Lightning counts the epoch as finished, and a
+    longer training would continue with the next one.
+    """
+    for scope in ("total", "current"):
+        epochs, batches = fit_loop["epoch_progress"][scope], fit_loop["epoch_loop.batch_progress"][scope]
+        epochs["processed"] -= 1
+        epochs["completed"] = epochs["processed"]
+        batches["completed"] -= 1
+    fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+
+
+def trains_in_children(strategy: Strategy) -> bool:
+    """Whether the strategy trains in forked or spawned processes, as ``ddp_spawn`` and ``ddp_notebook`` do."""
+    return isinstance(strategy.launcher, _MultiProcessingLauncher)

@@ -1,4 +1,4 @@
-"""Lightning's CSV and TensorBoard loggers, able to continue the files of an interrupted run."""
+"""The loggers of a run directory, which continue its files if the run is resumed, and images for other loggers."""
 
 from __future__ import annotations
 
@@ -7,19 +7,11 @@ import io
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import (
-    CometLogger,
-    CSVLogger,
-    Logger,
-    MLFlowLogger,
-    TensorBoardLogger,
-)
-from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import CometLogger, Logger, MLFlowLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
@@ -30,9 +22,9 @@ MAX_METRICS_BYTES = 2**28
 
 
 def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]], bool]:
-    """The header and the readable rows of a ``metrics.csv``, and whether these are all that it holds.
+    """Reads a ``metrics.csv``: its header, its readable rows, and whether it holds nothing else.
 
-    A last row that is incomplete is left out without a word: that is what a kill leaves.
+    An incomplete last row is ignored, because a kill leaves one.
     """
     try:
         text = read_limited(path, MAX_METRICS_BYTES).decode("utf-8-sig")
@@ -46,93 +38,104 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]], bool]:
         body = body[:-1]
     if "step" not in header or len(set(header)) < len(header):
         return [], [], not body
-    found = [dict(zip(header, row, strict=True)) for row in body if len(row) == len(header)]
-    rows = [row for row in found if re.fullmatch("[0-9]{1,18}", row["step"])]
+    rows = [dict(zip(header, row, strict=True)) for row in body if len(row) == len(header)]
+    rows = [row for row in rows if re.fullmatch("[0-9]{1,18}", row["step"])]
     return header if rows else [], rows, len(rows) == len(body)
 
 
-def _move_aside(path: Path) -> Path:
-    """Renames a damaged file, so that what it holds is not lost, and returns its new path."""
-    for number in itertools.count():
-        kept = path.with_name(f"{path.stem}.damaged-{number}{path.suffix}")
-        if not os.path.lexists(kept):
-            return path.rename(kept)
-    raise AssertionError("unreachable")
-
-
-class MetricsFile(ExperimentWriter):
-    """``metrics.csv``: a kill loses no row, and a resumed run continues it.
+class MetricsLogger(Logger):
+    """Writes each row at once to ``metrics.csv``. The hyperparameters are in the run's ``config.yaml``.
 
     Args:
-        log_dir: the run directory.
-        first_step: rows of this step and later ones are dropped, because the resumed training writes them again.
-        extra_rows: of the step before ``first_step``, the rows that have one of these columns are dropped, too: they
-            were only logged because training stopped there.
+        run: the run directory.
+        first_step: existing rows from this step on are dropped, because the resumed training logs them again.
+        extra_rows: existing rows of the step before ``first_step`` that have one of these columns are dropped, too,
+            because they were logged only because the training stopped there.
     """
 
-    def __init__(self, log_dir: str, first_step: int, extra_rows: Sequence[str]) -> None:
-        self.first_step, self.extra_rows = first_step, extra_rows
-        super().__init__(log_dir)
+    def __init__(self, run: Path, first_step: int, extra_rows: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.path, self.first_step, self.extra_rows = run / "metrics.csv", first_step, extra_rows
+        self._header: list[str] | None = None  # None until the first row
 
-    def _check_log_dir_exists(self) -> None:
-        """Instead of deleting an existing file: keeps its rows up to the step from which training resumes."""
-        path = Path(self.metrics_file_path)
-        if not os.path.lexists(path):
+    @property
+    def save_dir(self) -> str:
+        return str(self.path.parent.parent)
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return self.path.parent.name
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Tensor | float], step: int | None = None) -> None:
+        if self._header is None:
+            self._header = self._continue_file()
+        row = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
+        row["step"] = step or 0
+        if row.keys() <= set(self._header):
+            with open(self.path, "a", newline="") as file:
+                csv.DictWriter(file, self._header).writerow(row)
             return
-        self.metrics_keys, rows, is_whole = read_rows(path)
+        rows = read_rows(self.path)[1] if self._header else []
+        self._header = sorted({*self._header, *row})
+        self._write(self._header, [*rows, row])
+
+    def _continue_file(self) -> list[str]:
+        """Drops the rows that the training logs again, and returns the header: an empty one if no row is left."""
+        if not os.path.lexists(self.path):
+            return []
+        header, rows, is_whole = read_rows(self.path)
         if not is_whole:
-            kept = _move_aside(path)
-            rank_zero_warn(f"{path} is damaged: renamed to {kept.name}. The run continues with {len(rows)} good rows.")
+            kept = _rename_damaged(self.path)
+            rank_zero_warn(f"{self.path} is damaged: renamed to {kept.name}. {len(rows)} rows of it are kept.")
         if rows:
-            self._write(self.metrics_keys, filter(self._is_kept, rows))
+            self._write(header, [row for row in rows if self._is_kept(row)])
+        return header
 
     def _is_kept(self, row: dict[str, str]) -> bool:
         step = int(row["step"])
         is_extra = step == self.first_step - 1 and any(row.get(column) for column in self.extra_rows)
         return step < self.first_step and not is_extra
 
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        with open(self.metrics_file_path, newline="") as file:
-            rows = list(csv.DictReader(file))
-        self._write(fieldnames, rows)
-
-    def _write(self, fieldnames: list[str], rows: Iterable[dict[str, Any]]) -> None:
-        with atomic_write(self.metrics_file_path) as file:
+    def _write(self, header: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+        with atomic_write(self.path) as file:
             text = io.TextIOWrapper(file, newline="")
-            writer = csv.DictWriter(text, fieldnames)
+            writer = csv.DictWriter(text, header)
             writer.writeheader()
             writer.writerows(rows)
             text.flush()
             text.detach()
 
 
-class RunCSVLogger(CSVLogger):
-    """Writes each row at once into ``metrics.csv``; the settings are in the run's ``config.yaml``."""
-
-    def __init__(self, run: Path, first_step: int, extra_rows: Sequence[str]) -> None:
-        super().__init__(run.parent, name="", version=run.name, flush_logs_every_n_steps=1)
-        self.first_step, self.extra_rows = first_step, extra_rows
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> MetricsFile:
-        if self._experiment is None:
-            self._experiment = MetricsFile(self.log_dir, self.first_step, self.extra_rows)
-        return self._experiment  # type: ignore[return-value]
-
-    log_hyperparams: Callable[..., None] = lambda *_, **__: None
+def _rename_damaged(path: Path) -> Path:
+    """Renames a damaged file so that its content is not lost, and returns the new path."""
+    paths = (path.with_name(f"{path.stem}.damaged-{number}{path.suffix}") for number in itertools.count())
+    return path.rename(next(free for free in paths if not os.path.lexists(free)))
 
 
 class RunTensorBoardLogger(TensorBoardLogger):
-    """Writes events beside ``metrics.csv``, and the hyperparameters for TensorBoard's HPARAMS tab."""
+    """Writes TensorBoard events into the run directory, and the hyperparameters for TensorBoard's HPARAMS tab.
+
+    Args:
+        run: the run directory.
+        first_step: TensorBoard hides the events of an interrupted run from this step on.
+    """
 
     def __init__(self, run: Path, first_step: int) -> None:
         super().__init__(run.parent, name="", version=run.name, purge_step=first_step or None)
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
-        """Writes the hyperparameters once, with ``val_loss`` as their metric; its values are logged during training."""
-        from torch.utils.tensorboard.summary import hparams  # here: only a training waits for it
+        """Writes the hyperparameters once, with ``val_loss`` as their metric, whose values the training logs."""
+        from torch.utils.tensorboard.summary import hparams  # here, because only a training needs this slow import
 
         plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in dict(params).items()}
         for summary in hparams(plain, {"val_loss": 0.0}):
@@ -143,9 +146,9 @@ class RunTensorBoardLogger(TensorBoardLogger):
 
 
 def log_image(logger: Logger, name: str, image: Tensor, step: int) -> None:
-    """Logs an image (3, H, W) uint8 to a logger that takes images: TensorBoard, W&B, MLflow, Comet.
+    """Logs an image (3, H, W) uint8 to TensorBoard, W&B, MLflow or Comet.
 
-    A logger of your own gets it through ``log_image(name, [array (H, W, 3)], step=step)``, if it has this method.
+    A user's logger gets it as ``log_image(name, [array (H, W, 3)], step=step)`` if it has this method.
     """
     array = image.permute(1, 2, 0).numpy()
     if isinstance(logger, TensorBoardLogger):
@@ -158,9 +161,9 @@ def log_image(logger: Logger, name: str, image: Tensor, step: int) -> None:
         logger.log_image(name, [array], step=step)
 
 
-def run_loggers(run: Path, first_step: int, extra_rows: Sequence[str] = ()) -> list[CSVLogger | TensorBoardLogger]:
+def run_loggers(run: Path, first_step: int, extra_rows: Sequence[str] = ()) -> list[Logger]:
     """The loggers of a run directory, which continue its files at ``first_step`` (0 for a new run).
 
-    See :class:`MetricsFile` for ``extra_rows``.
+    See :class:`MetricsLogger` for ``extra_rows``.
     """
-    return [RunCSVLogger(run, first_step, extra_rows), RunTensorBoardLogger(run, first_step)]
+    return [MetricsLogger(run, first_step, extra_rows), RunTensorBoardLogger(run, first_step)]

@@ -1,10 +1,9 @@
-"""Training stops if the loss or a gradient is no longer finite, before the weights are touched."""
+"""Stops the training if a loss or a gradient is not finite, before the weights change."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -16,15 +15,15 @@ from condgen.errors import CollectiveError
 
 
 class TerminateOnNonFinite(Callback):
-    """Ends the run on all processes if a loss or a gradient of any of them is NaN or infinite.
+    """Raises CollectiveError on all processes if a loss or a gradient of any of them is NaN or infinite.
 
-    Nothing is saved then: the last checkpoint is from before. The decision is taken from the gradients, which DDP has
-    made equal on all processes by then. A loss that is not finite makes them NaN. Under ``16-mixed`` only losses are
-    checked, because the gradient scaler expects infinite gradients and lowers its scale.
+    It checks gradients after the backward pass, when DDP has made them equal on all processes; a loss that is not
+    finite makes them NaN. With ``16-mixed`` it checks only losses, because GradScaler expects infinite gradients and
+    lowers its scale. It saves nothing, so that the last checkpoint stays good.
     """
 
     def __init__(self) -> None:
-        self._loss = torch.zeros(())  # of the last batch of this process
+        self._loss = torch.zeros(())  # of this process's latest batch
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.checkpoint = Path(str(trainer.log_dir)) / "checkpoints" / "last.ckpt"
@@ -37,27 +36,24 @@ class TerminateOnNonFinite(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if trainer.precision == "16-mixed":
-            is_finite = bool(self._loss.isfinite())
-            if not trainer.strategy.reduce_boolean_decision(is_finite, all=True):
+            if not trainer.strategy.reduce_boolean_decision(bool(self._loss.isfinite()), all=True):
                 raise self._error(trainer, self._describe_loss() or "The loss of another process is not finite")
             return
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        # A sum is not finite if one of its terms is not, and costs a twentieth of a check of each term.
+        # If an element is not finite, neither is the sum, which costs a twentieth of a check of every element.
         if gradients and not torch.stack([gradient.sum() for gradient in gradients]).sum().isfinite():
-            raise self._error(trainer, self._describe_loss() or self._describe_gradient(pl_module, optimizer))
+            raise self._error(trainer, self._describe_loss() or self._describe_gradient(pl_module))
 
     def _describe_loss(self) -> str:
         return "" if self._loss.isfinite() else f"The loss is {self._loss.float().item()}"
 
-    def _describe_gradient(self, pl_module: LightningModule, optimizer: Optimizer) -> str:
-        names = {parameter: name for name, parameter in pl_module.named_parameters()}
-        parameters: list[Any] = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        first = next(p for p in parameters if not p.grad.sum().isfinite())
-        return f"The gradient of {names[first]} is {first.grad.sum().item()}"
+    def _describe_gradient(self, pl_module: LightningModule) -> str:
+        sums = {name: p.grad.sum().item() for name, p in pl_module.named_parameters() if p.grad is not None}
+        wrong = (f"The gradient of {name} is {total}" for name, total in sums.items() if not math.isfinite(total))
+        return next(wrong, "The sum of the gradients is not finite")
 
     def _error(self, trainer: Trainer, what: str) -> CollectiveError:
-        last = (
-            f"the last good checkpoint is {self.checkpoint}" if self.checkpoint.is_file() else "nothing was saved yet"
-        )
+        has_saved = self.checkpoint.is_file()
+        last = f"the last good checkpoint is {self.checkpoint}" if has_saved else "nothing was saved yet"
         step, epoch = trainer.fit_loop.total_batch_idx, trainer.current_epoch
         return CollectiveError(f"{what} in step {step} (epoch {epoch}): lower --model.lr; {last}.")

@@ -1,4 +1,4 @@
-"""The progress bar: losses, speed, and the time left until the end of the whole run."""
+"""The progress bar: losses, speed, and the time left for the whole run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from condgen.generators import ConditionalGenerator
 
-UNSEEN = 1e-9  # seconds until a bar is first shown: not before its total is known
+SHOW_WITH_TOTAL = 1e-9  # tqdm's delay in seconds: a bar appears with its first update, when its total is known
 
 
 class RunProgressBar(TQDMProgressBar):
-    """Lightning's bar of the epoch, with the number of epochs and the time left for all of them."""
+    """Lightning's progress bar, with the number of epochs and the time left for all of them."""
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=1 if sys.stdout.isatty() else 100, leave=True)
@@ -28,7 +28,7 @@ class RunProgressBar(TQDMProgressBar):
     def _bar(self, description: str, leave: bool) -> Tqdm:
         return Tqdm(
             desc=description, position=2 * self.process_position, disable=self.is_disabled, leave=leave,
-            dynamic_ncols=True, file=sys.stdout, smoothing=0, bar_format=self.BAR_FORMAT, delay=UNSEEN,
+            dynamic_ncols=True, file=sys.stdout, smoothing=0, bar_format=self.BAR_FORMAT, delay=SHOW_WITH_TOTAL,
         )  # fmt: skip
 
     def init_train_tqdm(self) -> Tqdm:
@@ -42,15 +42,15 @@ class RunProgressBar(TQDMProgressBar):
         self._started, self._batches_before = time.monotonic(), self.trainer.fit_loop.total_batch_idx + 1
 
     def on_exception(self, *args: Any) -> None:
-        print(flush=True)  # so that the error begins on a line of its own
+        print(flush=True)  # so that the error starts on its own line
 
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
-        self.train_progress_bar.leave = False  # an unused one
+        self.train_progress_bar.leave = False  # Lightning makes a new bar for each epoch
         super().on_train_epoch_start(trainer, *args)
-        steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)  # of an epoch
-        epochs = trainer.estimated_stepping_batches / steps
-        of_all = f"/{math.ceil(epochs)}" if math.isfinite(epochs) else ""
-        self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}{of_all}")
+        steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        epochs = trainer.estimated_stepping_batches / steps_per_epoch
+        total = f"/{math.ceil(epochs)}" if math.isfinite(epochs) else ""
+        self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}{total}")
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
@@ -58,7 +58,10 @@ class RunProgressBar(TQDMProgressBar):
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         if isinstance(pl_module, ConditionalGenerator) and pl_module.last_train_loss is not None:
-            metrics = {"train_loss": pl_module.last_train_loss.item(), **metrics}  # logged in fewer steps
+            metrics = {
+                "train_loss": pl_module.last_train_loss.item(),
+                **metrics,
+            }  # the bar shows every step, the log does not
         total, done = trainer.estimated_stepping_batches, trainer.fit_loop.total_batch_idx + 1
         if trainer.training and math.isfinite(total) and done > self._batches_before:
             rate = (time.monotonic() - self._started) / (done - self._batches_before)

@@ -1,4 +1,4 @@
-"""A grid of samples after every epoch, from the same noise every time: one sees what the epoch changed."""
+"""A grid of samples after every epoch, from the same noise every time, so that the training's progress is visible."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from condgen.training.loggers import log_image
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Puts a module into eval mode, and its parts back into the mode that each was in."""
-    was_training = [part for part in module.modules() if part.training]
+    """Sets a module to eval mode, and afterwards restores the mode of each of its submodules."""
+    training = [part for part in module.modules() if part.training]
     module.eval()
     try:
         yield
     finally:
-        for part in was_training:
+        for part in training:
             part.training = True
 
 
 class SampleGrids(Callback):
-    """Writes ``samples/epoch=000.png`` …, a row a label, also to loggers; at the end, all as ``samples.gif``.
+    """Writes ``samples/epoch=000.png`` …, one row for each label, also to loggers; at the end all as ``samples.gif``.
 
-    Where a family reconstructs images, there is a second grid, ``reconstructions/epoch=000.png``: a row of validation
-    images of each label, and below it what the family makes of them.
+    For a family that reconstructs images it also writes ``reconstructions/epoch=000.png``: a row of validation images
+    of each label, and their reconstructions below it.
 
-    It changes nothing in the training: the network is set to eval mode and back, and no generator's state is touched.
+    The training does not depend on it: it restores the network's mode and uses no global random generator.
 
     Args:
         samples_per_label: columns of the grid.
         sample_seed: the seed of the noise.
-        every_n_epochs: take it after every so many epochs.
+        every_n_epochs: write the grids after every n-th epoch.
     """
 
     def __init__(self, samples_per_label: int = 10, sample_seed: int = 0, every_n_epochs: int = 1) -> None:
@@ -62,52 +62,54 @@ class SampleGrids(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ConditionalGenerator)
-        if trainer.is_global_zero and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-            with evaluating(pl_module):
-                labels = range(pl_module.num_classes)
-                pictures = {
-                    "samples": sample_grid(pl_module, labels, self.samples_per_label, self.sample_seed),
-                    "reconstructions": self.reconstruct(pl_module, data.val_images),
-                }
-            for name, picture in pictures.items():
-                if picture is None:
-                    continue
-                write_png(picture, self.run / name / f"epoch={trainer.current_epoch:03d}.png")
-                for logger in trainer.loggers:
-                    log_image(logger, name, picture, trainer.global_step - 1)  # the step of val_loss
-
-    @torch.no_grad()
-    def reconstruct(self, generator: ConditionalGenerator, real: Images) -> Tensor | None:
-        """The grid of real images and their reconstructions (3, H, W) uint8; None where the family makes none."""
-        there = real.labels.bincount()
-        columns = min(self.samples_per_label, int(there[there > 0].min()))
-        shown = rows_of(real, first_of_each_label(real, dict.fromkeys(real.labels.unique().tolist(), columns)))
-        drawn = []
-        for images, labels in zip(shown.images.split(BLOCK), shown.labels.split(BLOCK), strict=True):
-            images, labels = images.to(generator.device), labels.to(generator.device)
-            reconstructions = generator.reconstruct(images.float().div(255), labels)
-            if reconstructions is None:
-                return None
-            drawn.append(to_bytes(reconstructions.float()))
-        pairs = torch.stack((shown.images, torch.cat(drawn)))
-        pairs = pairs.unflatten(1, (-1, columns)).transpose(0, 1)  # (labels, 2, columns, C, H, W)
-        return grid(pairs.flatten(0, 2), columns)
+        if not trainer.is_global_zero or (trainer.current_epoch + 1) % self.every_n_epochs:
+            return
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        with evaluating(pl_module):
+            labels = range(pl_module.num_classes)
+            samples = sample_grid(pl_module, labels, self.samples_per_label, self.sample_seed)
+            reconstructions = reconstruction_grid(pl_module, data.val_images, self.samples_per_label)
+        for name, image in (("samples", samples), ("reconstructions", reconstructions)):
+            if image is None:
+                continue
+            write_png(image, self.run / name / f"epoch={trainer.current_epoch:03d}.png")
+            for logger in trainer.loggers:
+                log_image(logger, name, image, trainer.global_step - 1)  # the step of val_loss
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        epochs = range(trainer.current_epoch)
-        paths = [path for epoch in epochs if (path := self.run / "samples" / f"epoch={epoch:03d}.png").is_file()]
-        frames = [frame for path in paths if (frame := _read_grid(path)) is not None]
+        paths = [self.run / "samples" / f"epoch={epoch:03d}.png" for epoch in range(trainer.current_epoch)]
+        frames = [frame for path in paths if path.is_file() and (frame := _read_grid(path)) is not None]
         if frames:
             write_gif(frames, self.run / "samples.gif", milliseconds=500, pause=2000)
 
 
+@torch.no_grad()
+def reconstruction_grid(generator: ConditionalGenerator, images: Images, columns: int) -> Tensor | None:
+    """For each label a row of real images and a row of their reconstructions: an image (3, H, W) uint8.
+
+    None if the family does not reconstruct images. A label with fewer images than ``columns`` shortens all rows.
+    """
+    counts = images.labels.bincount()
+    columns = min(columns, int(counts[counts > 0].min()))
+    shown = rows_of(images, first_of_each_label(images, dict.fromkeys(images.labels.unique().tolist(), columns)))
+    blocks = []
+    for real, labels in zip(shown.images.split(BLOCK), shown.labels.split(BLOCK), strict=True):
+        real, labels = real.to(generator.device), labels.to(generator.device)
+        reconstructions = generator.reconstruct(real.float().div(255), labels)
+        if reconstructions is None:
+            return None
+        blocks.append(to_bytes(reconstructions.float()))
+    pairs = torch.stack((shown.images, torch.cat(blocks)))
+    pairs = pairs.unflatten(1, (-1, columns)).transpose(0, 1)  # (labels, 2, columns, C, H, W)
+    return grid(pairs.flatten(0, 2), columns)
+
+
 def _read_grid(path: Path) -> Tensor | None:
-    """A grid that an earlier epoch wrote, (3, H, W) uint8; None, with a warning, if the file is damaged."""
+    """The grid of an earlier epoch, (3, H, W) uint8; None, with a warning, if the file is damaged."""
     try:
         return pil_to_tensor(Image.open(path, formats=("PNG",)).convert("RGB"))
-    except Exception as error:  # Pillow raises some ten kinds
+    except Exception as error:  # Pillow raises about ten types
         rank_zero_warn(f"{path} is left out of samples.gif: it cannot be read ({error}).")
         return None

@@ -1,4 +1,4 @@
-"""Scores beside training, and the samples that ``condgen test`` scores."""
+"""Scores during training, and the samples that ``condgen test`` scores."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from condgen.metrics.prdc import PrecisionRecallDensityCoverage
 from condgen.metrics.set_metric import LabelledFeatures
 from condgen.sampling.generate import sample_all_ranks
 
-SAMPLES, REAL = 2_000, 10_000
+SAMPLES, REAL = 2_000, 10_000  # generated samples and training images that are compared
+NAMES = ("accuracy", "frechet_distance", "coverage", "diversity")
 
 
 @torch.no_grad()
 def broadcast_buffers(trainer: Trainer, module: LightningModule) -> None:
-    """Gives all processes the batch-norm statistics of the first one. DDP does so only in its next forward pass."""
+    """Copies the batch-norm statistics of rank 0 to all ranks, which DDP does only in the next forward pass."""
     if trainer.world_size > 1:
         first = trainer.strategy.broadcast([buffer.cpu() for buffer in module.buffers()])
         for buffer, value in zip(module.buffers(), first, strict=True):
@@ -35,14 +36,14 @@ def broadcast_buffers(trainer: Trainer, module: LightningModule) -> None:
 
 
 class TrainingScores(Callback):
-    """Logs ``score_accuracy``, ``score_frechet_distance``, ``score_coverage`` and ``score_diversity`` while training.
+    """Logs ``score_accuracy``, ``score_frechet_distance``, ``score_coverage`` and ``score_diversity`` during training.
 
-    Of 2,000 samples, from the same noise every time, against 10,000 *training* images: ``checkpoint.monitor`` can be
-    any of them, and the test images stay unseen. They are near what ``condgen test`` gives, but not the same: distances
-    grow where there are fewer samples, and coverage falls. Nothing of the training changes.
+    It compares 2,000 samples, from the same noise every time, with 10,000 *training* images, so that
+    ``checkpoint.monitor`` may be one of the scores without any use of the test images. With fewer samples, distances
+    are larger and coverage is lower than in ``condgen test``. The training does not depend on it.
 
     Args:
-        every_n_epochs: take them in the validation of every so many epochs; null for never.
+        every_n_epochs: measure in the validation of every n-th epoch; null for never.
     """
 
     def __init__(self, every_n_epochs: int | None = 1) -> None:
@@ -58,15 +59,14 @@ class TrainingScores(Callback):
         try:
             self.judge = find_evaluator(trainer.datamodule)  # type: ignore[attr-defined]
         except UsageError as error:
-            rank_zero_warn(f"No scores while training. {error}")
+            rank_zero_warn(f"No scores during training. {error}")
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """At the start, where averaged weights are swapped in and not yet out again."""
+        """Not at the end of the epoch, because callbacks that average weights have swapped them out again by then."""
         if self.judge is None or self.every_n_epochs is None or trainer.state.fn != "fit":
             return
-        names = ("accuracy", "frechet_distance", "coverage", "diversity")
-        if trainer.sanity_checking:  # which shows what will be logged
-            scores = [math.nan] * len(names)
+        if trainer.sanity_checking:  # shows which names will be logged
+            scores = [math.nan] * len(NAMES)
         elif (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         else:
@@ -74,45 +74,41 @@ class TrainingScores(Callback):
             data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
             broadcast_buffers(trainer, pl_module)
             samples, _ = sample_all_ranks(trainer, pl_module, -(-SAMPLES // data.num_classes))
-            scores = self._scores(samples, data, pl_module.device) if trainer.is_global_zero else []
+            judge = self.judge.to(pl_module.device)
+            scores = self._score(samples, data, judge) if trainer.is_global_zero else []
             scores = trainer.strategy.broadcast(scores)
-        for name, value in zip(names, scores, strict=True):
+        for name, value in zip(NAMES, scores, strict=True):
             pl_module.log(f"score_{name}", value, on_epoch=True, sync_dist=True, batch_size=1)
 
-    def _scores(self, samples: Images, data: ImageDataModule, device: torch.device) -> list[float]:
-        assert self.judge is not None
-        judge = self.judge.to(device)
+    def _score(self, samples: Images, data: ImageDataModule, judge: Evaluator) -> list[float]:
+        device = next(judge.parameters()).device
         if self._real is None:
             training, each = data.train_images, REAL // data.num_classes
             rows = first_of_each_label(training, dict.fromkeys(training.labels.unique().tolist(), each))
             real = rows_of(training, rows)
-            embeddings = in_parts(judge.embed, real.images, device)
-            self._real = LabelledFeatures(embeddings, real.labels), LabelledFeatures(real.images, real.labels)
+            embedded = LabelledFeatures(in_parts(judge.embed, real.images, device), real.labels)
+            self._real = embedded, LabelledFeatures(real.images, real.labels)
         embeddings = in_parts(judge.embed, samples.images, device)
-        distance, neighbours, diversity = (
-            kind(sync_on_compute=False) for kind in (FrechetDistance, PrecisionRecallDensityCoverage, Diversity)
-        )
-        for metric, features, of_real in (
+        distance = FrechetDistance(sync_on_compute=False)
+        neighbours = PrecisionRecallDensityCoverage(sync_on_compute=False)
+        diversity = Diversity(sync_on_compute=False)
+        for metric, features, real_features in (
             (distance, embeddings, self._real[0]),
             (neighbours, embeddings, self._real[0]),
             (diversity, samples.images, self._real[1]),
         ):
             metric.update(features, samples.labels, real=False)
-            metric.update(*of_real, real=True)
+            metric.update(*real_features, real=True)
         _, _, _, coverage = neighbours.compute().mean(0).tolist()
-        return [
-            accuracy(judge.classifier, samples.images, samples.labels),
-            float(distance.compute()),
-            coverage,
-            float(diversity.compute().mean()),
-        ]
+        right = accuracy(judge.classifier, samples.images, samples.labels)
+        return [right, float(distance.compute()), coverage, float(diversity.compute().mean())]
 
 
 class ScoredSamples(Callback):
-    """Draws what ``condgen test`` scores, by all processes, after the losses are measured.
+    """Generates the samples that ``condgen test`` scores, on all processes, after the test losses.
 
     Args:
-        samples_per_label: samples of each label; a thousand, or as many as the test set has, if not given.
+        samples_per_label: samples of each label; by default a thousand, or as many as the test set has.
     """
 
     def __init__(self, samples_per_label: int | None = None) -> None:

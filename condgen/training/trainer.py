@@ -1,4 +1,4 @@
-"""Lightning's Trainer, with its files in a run directory, and what its settings may be."""
+"""Lightning's Trainer with a run directory."""
 
 from __future__ import annotations
 
@@ -8,25 +8,33 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
 
+def is_accumulating(trainer: Trainer) -> bool:
+    """Whether the latest batch of the epoch ended without an optimizer step (``accumulate_grad_batches``)."""
+    batches = trainer.fit_loop.batch_idx + 1
+    is_last = trainer.is_last_batch or batches == trainer.num_training_batches
+    return batches % trainer.accumulate_grad_batches != 0 and not is_last
+
+
 class RunTrainer(Trainer):
     """A Trainer whose files go into a run directory, whatever loggers it has."""
 
     run_directory: Path | None = None
-    callbacks: list[Callback]  # set by Lightning, which does not declare them
+    callbacks: list[Callback]  # Lightning sets these two without declaring them
     fast_dev_run: int | bool
-    _should_stop = False
+    _stop_requested = False
 
     @property
     def should_stop(self) -> bool:
-        """Whether training is to end, as a callback wants: after a step, as gathered gradients are nowhere saved."""
-        return self._should_stop and not self.fit_loop._should_accumulate()
+        """Whether a callback asked to stop and no accumulated gradients are pending: checkpoints do not hold them."""
+        return self._stop_requested and not is_accumulating(self)
 
     @should_stop.setter
     def should_stop(self, value: bool) -> None:
-        waiting = self._should_stop and not self.should_stop  # who adds to what it reads does not take that back
-        self._should_stop = value or waiting
+        # `should_stop = should_stop or x` must not clear a request that waits for the optimizer step
+        is_pending = self._stop_requested and is_accumulating(self)
+        self._stop_requested = value or is_pending
 
     @property
     def log_dir(self) -> str | None:
-        """The run directory; a collective, as Lightning's own."""
+        """The run directory. A collective operation, as in Lightning."""
         return self.strategy.broadcast(None if self.run_directory is None else str(self.run_directory))

@@ -23,7 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import condgen
 from condgen.cli.main import main
-from condgen.training.checkpointing import RunCheckpoint
+from condgen.training.checkpointing import LastAndBestCheckpoint
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -202,7 +202,7 @@ def killed_at_step_8(monkeypatch, tmp_path):
 
     def train(arguments: list[str]) -> tuple[Path, Path]:
         run, kept = tmp_path / "lightning_logs" / "version_0", tmp_path / "after-step-8.ckpt"
-        save = RunCheckpoint.on_train_batch_start
+        save = LastAndBestCheckpoint.on_train_batch_start
 
         def save_and_keep(self, trainer, *args):
             save(self, trainer, *args)
@@ -210,7 +210,7 @@ def killed_at_step_8(monkeypatch, tmp_path):
                 shutil.copy(run / "checkpoints" / "last.ckpt", kept)
 
         with monkeypatch.context() as patch:
-            patch.setattr(RunCheckpoint, "on_train_batch_start", save_and_keep)
+            patch.setattr(LastAndBestCheckpoint, "on_train_batch_start", save_and_keep)
             common = ["--trainer.default_root_dir", str(tmp_path), "--checkpoint.every_n_train_steps", "4"]
             assert main([*arguments, *common]) == 0
         whole = Path(shutil.copytree(run, tmp_path / "whole"))

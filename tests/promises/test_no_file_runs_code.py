@@ -16,7 +16,7 @@ import yaml
 from helpers.runs import refused
 
 import condgen
-from condgen.checkpoints.settings import settings
+from condgen.checkpoints.build import settings
 from condgen.cli.main import main
 from condgen.errors import UsageError
 from condgen.generators import DNN
@@ -48,7 +48,7 @@ HIDING_PLACES = {
     "deep in a setting": lambda c, p: {**c, "hyper_parameters": {**c["hyper_parameters"], "lr": [{"x": (1, [p])}]}},
     "in the data's settings": lambda c, p: {**c, "datamodule_hyper_parameters": {"root": p}},
     "in the optimiser's state": lambda c, p: {**c, "optimizer_states": [{"state": {0: {"exp_avg": p}}}]},
-    "in a callback's state": lambda c, p: {**c, "callbacks": {"RunCheckpoint": {"best": p}}},
+    "in a callback's state": lambda c, p: {**c, "callbacks": {"LastAndBestCheckpoint": {"best": p}}},
     "in the loops": lambda c, p: {**c, "loops": {"fit_loop": p}},
     "as the name of a class": lambda c, p: {**c, "condgen": {**c["condgen"], "model": p}},
     "as a key": lambda c, p: {**c, "callbacks": {(1, "x"): {"y": p}}},

@@ -138,7 +138,7 @@ def test_unreadable_checkpoint_says_so(last, tmp_path):
         ("--trainer.plugins DoublePrecision", "trainer.precision"),
         ("--trainer.callbacks Timer --trainer.callbacks.duration foo", "foo"),
         ("--trainer.callbacks StochasticWeightAveraging --trainer.callbacks.swa_lrs -1", "StochasticWeightAveraging"),
-        ("--trainer.callbacks condgen.training.checkpointing.RunCheckpoint", "RunCheckpoint"),
+        ("--trainer.callbacks condgen.training.checkpointing.LastAndBestCheckpoint", "LastAndBestCheckpoint"),
         ("--trainer.max_time nosuch", "max_time"),
         ("--trainer.max_time 00:00:00:00", "trainer.max_time"),
         ("--trainer.sync_batchnorm true --trainer.accelerator cpu", "trainer.sync_batchnorm"),

@@ -28,7 +28,7 @@ class PageFaults(Callback):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_a_step_is_done_with_the_memory_that_the_one_before_has_freed(mnist_root, tmp_path):
     images = ["--data.root", str(mnist_root), "--data.batch_size", "64", "--training_scores.every_n_epochs", "null"]
-    counting = ["--model", "VAE", "--trainer.callbacks+", "test_machine.PageFaults", "--trainer.max_epochs", "5"]
+    counting = ["--model", "VAE", "--trainer.callbacks+", "test_runtime.PageFaults", "--trainer.max_epochs", "5"]
     process = condgen_process(["fit", *images, *counting, "--trainer.accelerator", "cpu"], tmp_path)
     faults = re.search(r"page faults: (\d+)\.", finish(process))
     assert faults is not None
