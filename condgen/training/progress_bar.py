@@ -58,10 +58,7 @@ class RunProgressBar(TQDMProgressBar):
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         if isinstance(pl_module, ConditionalGenerator) and pl_module.last_train_loss is not None:
-            metrics = {
-                "train_loss": pl_module.last_train_loss.item(),
-                **metrics,
-            }  # the bar shows every step, the log does not
+            metrics = {"train_loss": pl_module.last_train_loss.item(), **metrics}  # Lightning has only logged values
         total, done = trainer.estimated_stepping_batches, trainer.fit_loop.total_batch_idx + 1
         if trainer.training and math.isfinite(total) and done > self._batches_before:
             rate = (time.monotonic() - self._started) / (done - self._batches_before)

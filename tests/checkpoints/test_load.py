@@ -1,4 +1,4 @@
-"""condgen.load refuses files that are damaged or that ask for more than they hold, and names the file."""
+"""condgen.load rejects damaged files and files whose settings need more memory than their weights, and names them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from helpers.runs import refused
 
 import condgen
+from condgen.checkpoints.read import check_optimizer_states
 from condgen.errors import UsageError
 from condgen.generators import DNN, GAN, VAE, ConditionalGenerator
 from condgen.generators.base import class_path
@@ -21,7 +22,7 @@ TINY = {"image_shape": (1, 4, 4)}
 
 
 def write_weights(path, generator: ConditionalGenerator, settings=None, weights=None) -> None:
-    """A file as ``condgen export --format safetensors`` writes it, with other settings or weights."""
+    """Writes a file like ``condgen export --format safetensors``, with other settings or weights."""
     about = {"settings": json.dumps({**generator.hparams, **(settings or {})}), "class": class_path(generator)}
     saved = (
         {name: weight.contiguous() for name, weight in generator.state_dict().items()} if weights is None else weights
@@ -30,7 +31,7 @@ def write_weights(path, generator: ConditionalGenerator, settings=None, weights=
 
 
 def write_checkpoint(path, generator: ConditionalGenerator, settings=None, weights=None) -> None:
-    """A checkpoint as ``condgen fit`` writes it, with other settings or weights."""
+    """Writes a checkpoint like ``condgen fit``, with other settings or weights."""
     origin = {"seed": 0, "model": class_path(generator), "data": None, "train_loss": [], "version": condgen.__version__}
     content = {
         "state_dict": generator.state_dict() if weights is None else weights,
@@ -50,7 +51,7 @@ def file(request, tmp_path):
     return tmp_path / request.param
 
 
-def test_load_takes_no_memory_for_sizes_that_the_weights_do_not_have(file):
+def test_load_allocates_no_memory_for_sizes_that_the_weights_do_not_have(file):
     WRITERS[file.name](file, DNN(**TINY), {"latent_dim": 1_000_000})  # 4 GB
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(UsageError, match=file.name):
@@ -129,7 +130,7 @@ def test_predict_refuses_a_checkpoint_whose_weights_are_not_finite(trained, tmp_
     ],
     ids=["sparse", "meta", "complex", "int", "float8", "shape", "text", "none"],
 )
-def test_load_refuses_tensors_that_are_no_weights(tensor, tmp_path):
+def test_load_refuses_values_that_are_not_plain_tensors(tensor, tmp_path):
     generator = DNN(**TINY)
     write_checkpoint(tmp_path / "last.ckpt", generator, weights=generator.state_dict() | {"network.fc.0.bias": tensor})
     with pytest.raises(UsageError, match=r"last.ckpt.*network\.fc\.0\.bias"):
@@ -137,7 +138,7 @@ def test_load_refuses_tensors_that_are_no_weights(tensor, tmp_path):
 
 
 @pytest.mark.parametrize("family", [DNN, GAN, VAE])
-def test_load_needs_all_weights_that_generate_uses_and_no_others(family, tmp_path):
+def test_load_needs_exactly_the_weights_that_generate_uses(family, tmp_path):
     generator, path = family(**TINY), tmp_path / "weights.safetensors"
     generator.remove_training_parts()
     weights = {name: weight.contiguous() for name, weight in generator.state_dict().items()}
@@ -167,8 +168,47 @@ def test_load_refuses_a_fifo(tmp_path):
         condgen.load(tmp_path / "weights.safetensors")
 
 
-def test_load_refuses_settings_that_are_nested_too_deep(tmp_path):
-    about = {"settings": "[" * 100_000, "class": "condgen.generators.dnn.DNN", "condgen": "0"}
+def test_load_refuses_deeply_nested_settings(tmp_path):
+    about = {"settings": "[" * 100_000, "class": "condgen.generators.dnn.DNN", "condgen": condgen.__version__}
     (tmp_path / "deep.safetensors").write_bytes(safetensors.torch.save({"a": torch.zeros(1)}, about))
     with pytest.raises(UsageError, match=r"deep\.safetensors"):
         condgen.load(tmp_path / "deep.safetensors")
+
+
+@pytest.mark.parametrize("version", ["0.1.0", "1.0.0", "", 2, None])
+def test_load_refuses_a_checkpoint_of_another_version(version, file, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(condgen, "__version__", version if file.suffix == ".ckpt" else str(version))
+        WRITERS[file.name](file, DNN(**TINY))
+    with pytest.raises(UsageError, match=f"{file.name} was written by condgen {version}"):
+        condgen.load(file)
+
+
+def test_load_accepts_a_checkpoint_of_another_patch_version(file, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(condgen, "__version__", condgen.__version__.rpartition(".")[0] + ".99")
+        WRITERS[file.name](file, DNN(**TINY))
+    condgen.load(file)
+
+
+STATES = {
+    "too few": lambda states: states.clear(),
+    "too many": lambda states: states.append(states[0]),
+    "a moment of another shape": lambda states: states[0]["state"][0].update(exp_avg=torch.zeros(3)),
+    "indices in another order": lambda states: states[0]["param_groups"][0].update(params=[1, 0]),
+    "an unknown index": lambda states: states[0]["state"].update({5: {"exp_avg": torch.zeros(3)}}),
+    "text": lambda states: states.__setitem__(0, "state"),
+}
+
+
+@pytest.mark.parametrize("change", STATES.values(), ids=STATES)
+def test_optimizer_states_that_do_not_fit_the_weights_are_refused(change):
+    layer = torch.nn.Linear(2, 3)
+    optimizer = torch.optim.Adam(layer.parameters())
+    layer(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    states = [copy.deepcopy(optimizer.state_dict())]
+    check_optimizer_states(states, [optimizer], "last.ckpt")
+    change(states)
+    with pytest.raises(UsageError, match=r"last\.ckpt"):
+        check_optimizer_states(states, [optimizer], "last.ckpt")

@@ -523,7 +523,7 @@ def test_a_finished_run_says_how_to_train_on(limits, longer, fit_args, tmp_path,
 
 def test_a_generator_for_other_classes_is_refused(trained, capsys, monkeypatch):
     monkeypatch.chdir(trained)
-    assert "draws 10 classes" in refused(["predict", "--data", "EMNIST", "--data.split", "letters"], capsys)
+    assert "generates 10 classes" in refused(["predict", "--data", "EMNIST", "--data.split", "letters"], capsys)
 
 
 def test_a_checkpoint_is_data(tmp_path, capsys, monkeypatch):

@@ -201,7 +201,7 @@ DAMAGE = {
     "another latent": (damaged(lambda c: c["hyper_parameters"].update(latent_dim=3)), "does not fit DNN"),
     "other classes": (
         damaged(lambda c: c["hyper_parameters"].update(num_classes=7)),
-        "draws 7 classes|does not fit DNN",
+        "generates 7 classes|does not fit DNN",
     ),
     "another image shape": (
         damaged(lambda c: c["hyper_parameters"].update(image_shape=[3, 32, 32])),

@@ -1,4 +1,4 @@
-"""Runs that are killed at moments that nobody chose, and gone on with, are the runs that nobody killed."""
+"""A run that is killed at random moments and resumed equals the uninterrupted run bit for bit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 
 
 class Failing(Callback):
-    """A user's callback with a bug, which shows in one batch of many."""
+    """A callback with a bug that shows in one batch."""
 
     def __init__(self, in_step: int) -> None:
         self.in_step = in_step
@@ -41,10 +41,10 @@ def newest_run(folder: Path) -> Path:
     return max((folder / "lightning_logs").glob("version_*"), default=folder, key=lambda run: run.stat().st_mtime)
 
 
-def strike(process: ForkedPython, folder: Path, signum: int, moment: Callable[[Path], bool], delay: float):
-    """Sends a signal ``delay`` seconds after training has begun, or at the first such moment after that."""
-    begun = len(list(folder.rglob("events.out.*")))
-    while process.poll() is None and len(list(folder.rglob("events.out.*"))) == begun:
+def send_signal(process: ForkedPython, folder: Path, signum: int, moment: Callable[[Path], bool], delay: float):
+    """Sends a signal at the first moment of its kind that is at least ``delay`` seconds after the training started."""
+    started = len(list(folder.rglob("events.out.*")))
+    while process.poll() is None and len(list(folder.rglob("events.out.*"))) == started:
         time.sleep(0.01)
     until = time.monotonic() + delay
     while process.poll() is None and (time.monotonic() < until or not moment(newest_run(folder))):
@@ -53,43 +53,48 @@ def strike(process: ForkedPython, folder: Path, signum: int, moment: Callable[[P
         process.send_signal(signum)
 
 
-def survives(
-    strikes: list[tuple[int, Callable[[Path], bool], float]], arguments: list[str], folder: Path, whole: Path
+def count_kills(
+    kills: list[tuple[int, Callable[[Path], bool], float]], arguments: list[str], folder: Path, whole: Path
 ) -> int:
-    """Trains to the end in spite of ``strikes``, compares with the uninterrupted run, and says how many struck."""
-    struck = 0
+    """Trains to the end despite the kills, compares the run with the uninterrupted one, and counts the kills.
+
+    A kill does not count if the training ended before it.
+    """
+    killed = 0
     (folder / "nothing.yaml").write_text("{}")
-    for signum, moment, delay in strikes:
-        process = condgen_process([*arguments, *go_on(folder)], folder)
-        strike(process, folder, signum, moment, delay)
+    for signum, moment, delay in kills:
+        process = condgen_process([*arguments, *resume_options(folder)], folder)
+        send_signal(process, folder, signum, moment, delay)
         output, _ = process.communicate(timeout=120)
-        if process.returncode == 0:  # it was faster
+        if process.returncode == 0:  # it ended before the signal
             break
-        struck += 1
+        killed += 1
         expected = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[signal.Signals(signum)]
         assert process.returncode == expected, output
     else:
-        finish(condgen_process([*arguments, *go_on(folder)], folder))
+        finish(condgen_process([*arguments, *resume_options(folder)], folder))
     run = newest_run(folder)
     assert same_weights(run / "checkpoints" / "last.ckpt", whole / "checkpoints" / "last.ckpt")
     assert same_weights(run / "checkpoints" / "best.ckpt", whole / "checkpoints" / "best.ckpt")
     assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
     pictures = [path.relative_to(whole) for path in whole.rglob("*") if path.suffix in (".png", ".gif")]
-    assert len([picture for picture in pictures if picture.parent.name != "reconstructions"]) == 5  # the VAE's own
+    assert (
+        len([picture for picture in pictures if picture.parent.name != "reconstructions"]) == 5
+    )  # only the VAE has these
     assert all((run / picture).read_bytes() == (whole / picture).read_bytes() for picture in pictures)
     assert not list(run.rglob(".*"))  # nothing half-written is left
-    return struck
+    return killed
 
 
-def go_on(folder: Path) -> list[str]:
-    """Goes on where there is a checkpoint; a run that was killed before its first is begun again."""
+def resume_options(folder: Path) -> list[str]:
+    """Resumes if a checkpoint exists; a run that was killed before its first one starts again."""
     found = list((folder / "lightning_logs").glob("version_*/checkpoints/last.ckpt"))
     return ["--config", "nothing.yaml", *(["--ckpt_path", "last"] if found else [])]
 
 
 @pytest.fixture(scope="module")
 def training(mnist_root):
-    """A training of four epochs of five batches, with a checkpoint every two."""
+    """A training of four epochs of five batches, with a checkpoint every two batches."""
 
     def arguments(*more: str) -> list[str]:
         few = ["--trainer.max_epochs", "4", "--trainer.log_every_n_steps", "1", "--checkpoint.every_n_train_steps", "2"]
@@ -115,50 +120,48 @@ def whole(training, tmp_path_factory):
 
 
 @pytest.mark.parametrize("end", [[], ["--trainer.max_steps", "18"]], ids=lambda end: "".join(end[1:]))
-def test_three_kills_change_nothing(end, training, whole, tmp_path):
-    strikes = [
+def test_resume_after_three_kills_matches_uninterrupted_run(end, training, whole, tmp_path):
+    kills = [
         (signal.SIGKILL, while_a_checkpoint_is_written, 0.3),
         (signal.SIGKILL, while_a_grid_is_written, 0.0),
         (signal.SIGTERM, now, 0.4),
     ]
-    assert survives(strikes, training(*end), tmp_path, whole(*end)) >= 2
+    assert count_kills(kills, training(*end), tmp_path, whole(*end)) >= 2
 
 
-def test_an_exception_saves_nothing_and_costs_nothing(training, whole, tmp_path):
+def test_resume_after_an_exception_matches_uninterrupted_run(training, whole, tmp_path):
     failing = ["--trainer.callbacks", "test_kills_lose_nothing.Failing", "--trainer.callbacks.in_step", "9"]
     process = condgen_process(training(*failing), tmp_path)
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 1
     assert "a bug of the user's" in output
-    assert survives([], training(), tmp_path, whole()) == 0
+    assert count_kills([], training(), tmp_path, whole()) == 0
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_twenty_kills_change_nothing(family, processes, training, whole, tmp_path):
-    """A minute or two a case on 2 cores, or six with two processes:
+def test_resume_after_twenty_kills_matches_uninterrupted_run(family, processes, training, whole, tmp_path):
+    """Two minutes for each family on 2 cores, and six with two processes:
     pytest -m slow -n 0 -s tests/promises/test_kills_lose_nothing.py
 
-    It prints how many struck.
+    It prints the number of kills.
     """
     options = ["--model", family, *(DDP if processes == 2 else [])]
     chance = random.Random(f"{family} {processes}")
-    struck, attempt = 0, 0
-    while struck < 20:
-        strikes = [
+    killed, attempt = 0, 0
+    while killed < 20:
+        kills = [
             (
                 chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT]),
                 chance.choice([now, now, while_a_checkpoint_is_written, while_a_grid_is_written]),
                 chance.uniform(0, 0.8),
             )
-            for _ in range(20 - struck)
+            for _ in range(20 - killed)
         ]
         folder = tmp_path / str(attempt)
         folder.mkdir()
-        struck += survives(strikes, training(*options), folder, whole(*options))
+        killed += count_kills(kills, training(*options), folder, whole(*options))
         attempt += 1
-    print(
-        f"{family}, {processes} processes: {struck} kills in {attempt} trainings, all bit for bit the uninterrupted one"
-    )
+    print(f"{family}, {processes} processes: {killed} kills in {attempt} trainings, all equal to the uninterrupted one")

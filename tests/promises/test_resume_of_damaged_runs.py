@@ -1,4 +1,4 @@
-"""A run whose auxiliary files are damaged still resumes, and nothing that they held is lost."""
+"""A run with damaged auxiliary files still resumes, and keeps their content."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class StopsAfterStep(Callback):
 
 @pytest.fixture(scope="module")
 def whole(fit_args, tmp_path_factory):
-    """A run of three epochs that nothing interrupted."""
+    """An uninterrupted run of three epochs."""
     folder = tmp_path_factory.mktemp("whole")
     assert main([*fit_args, "--trainer.default_root_dir", str(folder), "--trainer.max_epochs", "3"]) == 0
     return folder / "lightning_logs" / "version_0"
@@ -74,7 +74,7 @@ NOTHING_TO_KEEP = {"empty", "missing", "half a header", "half a row"}
 
 @pytest.mark.filterwarnings("ignore:.*is damaged")
 @pytest.mark.parametrize("damage", METRICS)
-def test_resume_with_damaged_metrics_trains_and_keeps_what_was_there(damage, resume, whole):
+def test_resume_with_damaged_metrics_trains_and_keeps_the_damaged_file(damage, resume, whole):
     METRICS[damage](resume.run / "metrics.csv")
     before = (resume.run / "metrics.csv").read_bytes() if (resume.run / "metrics.csv").is_file() else None
     run = resume()
@@ -131,7 +131,7 @@ def test_resume_after_a_stop_within_an_epoch_matches_the_uninterrupted_run(step,
         assert same_weights(run / "checkpoints" / name, whole / "checkpoints" / name)
 
 
-def test_resume_after_max_time_asks_for_more_time(fit_args, tmp_path, capsys):
+def test_resume_after_max_time_needs_a_longer_max_time(fit_args, tmp_path, capsys):
     common = [*fit_args, "--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "1000"]
     assert main([*common, "--trainer.max_time", "00:00:00:01"]) == 0
     run = tmp_path / "lightning_logs" / "version_0"
@@ -173,14 +173,14 @@ def test_resume_with_a_finder_is_refused_because_it_resets_the_training(finder, 
     assert (resume.run / "metrics.csv").read_bytes() == before
 
 
-def test_checkpoint_after_a_finder_knows_how_long_it_trained(fit_args, tmp_path):
+def test_checkpoint_after_a_finder_has_the_training_time(fit_args, tmp_path):
     finder = ["--trainer.callbacks", "LearningRateFinder", "--trainer.limit_train_batches", "20"]
     assert main([*fit_args, *finder, "--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "1"]) == 0
     last = torch.load(tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
     assert 0 < last["condgen"]["train_seconds"] < 60
 
 
-def test_resume_with_a_callback_that_cannot_restore_its_state_names_it(fit_args, tmp_path, capsys):
+def test_resume_with_a_callback_that_cannot_restore_its_state_names_the_callback(fit_args, tmp_path, capsys):
     spike = ["--trainer.callbacks", "SpikeDetection", "--trainer.callbacks.mode", "min"]
     assert main([*fit_args, *spike, "--trainer.default_root_dir", str(tmp_path)]) == 0
     run = tmp_path / "lightning_logs" / "version_0"

@@ -1,20 +1,22 @@
-"""Trackers: condgen's two loggers, and others that are added to them."""
+"""The loggers of a run directory, and a user's logger beside them."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
+import torch
 from helpers.runs import rows_of, runs_in
 from lightning.pytorch.loggers import CSVLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from condgen.cli.main import main
+from condgen.training.loggers import MetricsLogger
 
 
 class Gallery(CSVLogger):
-    """A logger of a user's own that takes images, with the method that W&B's logger has."""
+    """A user's logger that takes images, with the method of W&B's logger."""
 
     def log_image(self, key, images, step):
         with open(f"{self.root_dir}.json", "a") as file:
@@ -33,7 +35,7 @@ def with_gallery(fit_args, tmp_path):
     return [*fit_args, *options, "--trainer.default_root_dir", str(tmp_path)]
 
 
-def test_logger_is_added_to_the_runs_own(with_gallery, tmp_path):
+def test_users_logger_is_added_to_those_of_the_run(with_gallery, tmp_path):
     assert main(with_gallery) == 0
     run = tmp_path / "lightning_logs" / "version_0"
     assert rows_of(run)[-1]["val_loss"]
@@ -60,7 +62,7 @@ def test_hyperparameters_reach_every_logger(with_gallery, tmp_path):
     assert start.hparams["batch_size"].number_value == 16
 
 
-def test_last_lines_name_commands_that_work(with_gallery, tmp_path, capsys):
+def test_commands_in_the_last_lines_of_fit_work(with_gallery, tmp_path, capsys):
     assert main([*with_gallery, "--trainer.max_epochs", "1"]) == 0
     lines = [
         line.split("condgen ", 1)[1].split() for line in capsys.readouterr().out.splitlines() if " condgen " in line
@@ -72,10 +74,34 @@ def test_last_lines_name_commands_that_work(with_gallery, tmp_path, capsys):
     assert main(next(line for line in lines if line[0] == "plot")) == 0
 
 
-def test_last_lines_without_loggers_name_no_curves(fit_args, tmp_path, capsys):
+def test_last_lines_of_fit_without_loggers_omit_the_curves(fit_args, tmp_path, capsys):
     options = ["--trainer.logger", "false", "--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "1"]
     assert main([*fit_args, *options]) == 0
     said = capsys.readouterr().out
     assert "condgen plot" not in said
     assert "tensorboard" not in said
     assert "condgen predict" in said
+
+
+def test_metrics_logger_writes_each_row_at_once_and_adds_columns(tmp_path):
+    logger = MetricsLogger(tmp_path, 0, [])
+    logger.log_metrics({"train_loss": torch.tensor(0.5), "epoch": 0}, 3)
+    assert rows_of(tmp_path) == [{"epoch": "0", "step": "3", "train_loss": "0.5"}]
+    logger.log_metrics({"val_loss": 0.25, "epoch": 0}, 4)
+    assert rows_of(tmp_path) == [
+        {"epoch": "0", "step": "3", "train_loss": "0.5", "val_loss": ""},
+        {"epoch": "0", "step": "4", "train_loss": "", "val_loss": "0.25"},
+    ]
+
+
+def test_metrics_logger_drops_rows_that_the_resumed_training_logs_again(tmp_path):
+    first = MetricsLogger(tmp_path, 0, [])
+    for step in range(4):
+        first.log_metrics({"train_loss": step}, step)
+    first.log_metrics({"val_loss": 9}, 2)
+    resumed = MetricsLogger(tmp_path, 3, ["val_loss"])
+    assert len(rows_of(tmp_path)) == 5  # nothing changes before the first new row
+    resumed.log_metrics({"train_loss": 7}, 3)
+    assert [(row["step"], row["train_loss"]) for row in rows_of(tmp_path)] == [
+        ("0", "0"), ("1", "1"), ("2", "2"), ("3", "7")
+    ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What condgen asks of the machine that it runs on."""
+"""Settings of the process."""
 
 import platform
 import re
@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 
 
 class PageFaults(Callback):
-    """Says how often a step of the last epoch gets a page of memory from the system: the median of its steps."""
+    """Prints the median number of page faults in a step of the last epoch."""
 
     def on_train_epoch_start(self, trainer, pl_module):
         self.faults = []
@@ -26,10 +26,10 @@ class PageFaults(Callback):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-def test_a_step_is_done_with_the_memory_that_the_one_before_has_freed(mnist_root, tmp_path):
+def test_training_step_reuses_freed_memory(mnist_root, tmp_path):
     images = ["--data.root", str(mnist_root), "--data.batch_size", "64", "--training_scores.every_n_epochs", "null"]
     counting = ["--model", "VAE", "--trainer.callbacks+", "test_runtime.PageFaults", "--trainer.max_epochs", "5"]
     process = condgen_process(["fit", *images, *counting, "--trainer.accelerator", "cpu"], tmp_path)
     faults = re.search(r"page faults: (\d+)\.", finish(process))
     assert faults is not None
-    assert int(faults[1]) < 500  # 10,000 where it is given back
+    assert int(faults[1]) < 500  # 10,000 if glibc returns freed memory to the system

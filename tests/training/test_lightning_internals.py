@@ -1,0 +1,149 @@
+"""Each private part of Lightning that condgen relies on: a test fails if Lightning changes it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, OnExceptionCheckpoint
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch.utils.data import DataLoader, TensorDataset
+
+from condgen.errors import UsageError
+from condgen.training.lightning_internals import (
+    ignore_other_checkpoints,
+    name_checkpoint_in_errors,
+    resume_between_epochs,
+    rewind_to_batch_end,
+    trains_in_children,
+)
+
+QUIET = {
+    "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
+    "enable_checkpointing": False,
+}  # fmt: skip
+SLURM = {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+class Line(LightningModule):
+    """One weight, trained on four batches an epoch. It records the epochs and the batches in which it is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        self.batches: list[tuple[int, int]] = []
+        self.ended_epochs: list[int] = []
+
+    def training_step(self, batch, batch_idx):
+        self.batches.append((self.current_epoch, batch_idx))
+        return self.layer(batch[0]).square().mean()
+
+    def on_train_epoch_end(self):
+        self.ended_epochs.append(self.current_epoch)
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(torch.ones(4, 1)))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters())
+
+
+class SavesAtEpochEnd(Callback):
+    """Saves while Lightning calls the hooks of an epoch's end, as condgen does."""
+
+    def __init__(self, path, rewind=False):
+        self.path, self.rewind = path, rewind
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.save_checkpoint(self.path)
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+        if self.rewind:
+            rewind_to_batch_end(checkpoint["loops"]["fit_loop"])
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A checkpoint from the end of the first epoch."""
+    path = tmp_path / "epoch.ckpt"
+    Trainer(max_epochs=1, callbacks=[SavesAtEpochEnd(path)], **QUIET).fit(Line())
+    return path
+
+
+@pytest.mark.parametrize("found", ["OnExceptionCheckpoint", "SLURM"])
+def test_training_without_a_checkpoint_ignores_files_that_lightning_finds(found, saved, tmp_path, monkeypatch):
+    options = {**QUIET, "default_root_dir": tmp_path}
+    if found == "SLURM":
+        saved.rename(tmp_path / "hpc_ckpt_1.ckpt")
+        for name, value in SLURM.items():
+            monkeypatch.setenv(name, value)
+    else:
+        options |= {"callbacks": [OnExceptionCheckpoint(tmp_path, "epoch")], "enable_checkpointing": True}
+    for fixed, first_batch in ((False, (1, 0)), (True, (0, 0))):
+        trainer, module = Trainer(max_epochs=2, **options), Line()
+        if fixed:
+            ignore_other_checkpoints(trainer)
+        trainer.fit(module, weights_only=False)
+        assert module.batches[0] == first_batch
+
+
+def test_training_with_a_checkpoint_loads_it_if_others_are_ignored(saved):
+    trainer, module = Trainer(max_epochs=2, **QUIET), Line()
+    ignore_other_checkpoints(trainer)
+    trainer.fit(module, ckpt_path=saved, weights_only=True)
+    assert module.batches == [(1, 0), (1, 1), (1, 2), (1, 3)]
+
+
+@pytest.mark.parametrize("part", ["optimizer_states", "loops", "lr_schedulers", "callbacks", "state_dict"])
+def test_checkpoint_that_cannot_be_restored_is_named(part, saved):
+    checkpoint = torch.load(saved, weights_only=True)
+    torch.save(checkpoint | {part: 3}, saved)
+    trainer = Trainer(max_epochs=2, **QUIET)
+    name_checkpoint_in_errors(trainer, saved)
+    with pytest.raises(UsageError, match=re.escape(str(saved))):
+        trainer.fit(Line(), ckpt_path=saved, weights_only=True)
+
+
+def test_error_after_the_restore_keeps_its_type(saved):
+    class Failing(Line):
+        def training_step(self, batch, batch_idx):
+            raise ZeroDivisionError
+
+    trainer = Trainer(max_epochs=2, **QUIET)
+    name_checkpoint_in_errors(trainer, saved)
+    with pytest.raises(ZeroDivisionError):
+        trainer.fit(Failing(), ckpt_path=saved, weights_only=True)
+
+
+def test_resume_from_an_epoch_end_with_max_steps_starts_the_next_epoch(saved):
+    for fixed, ended_epochs in ((False, [0]), (True, [1])):  # Lightning alone ends epoch 0 again, and counts two epochs
+        trainer, module = Trainer(max_epochs=2, max_steps=8, **QUIET), Line()
+        if fixed:
+            resume_between_epochs(trainer)
+        trainer.fit(module, ckpt_path=saved, weights_only=True)
+        assert module.ended_epochs == ended_epochs
+    assert module.batches == [(1, 0), (1, 1), (1, 2), (1, 3)]
+
+
+def test_resume_after_max_steps_within_an_epoch_trains_the_rest_of_the_epoch(tmp_path):
+    path = tmp_path / "step.ckpt"
+    Trainer(max_steps=2, callbacks=[SavesAtEpochEnd(path, rewind=True)], **QUIET).fit(Line())
+    trainer, module = Trainer(max_steps=6, **QUIET), Line()
+    resume_between_epochs(trainer)
+    trainer.fit(module, ckpt_path=path, weights_only=True)
+    assert [epoch for epoch, _ in module.batches] == [0, 0, 1, 1]
+    assert module.batches[0] == (0, 2)
+    assert trainer.global_step == trainer.fit_loop.state_dict()["epoch_loop.state_dict"]["_batches_that_stepped"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [("ddp_spawn", True), ("ddp_fork", True), ("ddp_notebook", True), ("ddp", False), ("auto", False)],
+)
+def test_strategies_that_train_in_child_processes_are_recognised(strategy, expected):
+    trainer = Trainer(devices=2 if strategy != "auto" else 1, strategy=strategy, **QUIET)
+    assert isinstance(trainer.strategy, DDPStrategy | SingleDeviceStrategy)
+    assert trains_in_children(trainer.strategy) is expected
