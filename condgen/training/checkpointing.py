@@ -76,8 +76,7 @@ class LastAndBestCheckpoint(Checkpoint):
         self.directory = Path()
         self.best: float | None = None
         self._is_best = False  # whether last.ckpt holds the best epoch so far
-        self._validated = False  # whether this epoch was validated
-        self._value: float | None = None  # of the monitor in that validation
+        self._value: float | None = None  # the monitor in this epoch's latest validation: NaN if it is not logged
         self._extra_validation = False  # whether it took place only because the run stops here
         self._extra_rows: list[str] = []
         self._next_step = 0  # the first step that a resumed run logs
@@ -97,14 +96,13 @@ class LastAndBestCheckpoint(Checkpoint):
             "mode": self.mode,
             "best": self.best,
             "is_best": self._is_best,
-            "validated": self._validated,
             "value": self._value,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if (state_dict["monitor"], state_dict["mode"]) != (self.monitor, self.mode):
             return
-        self._validated, self._value = state_dict["validated"], state_dict["value"]
+        self._value = state_dict["value"]
         if (self.directory / "last.ckpt").is_file():  # otherwise best.ckpt is in another run's directory
             self.best, self._is_best = state_dict["best"], state_dict["is_best"]
 
@@ -187,8 +185,7 @@ class LastAndBestCheckpoint(Checkpoint):
         if trainer.sanity_checking:
             self._check_monitors(trainer)
             return
-        value = trainer.callback_metrics.get(self.monitor)
-        self._validated, self._value = True, None if value is None else float(value)
+        self._value = float(trainer.callback_metrics.get(self.monitor, math.nan))
         self._extra_validation = trainer.should_stop and not _is_regular_validation(trainer)
 
     def _check_monitors(self, trainer: Trainer) -> None:
@@ -204,20 +201,21 @@ class LastAndBestCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._next_step, self._batch_end = _logged_steps(trainer), None
         self._extra_rows = self._find_extra_rows(trainer)
-        validated, value = self._validated, trainer.callback_metrics.get(self.monitor, self._value)
-        self._is_best = validated and value is not None and self._is_better(float(value))
+        is_validated = self._value is not None
+        value = math.nan if self._value is None else float(trainer.callback_metrics.get(self.monitor, self._value))
+        self._is_best = self._is_better(value)
         if self._extra_validation:  # it counts only until a regular one, because an uninterrupted run lacks it
             self._is_best &= self.best is None
         elif self._is_best:
-            self.best = float(value)  # type: ignore[arg-type]
+            self.best = value
         if trainer.is_last_batch or self._extra_validation:
-            self._validated, self._value = False, None
+            self._value = None
         if trainer.is_last_batch:  # otherwise a limit ends the run within the epoch
             self._is_due = False
         self._save(trainer)
         self._copy_best(trainer)
         self._extra_validation, self._extra_rows = False, []
-        if validated and self.best is None and self.monitor.startswith("train_"):
+        if is_validated and self.best is None and self.monitor.startswith("train_"):
             check_monitor("checkpoint.monitor", self.monitor, trainer.callback_metrics)
         self._stop_signal = self._stop_signal or self._signals.agree(trainer.strategy)
         is_over = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps

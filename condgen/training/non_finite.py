@@ -37,23 +37,20 @@ class TerminateOnNonFinite(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if trainer.precision == "16-mixed":
             if not trainer.strategy.reduce_boolean_decision(bool(self._loss.isfinite()), all=True):
-                raise self._error(trainer, self._describe_loss() or "The loss of another process is not finite")
+                raise self._error(trainer, {"loss": self._loss})
             return
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         # If an element is not finite, neither is the sum, which costs a twentieth of a check of every element.
         if gradients and not torch.stack([gradient.sum() for gradient in gradients]).sum().isfinite():
-            raise self._error(trainer, self._describe_loss() or self._describe_gradient(pl_module))
+            named = {f"gradient of {name}": p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
+            raise self._error(trainer, {"loss": self._loss, **named})
 
-    def _describe_loss(self) -> str:
-        return "" if self._loss.isfinite() else f"The loss is {self._loss.float().item()}"
-
-    def _describe_gradient(self, pl_module: LightningModule) -> str:
-        sums = {name: p.grad.sum().item() for name, p in pl_module.named_parameters() if p.grad is not None}
-        wrong = (f"The gradient of {name} is {total}" for name, total in sums.items() if not math.isfinite(total))
-        return next(wrong, "The sum of the gradients is not finite")
-
-    def _error(self, trainer: Trainer, what: str) -> CollectiveError:
+    def _error(self, trainer: Trainer, tensors: dict[str, Tensor]) -> CollectiveError:
+        """The error that names the first tensor that is not finite; only another process's loss may be the cause."""
+        sums = {name: tensor.sum().item() for name, tensor in tensors.items()}
+        wrong = (f"The {name} is {total}" for name, total in sums.items() if not math.isfinite(total))
+        cause = next(wrong, "The loss of another process is not finite")
         has_saved = self.checkpoint.is_file()
         last = f"the last good checkpoint is {self.checkpoint}" if has_saved else "nothing was saved yet"
         step, epoch = trainer.fit_loop.total_batch_idx, trainer.current_epoch
-        return CollectiveError(f"{what} in step {step} (epoch {epoch}): lower --model.lr; {last}.")
+        return CollectiveError(f"{cause} in step {step} (epoch {epoch}): lower --model.lr; {last}.")

@@ -89,16 +89,13 @@ class TrainingScores(Callback):
             embedded = LabelledFeatures(in_parts(judge.embed, real.images, device), real.labels)
             self._real = embedded, LabelledFeatures(real.images, real.labels)
         embeddings = in_parts(judge.embed, samples.images, device)
-        distance = FrechetDistance(sync_on_compute=False)
+        distance, diversity = FrechetDistance(sync_on_compute=False), Diversity(sync_on_compute=False)
         neighbours = PrecisionRecallDensityCoverage(sync_on_compute=False)
-        diversity = Diversity(sync_on_compute=False)
-        for metric, features, real_features in (
-            (distance, embeddings, self._real[0]),
-            (neighbours, embeddings, self._real[0]),
-            (diversity, samples.images, self._real[1]),
-        ):
-            metric.update(features, samples.labels, real=False)
-            metric.update(*real_features, real=True)
+        for metric in (distance, neighbours):
+            metric.update(embeddings, samples.labels, real=False)
+            metric.update(*self._real[0], real=True)
+        diversity.update(samples.images, samples.labels, real=False)
+        diversity.update(*self._real[1], real=True)
         _, _, _, coverage = neighbours.compute().mean(0).tolist()
         right = accuracy(judge.classifier, samples.images, samples.labels)
         return [right, float(distance.compute()), coverage, float(diversity.compute().mean())]

@@ -2,54 +2,50 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch.plugins import CheckpointIO, Precision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, Strategy
 
-from condgen.errors import UsageError
+from condgen.errors import UsageError, check_number
 from condgen.training.lightning_internals import trains_in_children
 
-Allowed = tuple[str, Callable[[float], bool]]  # in words, and as a check
-
-AT_LEAST_0: Allowed = ("0 or more", lambda value: value >= 0)
-AT_LEAST_1: Allowed = ("1 or more", lambda value: value >= 1)
-LIMIT: Allowed = ("1 or more, or -1 for no end", lambda value: value >= 1 or value == -1)
-PART: Allowed = (
-    "a number of batches from 1, or a part of an epoch from above 0.0 to 1.0",
-    lambda value: 0 < value <= 1 or (value > 1 and value % 1 == 0),
-)
-PART_OR_NONE: Allowed = (
-    "a number of batches, or a part from 0.0 to 1.0",
-    lambda value: 0 <= value <= 1 or (value > 1 and value % 1 == 0),
-)
-ALLOWED = {
-    "max_epochs": LIMIT,
-    "max_steps": LIMIT,
-    "num_nodes": AT_LEAST_1,
-    "log_every_n_steps": AT_LEAST_0,
-    "accumulate_grad_batches": AT_LEAST_1,
-    "check_val_every_n_epoch": AT_LEAST_1,
-    "limit_train_batches": PART,
-    "limit_val_batches": PART_OR_NONE,
-    "limit_test_batches": PART_OR_NONE,
-    "val_check_interval": PART,
-    "gradient_clip_val": ("a finite number of at least 0", lambda value: 0 <= value < math.inf),
-    "num_sanity_val_steps": ("0 or more, or -1 for all", lambda value: value >= -1),
-    "reload_dataloaders_every_n_epochs": AT_LEAST_0,
-    "fast_dev_run": ("true, false, or a number of batches", lambda value: value >= 0),
+MINIMUM = {
+    "num_nodes": 1,
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "log_every_n_steps": 0,
+    "gradient_clip_val": 0,
+    "reload_dataloaders_every_n_epochs": 0,
+    "fast_dev_run": 0,
+    "num_sanity_val_steps": -1,
+    "max_epochs": -1,
+    "max_steps": -1,
+}
+SHARES = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "val_check_interval")
+NOT_ZERO = {
+    "max_epochs": "1 or more, or -1 for no end",
+    "max_steps": "1 or more, or -1 for no end",
+    "limit_train_batches": "a number of batches from 1, or a share from above 0.0 to 1.0",
+    "val_check_interval": "a number of batches from 1, or a share of the epoch from above 0.0 to 1.0",
 }
 
 
 def check_trainer(settings: Mapping[str, Any]) -> None:
     """Raises UsageError if the Trainer cannot train with one of its settings."""
-    for name, (allowed, is_allowed) in ALLOWED.items():
-        value = settings.get(name)
-        if isinstance(value, int | float) and not is_allowed(value):
-            raise UsageError(f"trainer.{name} is {value}: give {allowed}.")
+    numbers = {name: value for name, value in settings.items() if isinstance(value, int | float)}
+    for name, allowed in NOT_ZERO.items():
+        if numbers.get(name) == 0:
+            raise UsageError(f"trainer.{name} is 0: give {allowed}.")
+    for name in [name for name in MINIMUM if name in numbers]:
+        check_number(f"trainer.{name}", numbers[name], at_least=MINIMUM[name])
+    for name in [name for name in SHARES if name in numbers]:
+        if not (0 <= numbers[name] <= 1 or (numbers[name] > 1 and numbers[name] % 1 == 0)):
+            raise UsageError(
+                f"trainer.{name} is {numbers[name]}: give a number of batches, or a share from 0.0 to 1.0."
+            )
     if str(settings.get("precision")) not in ("None", "32", "32-true", "16", "16-mixed", "bf16", "bf16-mixed"):
         raise UsageError(
             f"trainer.precision is {settings['precision']}, but images and noise are float32: "
