@@ -21,6 +21,7 @@ from condgen.checkpoints.read import check_optimizer_states
 from condgen.errors import UsageError, check_number
 from condgen.files.atomic import atomic_write
 from condgen.training.lightning_internals import rewind_to_batch_end
+from condgen.training.loggers import MetricsLogger
 from condgen.training.signals import StoppedBySignal, StopSignals
 from condgen.training.trainer import is_accumulating
 
@@ -143,6 +144,9 @@ class LastAndBestCheckpoint(Checkpoint):
                 f"epoch after {batches}: give more, or leave it out."
             )
         self._copy_best(trainer)  # in case of a kill between last.ckpt and best.ckpt
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsLogger):
+                logger.resume()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._signals.uninstall()

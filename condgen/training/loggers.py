@@ -56,7 +56,8 @@ class MetricsLogger(Logger):
     def __init__(self, run: Path, first_step: int, extra_rows: Sequence[str] = ()) -> None:
         super().__init__()
         self.path, self.first_step, self.extra_rows = run / "metrics.csv", first_step, extra_rows
-        self._header: list[str] | None = None  # None until the first row
+        self._header: list[str] = []
+        self._is_resumed = False
 
     @property
     def save_dir(self) -> str:
@@ -76,8 +77,7 @@ class MetricsLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Tensor | float], step: int | None = None) -> None:
-        if self._header is None:
-            self._header = self._continue_file()
+        self.resume()
         row = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
         row["step"] = step or 0
         if row.keys() <= set(self._header):
@@ -86,29 +86,33 @@ class MetricsLogger(Logger):
             return
         rows = read_rows(self.path)[1] if self._header else []
         self._header = sorted({*self._header, *row})
-        self._write(self._header, [*rows, row])
+        self._write([*rows, row])
 
-    def _continue_file(self) -> list[str]:
-        """Drops the rows that the training logs again, and returns the header: an empty one if no row is left."""
-        if not os.path.lexists(self.path):
-            return []
-        header, rows, is_whole = read_rows(self.path)
+    @rank_zero_only
+    def resume(self) -> None:
+        """Drops the rows that the resumed training logs again.
+
+        The training calls it before it writes a checkpoint, because that one knows nothing of these rows.
+        """
+        is_first_call, self._is_resumed = not self._is_resumed, True
+        if not is_first_call or not os.path.lexists(self.path):
+            return
+        self._header, rows, is_whole = read_rows(self.path)
         if not is_whole:
             kept = _rename_damaged(self.path)
             rank_zero_warn(f"{self.path} is damaged: renamed to {kept.name}. {len(rows)} rows of it are kept.")
         if rows:
-            self._write(header, [row for row in rows if self._is_kept(row)])
-        return header
+            self._write([row for row in rows if self._is_kept(row)])
 
     def _is_kept(self, row: dict[str, str]) -> bool:
         step = int(row["step"])
         is_extra = step == self.first_step - 1 and any(row.get(column) for column in self.extra_rows)
         return step < self.first_step and not is_extra
 
-    def _write(self, header: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         with atomic_write(self.path) as file:
             text = io.TextIOWrapper(file, newline="")
-            writer = csv.DictWriter(text, header)
+            writer = csv.DictWriter(text, self._header)
             writer.writeheader()
             writer.writerows(rows)
             text.flush()

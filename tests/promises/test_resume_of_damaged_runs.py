@@ -131,6 +131,24 @@ def test_resume_after_a_stop_within_an_epoch_matches_the_uninterrupted_run(step,
         assert same_weights(run / "checkpoints" / name, whole / "checkpoints" / name)
 
 
+def test_extra_rows_of_a_stop_are_dropped_even_if_the_resumed_run_fails_before_its_first_row(fit_args, tmp_path):
+    common = [*fit_args, "--trainer.log_every_n_steps", "5", "--trainer.default_root_dir"]
+    assert main([*common, str(tmp_path / "whole")]) == 0
+    run, resumed = tmp_path / "lightning_logs" / "version_0", [*common, str(tmp_path), "--ckpt_path", "last"]
+    (tmp_path / "nothing.yaml").write_text("{}")
+    resumed += ["--config", str(tmp_path / "nothing.yaml"), "--checkpoint.every_n_train_steps", "1"]
+    stop = ["--trainer.callbacks", "test_resume_of_damaged_runs.StopsAfterStep", "--trainer.callbacks.step", "3"]
+    assert main([*common, str(tmp_path), *stop]) == 0
+    assert rows_of(run)[-1]["step"] == "2"
+    fail = ["--trainer.callbacks", "test_kills_lose_nothing.Failing", "--trainer.callbacks.in_step", "5"]
+    with pytest.raises(ZeroDivisionError):
+        main([*resumed, *fail])
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+    assert main(resumed) == 0
+    whole = tmp_path / "whole" / "lightning_logs" / "version_0"
+    assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+
+
 def test_resume_after_max_time_needs_a_longer_max_time(fit_args, tmp_path, capsys):
     common = [*fit_args, "--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "1000"]
     assert main([*common, "--trainer.max_time", "00:00:00:01"]) == 0
