@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,10 +72,8 @@ def check_settings(checkpoint: dict[str, Any], path: Path, **settings: Any) -> N
 
     It allocates no memory for weights, because the settings in a small file may describe a huge network.
     """
-    generator_class = _generator_class(checkpoint, path)
-    _check_types(generator_class, {**checkpoint["hyper_parameters"], **settings}, path)
     with torch.device("meta"):
-        check_weights(checkpoint, path, _build(generator_class, checkpoint, path, settings))
+        check_weights(checkpoint, path, _build(_generator_class(checkpoint, path), checkpoint, path, settings))
 
 
 def check_weights(checkpoint: dict[str, Any], path: Path, generator: ConditionalGenerator) -> None:
@@ -109,34 +107,6 @@ def _describe(weights: object) -> str | None:
     if weights.untyped_storage().nbytes() < weights.nbytes:
         return None
     return f"{weights.shape}" if weights.dtype in FLOATS else f"{weights.shape} of {weights.dtype}"
-
-
-def _check_types(generator_class: type[ConditionalGenerator], settings: Mapping[str, Any], path: Path) -> None:
-    """Raises UsageError if a setting does not have the type that the class annotates.
-
-    jsonargparse is no option for values from a file, because it imports the classes that a value names.
-    """
-    try:
-        annotations = get_type_hints(generator_class.__init__)
-    except NameError:  # an annotation that is imported only for type checkers
-        return
-    for name, annotation in annotations.items():
-        if name in settings and not _has_type(settings[name], annotation):
-            wanted = annotation.__name__ if isinstance(annotation, type) else annotation
-            raise UsageError(f"{path}: model.{name} is {settings[name]!r:.80}: give {wanted}.")
-
-
-def _has_type(value: object, annotation: Any) -> bool:
-    """Checks numbers, strings, literals and sequences of these; True for all other annotations."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
-        return value in arguments
-    if origin in (Sequence, list):
-        return isinstance(value, (list, tuple)) and all(_has_type(each, arguments[0]) for each in value)
-    if annotation not in (int, float, str, bool):
-        return True
-    types = (int, float) if annotation is float else annotation
-    return isinstance(value, types) and isinstance(value, bool) == (annotation is bool)
 
 
 def settings(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:

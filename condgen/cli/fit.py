@@ -11,14 +11,14 @@ from pathlib import Path
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, Timer
 
 from condgen.checkpoints.find import RUNS, claim_run, is_last
-from condgen.checkpoints.restore import restoring
+from condgen.checkpoints.read import raise_as_incompatible
 from condgen.cli.lightning_cli import CondgenCLI
 from condgen.cli.output import say
 from condgen.cli.run_config import CLASS_SETTINGS
 from condgen.errors import UsageError
 from condgen.files.locks import directory_lock
-from condgen.training.checkpointing import Stopped
 from condgen.training.loggers import run_loggers
+from condgen.training.signals import StoppedBySignal
 
 RUN_FOLDERS = ("checkpoints", "samples", "reconstructions")  # in a run directory, written by fit
 
@@ -49,7 +49,7 @@ def fit(cli: CondgenCLI) -> None:
             origin = f", resumed from {path}" if path else ""
             say(f"Run: {run} ({type(cli.model).__name__}, {size:,} parameters){origin}")
             trainer.fit(cli.model, **cli.trainer_arguments())
-        except Stopped as stop:
+        except StoppedBySignal as stop:
             stop.resume_command = resume_command(cli, run)
             raise
         except BaseException:
@@ -79,7 +79,7 @@ def _check_resume(cli: CondgenCLI, resumed: Path | None) -> tuple[int, list[str]
     for name in RUN_FOLDERS:
         if resumed and (resumed / name).is_symlink():  # writing would follow it into another folder
             raise UsageError(f"{resumed / name} is a link: put a folder in its place to resume this run.")
-    with restoring(path):
+    with raise_as_incompatible(path):
         extra_rows = [str(column) for column in saved.get("extra_rows", [])]
         epochs = int(cli.checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
         seconds = float(cli.checkpoint["callbacks"].get("Timer", {}).get("time_elapsed", {}).get("train", 0))

@@ -17,12 +17,10 @@ from lightning.pytorch.plugins.environments import ClusterEnvironment, SLURMEnvi
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from condgen.checkpoints.build import check_settings
+from condgen.checkpoints.build import check_same_images, check_settings, check_weights, data_of, settings
 from condgen.checkpoints.classes import known_names, short_name
 from condgen.checkpoints.find import find_checkpoint, run_of
-from condgen.checkpoints.fit import check_weights
 from condgen.checkpoints.read import read_checkpoint
-from condgen.checkpoints.settings import check_same_images, data_of, settings
 from condgen.checkpoints.write import AtomicCheckpointIO
 from condgen.cli.options import (
     PARSER_SETTINGS,
@@ -42,8 +40,12 @@ from condgen.errors import UsageError, check_number
 from condgen.generators import ConditionalGenerator
 from condgen.generators.base import FROM_DATA
 from condgen.sampling.prediction_files import PredictionFiles
-from condgen.training.checkpointing import RunCheckpoint
-from condgen.training.lightning_internals import CheckpointConnector
+from condgen.training.checkpointing import LastAndBestCheckpoint
+from condgen.training.lightning_internals import (
+    ignore_other_checkpoints,
+    name_checkpoint_in_errors,
+    resume_between_epochs,
+)
 from condgen.training.non_finite import TerminateOnNonFinite
 from condgen.training.progress_bar import RunProgressBar
 from condgen.training.sample_grids import SampleGrids
@@ -52,7 +54,7 @@ from condgen.training.trainer import RunTrainer
 from condgen.training.trainer_settings import check_plugins, check_strategy, check_trainer
 
 CALLBACKS: dict[str, tuple[str, type[Callback]]] = {  # by the name of their settings, each with its command
-    "checkpoint": ("fit", RunCheckpoint),
+    "checkpoint": ("fit", LastAndBestCheckpoint),
     "sample_grids": ("fit", SampleGrids),
     "training_scores": ("fit", TrainingScores),
     "scores": ("test", ScoredSamples),
@@ -241,7 +243,9 @@ class CondgenCLI(LightningCLI):
             raise UsageError(
                 "trainer.sync_batchnorm is true, but batch norm is only synchronised on GPUs: leave it out."
             )
-        trainer._checkpoint_connector = CheckpointConnector(trainer)
+        ignore_other_checkpoints(trainer)
+        name_checkpoint_in_errors(trainer, self.checkpoint_path)
+        resume_between_epochs(trainer)
         return trainer
 
     def trainer_error(self, error: Exception) -> UsageError:

@@ -14,7 +14,6 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from condgen.errors import CollectiveError, UsageError, printable
-from condgen.training.checkpointing import Stopped
 
 SYSTEM_REFUSES = {  # what a user's disk, permissions, limits and paths can cause
     errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG,
@@ -35,7 +34,7 @@ def report_error(error: BaseException) -> int:
         BaseException: ``error`` itself, if it is a bug.
     """
     is_child = os.environ.get("LOCAL_RANK", "0") != "0"  # not the first process of its machine
-    if isinstance(error, Stopped):
+    if isinstance(error, StoppedBySignal):
         say(f"\nStopped. Checkpoint saved. Resume with: {error.resume_command}")
         # a child process that ends with an error would make Lightning end the others
         return 0 if is_child and "TORCHELASTIC_RUN_ID" not in os.environ else 128 + error.signum

@@ -16,14 +16,14 @@ from condgen.cli.lightning_cli import CondgenCLI
 from condgen.cli.output import raised_in, report_error
 from condgen.cli.suggestions import did_you_mean
 from condgen.errors import UsageError
-from condgen.training.machine import keep_freed_memory, use_deterministic_gpu
+from condgen.training.runtime import keep_freed_memory, use_deterministic_algorithms
 
 
 def run(arguments: list[str]) -> int:
     """Runs a command line and returns its exit code."""
     _quieten()
     keep_freed_memory()
-    use_deterministic_gpu()
+    use_deterministic_algorithms()
     try:
         _run(arguments)
     except BaseException as error:

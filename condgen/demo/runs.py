@@ -9,10 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from condgen.checkpoints.build import load_generator
+from condgen.checkpoints.build import data_of, load_generator
 from condgen.checkpoints.find import RUNS, find_checkpoint, run_of, runs_with
 from condgen.checkpoints.read import read_checkpoint
-from condgen.checkpoints.settings import data_of
 from condgen.data.datamodule import ImageDataModule
 from condgen.errors import UsageError
 from condgen.evaluation.scores_file import read_scores

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import condgen
-from condgen.checkpoints.build import generator_of
+from condgen.checkpoints.build import data_of, generator_of
 from condgen.checkpoints.find import find_checkpoint, run_of
 from condgen.checkpoints.read import read_checkpoint
-from condgen.checkpoints.settings import data_of
 from condgen.errors import UsageError
 from condgen.evaluation.report import about_checkpoint
 from condgen.export.formats import FORMATS, Format, largest_difference

@@ -8,8 +8,8 @@ Drifting", arXiv:2602.04770). Samples move as those of a diffusion do, but durin
 
 In pixels any two images are about equally far apart. So images drift in features of random convolutions, too. The
 distance between samples and real images is measured by the energy distance (Székely and Rizzo 2013, "Energy
-statistics"), 2 E|fake - real| - E|fake - fake'| - E|real - real'|, which is 0 if both have the same distribution. The drift itself
-cannot tell, because it is scaled to the same length in every step.
+statistics"), 2 E|fake - real| - E|fake - fake'| - E|real - real'|, which is 0 if both have the same distribution. The
+drift itself cannot tell, because it is scaled to the same length in every step.
 """
 
 from __future__ import annotations

@@ -5,17 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from functools import cache
-from pathlib import Path
 
 import torch
-
-
-@cache
-def amd_processor() -> bool:
-    """Whether Linux names AMD as the maker of this machine's processor."""
-    cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.is_file() and "AuthenticAMD" in cpuinfo.read_text()
 
 
 def keep_freed_memory() -> None:
