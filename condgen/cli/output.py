@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from condgen.errors import CollectiveError, UsageError, printable
+from condgen.training.signals import StoppedBySignal
 
 SYSTEM_REFUSES = {  # what a user's disk, permissions, limits and paths can cause
     errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG,
