@@ -206,7 +206,7 @@ def nearest_training_images(run: Run, samples: Images) -> tuple[Tensor, Tensor]:
 
 def caption(run: Run, generator: ConditionalGenerator) -> list[str]:
     """The run, its sampling settings, and its scores if they were measured with these settings."""
-    settings = {n: getattr(generator, n) for n in ("guidance", "sampling_steps") if n in run.hyperparameters}
+    settings = {n: generator.hparams[n] for n in ("guidance", "sampling_steps") if n in run.hyperparameters}
     lines = [f"{run.name} · {run.data.full_name}"]
     if settings:
         lines.append(" · ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in settings.items()))

@@ -23,7 +23,8 @@ def folder(mnist_root, trained, digits, tmp_path_factory):
     """The folder in which the commands run, as ``wrong_command_lines.yaml`` describes it."""
     folder = tmp_path_factory.mktemp("wrong")
     shutil.copytree(mnist_root, folder / "data")
-    shutil.copytree(trained / "lightning_logs" / "version_0", folder / "run")
+    unscored = shutil.ignore_patterns("scores.json")  # other tests may have scored the run
+    shutil.copytree(trained / "lightning_logs" / "version_0", folder / "run", ignore=unscored)
     shutil.copy(folder / "run" / "checkpoints" / "last.ckpt", folder / "bare.ckpt")
     for part in ("train", "test"):
         raw = folder / "data" / "EMNIST" / "raw"
