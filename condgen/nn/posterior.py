@@ -30,9 +30,11 @@ class EmpiricalPosterior(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.images: Tensor
+        self.squared_norms: Tensor
         self.labels: Tensor
         self.added: Tensor
         self.register_buffer("images", torch.zeros(size, math.prod(image_shape)))
+        self.register_buffer("squared_norms", torch.zeros(size))
         self.register_buffer("labels", torch.full((size,), -1))  # -1: no image yet
         self.register_buffer("added", torch.zeros((), dtype=torch.long))  # number of images so far
 
@@ -42,6 +44,7 @@ class EmpiricalPosterior(nn.Module):
         images, labels = images[-size:], labels[-size:]
         rows = (self.added + torch.arange(len(labels), device=labels.device)) % size
         self.images[rows], self.labels[rows] = images.flatten(1), labels
+        self.squared_norms[rows] = images.flatten(1).square().sum(1)
         self.added += len(labels)
 
     def log_likelihood(self, x_t: Tensor, alpha_t: Tensor, sigma_t: Tensor) -> Tensor:
@@ -49,7 +52,7 @@ class EmpiricalPosterior(nn.Module):
         scale = (alpha_t / sigma_t)[:, None]
         with torch.autocast(x_t.device.type, enabled=False):
             products = x_t.flatten(1) @ self.images.T / sigma_t[:, None]
-        logits = scale * products - scale.square() / 2 * self.images.square().sum(1)
+        logits = scale * products - scale.square() / 2 * self.squared_norms
         return logits.masked_fill(self.labels < 0, -torch.inf)
 
     def sample_labels(self, log_likelihood: Tensor, uniform: Tensor) -> Tensor:
