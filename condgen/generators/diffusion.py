@@ -225,9 +225,7 @@ class Diffusion(EMAGenerator):
             if not self.is_guided(t):
                 return self.predict(self.ema, x_t, time, labels)
             both = self.predict(self.ema, x_t.repeat(2, 1, 1, 1), time, torch.cat((labels, no_label)))
-            conditional, unconditional = both.unflatten(
-                0, (2, -1)
-            )  # not chunk, which fixes the batch size in an export
+            conditional, unconditional = both.unflatten(0, (2, -1))  # chunk would fix an export's batch size
             return unconditional + self.hparams.guidance * (conditional - unconditional)
 
         return (self.solve(model, noise) / 2 + 0.5).clamp(0, 1)
