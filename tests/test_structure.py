@@ -23,7 +23,8 @@ def imports_of(package: str) -> dict[str, set[str]]:
     found = {}
     for file in [*(ROOT / package).rglob("*.py"), *ROOT.glob(f"{package}.py")]:
         nodes = list(ast.walk(ast.parse(file.read_text())))
-        names = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+        froms = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+        names = [f"{node.module}.{alias.name}" for node in froms for alias in node.names]
         names += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
         parts = (name.split(".") for name in names if name.startswith("condgen."))
         found[str(file.relative_to(ROOT))] = {part[1] for part in parts} - {package}

@@ -20,8 +20,8 @@ from condgen.data.datamodule import ImageDataModule
 from condgen.errors import UsageError
 from condgen.files.config import read_config
 
-MNIST = "condgen.data.datasets.MNIST"
-OWN_DATA = [f"condgen.data.datasets.{name}" for name in ("EMNIST", "KMNIST", "MNIST", "QMNIST", "FashionMNIST")]
+OWN_DATA = "condgen.data.datasets."  # the module of condgen's own data sets
+MNIST = f"{OWN_DATA}MNIST"
 IMAGE_SETTINGS = ("root", "source", "split")  # the settings of condgen's data sets that determine their images
 
 
@@ -45,10 +45,12 @@ def call(command: str, words: list[str]) -> None:
     takes = {"path": "one path", "paths": "paths", "runs": "runs"}.get(parameters[0], "no path")
     if not {"one path": len(paths) == 1, "paths": paths, "runs": True, "no path": not paths}[takes]:
         raise UsageError(f"condgen {command} takes {takes} before its options: see condgen {command} --help.")
-    data = last_value(options, "data")
     if "data" in parameters:
-        is_known = data and short_name(data) in known_names(ImageDataModule)
-        parser.set_defaults({"data": data if is_known else _data_beside(paths) if not data else MNIST})
+        data = last_value(options, "data")
+        default = MNIST if data else _data_beside(paths)
+        if data and short_name(data) in known_names(ImageDataModule):
+            default = data
+        parser.set_defaults({"data": default})
     given = [json.dumps(paths)] if takes in ("paths", "runs") else paths
     try:
         config = parser.parse_args([*given, *map(str, options)])
@@ -72,7 +74,8 @@ def _data_beside(paths: list[str]) -> Any:
         return MNIST
     try:
         saved = read_config(f"{run}/config.yaml").get("data")
-        if not isinstance(saved, dict) or saved.get("class_path") not in OWN_DATA:
+        own = [name for name in known_names(ImageDataModule) if name.startswith(OWN_DATA)]
+        if not isinstance(saved, dict) or saved.get("class_path") not in own:
             raise UsageError(f"{run}/config.yaml: data is {reprlib.repr(saved)}, which is none of condgen's data sets.")
         chosen = {name: value for name, value in (saved.get("init_args") or {}).items() if name in IMAGE_SETTINGS}
         data = {"class_path": saved["class_path"], "init_args": chosen}

@@ -56,14 +56,9 @@ class ImageSampler(DistributedSampler[list[int]]):
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
 
-    def order(self) -> Tensor:
-        """The order of all images in the current epoch: (size,) int64."""
-        if self.shuffle_seed is None:
-            return torch.arange(self.size)
-        return permutation(self.shuffle_seed, self.size, self.epoch)
-
     def __iter__(self) -> Iterator[list[int]]:
-        order = self.order()
+        seed = self.shuffle_seed
+        order = torch.arange(self.size) if seed is None else permutation(seed, self.size, self.epoch)
         for batch in range(self.start, self.batches):
             rows = order[batch * self.batch_size : (batch + 1) * self.batch_size][self.rank :: self.processes]
             if len(rows):

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
 
 from condgen.data.datamodule import ImageDataModule
 from condgen.data.loader import Images
@@ -27,7 +28,7 @@ NAMES = ("accuracy", "frechet_distance", "coverage", "diversity")
 
 
 @torch.no_grad()
-def broadcast_buffers(trainer: Trainer, module: LightningModule) -> None:
+def broadcast_buffers(trainer: Trainer, module: nn.Module) -> None:
     """Copies the batch-norm statistics of rank 0 to all ranks, which DDP does only in the next forward pass."""
     if trainer.world_size > 1:
         first = trainer.strategy.broadcast([buffer.cpu() for buffer in module.buffers()])
@@ -72,7 +73,7 @@ class TrainingScores(Callback):
         else:
             assert isinstance(pl_module, ConditionalGenerator)
             data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-            broadcast_buffers(trainer, pl_module)
+            broadcast_buffers(trainer, pl_module.sampler)
             samples, _ = sample_all_ranks(trainer, pl_module, -(-SAMPLES // data.num_classes))
             judge = self.judge.to(pl_module.device)
             scores = self._score(samples, data, judge) if trainer.is_global_zero else []
