@@ -140,13 +140,11 @@ class Diffusion(EMAGenerator):
         x = 2 * images - 1
         noise, t, uniform = self.noise_and_times(len(labels), batch_idx)
         x_t = self.path.add_noise(x, noise, t)
-        target = own_target = self.path.target(x, noise)
         condition = torch.where(uniform[:, 0] < self.hparams.label_dropout, self.num_classes, labels)
+        target = own_target = self.path.target(x, noise)
         if self.hparams.posterior_images:
-            if self.hparams.mismatched_labels:  # before the image is in the buffer, where it would give its label away
-                condition = self.plausible_labels(x_t, t, condition, uniform[:, 1:])
+            condition, target = self.posterior_target(x, noise, t, labels, condition, uniform[:, 1:])
             self.posterior.add(self.of_all_processes(x), self.of_all_processes(labels))
-            target = self.posterior_target(x_t, t, condition, own_target)
         prediction = self.predict(self.network, x_t, t, condition)
         # train_loss is comparable to val_loss: the images' own targets, without mismatched labels
         is_own = (condition == labels) | (condition == self.num_classes)
@@ -161,37 +159,31 @@ class Diffusion(EMAGenerator):
         return normal[:, 1:].view(rows, *self.image_shape), self.path.training_times(normal[:, 0]), uniform
 
     @torch.no_grad()
-    def plausible_labels(self, x_t: Tensor, t: Tensor, labels: Tensor, uniform: Tensor) -> Tensor:
-        """Labels (N,) sampled from the posterior p(label | x_t) if sigma_t > alpha_t, unless the label is hidden.
+    def posterior_target(
+        self, x: Tensor, noise: Tensor, t: Tensor, labels: Tensor, condition: Tensor, uniform: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Conditions (N,) and targets (N, C, H, W), from the posterior p(x, label | x_t) if sigma_t > alpha_t.
+
+        With less noise, nearly all of the posterior is on the image itself: condition and target stay its own.
 
         Args:
-            x_t: (N, C, H, W).
+            x: images (N, C, H, W) in [-1, 1].
+            noise: (N, C, H, W).
             t: (N,).
-            labels: (N,), of the images or hidden.
-            uniform: numbers (N, num_classes) in [0, 1) that determine the sampled labels.
+            labels: (N,), of the images.
+            condition: (N,), the label or the null label.
+            uniform: numbers (N, num_classes) in [0, 1) that determine the mismatched labels.
         """
         alpha_t, sigma_t = self.path.coefficients(t)
-        plausible = self.posterior.sample_labels(self.posterior.log_likelihood(x_t, alpha_t, sigma_t), uniform)
-        is_sampled = (sigma_t > alpha_t) & (labels < self.num_classes) & (self.posterior.added > 0)
-        return torch.where(is_sampled, plausible, labels)
-
-    @torch.no_grad()
-    def posterior_target(self, x_t: Tensor, t: Tensor, labels: Tensor, own_target: Tensor) -> Tensor:
-        """Targets (N, C, H, W): the one of the posterior mean E[x | x_t, label] if sigma_t > alpha_t, else the own one.
-
-        With less noise the posterior mean is nearly always the image itself.
-
-        Args:
-            x_t: (N, C, H, W).
-            t: (N,).
-            labels: (N,), real ones or hidden.
-            own_target: (N, C, H, W), of the images themselves.
-        """
-        alpha_t, sigma_t = self.path.coefficients(t)
-        mean = self.posterior.mean(self.posterior.log_likelihood(x_t, alpha_t, sigma_t), labels).view_as(x_t)
-        target = self.path.target(mean, self.path.noise(x_t, mean, t))
-        is_known = target.isfinite()  # there are images of the label in the buffer
-        return torch.where((sigma_t > alpha_t)[:, None, None, None] & is_known, target, own_target)
+        is_noisy, x_t = sigma_t > alpha_t, self.path.add_noise(x, noise, t)
+        log_likelihood = self.posterior.log_likelihood(x_t, x, alpha_t, sigma_t)
+        if self.hparams.mismatched_labels:
+            plausible = self.posterior.sample_labels(log_likelihood, uniform)
+            is_mismatched = is_noisy & (condition == labels) & (self.posterior.added > 0)
+            condition = torch.where(is_mismatched, plausible, condition)
+        mean = self.posterior.mean(log_likelihood, x, labels, condition)
+        mean_target = self.path.target(mean, self.path.noise(x_t, mean, t))
+        return condition, torch.where(is_noisy[:, None, None, None], mean_target, self.path.target(x, noise))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         h = self.hparams

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-LABEL_EXPONENT = 0.7  # of the posterior of a label: below 1, unlikely labels are sampled more often
-
 
 class EmpiricalPosterior(nn.Module):
     """p(x, label | x_t) if x is one of the latest training images, each equally likely before x_t is known.
@@ -47,29 +45,48 @@ class EmpiricalPosterior(nn.Module):
         self.squared_norms[rows] = images.flatten(1).square().sum(1)
         self.added += len(labels)
 
-    def log_likelihood(self, x_t: Tensor, alpha_t: Tensor, sigma_t: Tensor) -> Tensor:
-        """log p(x_t | image) + constant for noisy images x_t (N, C, H, W) and coefficients (N,): (N, size)."""
-        scale = (alpha_t / sigma_t)[:, None]
-        with torch.autocast(x_t.device.type, enabled=False):
-            products = x_t.flatten(1) @ self.images.T / sigma_t[:, None]
-        logits = scale * products - scale.square() / 2 * self.squared_norms
-        return logits.masked_fill(self.labels < 0, -torch.inf)
-
-    def sample_labels(self, log_likelihood: Tensor, uniform: Tensor) -> Tensor:
-        """Labels (N,) sampled proportionally to p(label | x_t)^LABEL_EXPONENT, with a uniform prior over the labels.
+    def log_likelihood(self, x_t: Tensor, x: Tensor, alpha_t: Tensor, sigma_t: Tensor) -> Tensor:
+        """log p(x_t | image) + constant: (N, 1 + size), for the image itself, then for those of the buffer.
 
         Args:
-            log_likelihood: (N, size).
+            x_t: noisy images (N, C, H, W).
+            x: the images themselves, without noise (N, C, H, W).
+            alpha_t: (N,), as in x_t = alpha_t x + sigma_t noise.
+            sigma_t: (N,).
+        """
+        scale = (alpha_t / sigma_t)[:, None]
+        scaled, x = x_t.flatten(1) / sigma_t[:, None], x.flatten(1)
+        with torch.autocast(x_t.device.type, enabled=False):
+            products = scaled @ self.images.T
+        buffer = (scale * products - scale.square() / 2 * self.squared_norms).masked_fill(self.labels < 0, -torch.inf)
+        own = scale * (scaled * x).sum(1, keepdim=True) - scale.square() / 2 * x.square().sum(1, keepdim=True)
+        return torch.cat((own, buffer), 1)
+
+    def sample_labels(self, log_likelihood: Tensor, uniform: Tensor) -> Tensor:
+        """Labels (N,) sampled from p(label | x_t) over the buffer, with a uniform prior over the labels.
+
+        The image itself is left out, because it would give its label away.
+
+        Args:
+            log_likelihood: (N, 1 + size).
             uniform: numbers (N, num_classes) in [0, 1) that determine the labels.
         """
         members = (self.labels[:, None] == torch.arange(self.num_classes, device=self.labels.device)).float()
-        probabilities = log_likelihood.softmax(1) @ (members / members.sum(0).clamp(min=1))
+        probabilities = log_likelihood[:, 1:].softmax(1) @ (members / members.sum(0).clamp(min=1))
         # the first of exponential waiting times with these rates is a sample
-        return (uniform.clamp(min=1e-8).log() / probabilities**LABEL_EXPONENT).argmax(1)
+        return (uniform.clamp(min=1e-8).log() / probabilities).argmax(1)
 
-    def mean(self, log_likelihood: Tensor, labels: Tensor) -> Tensor:
-        """E[x | x_t, label] for labels (N,) of images in the buffer: (N, C·H·W)."""
-        is_other = (labels[:, None] != self.labels) & (labels[:, None] < self.num_classes)
+    def mean(self, log_likelihood: Tensor, x: Tensor, own_labels: Tensor, labels: Tensor) -> Tensor:
+        """E[x | x_t, label], (N, C, H, W), over the image itself and the buffer.
+
+        Args:
+            log_likelihood: (N, 1 + size).
+            x: the images themselves (N, C, H, W).
+            own_labels: their labels (N,).
+            labels: (N,); each the own one, one of the buffer's, or the null label.
+        """
+        members = torch.cat((own_labels[:, None], self.labels.expand(len(x), -1)), 1)  # (N, 1 + size)
+        is_other = (members != labels[:, None]) & (labels[:, None] < self.num_classes)
         weights = log_likelihood.masked_fill(is_other, -torch.inf).softmax(1)
         with torch.autocast(weights.device.type, enabled=False):
-            return weights @ self.images
+            return (weights[:, :1] * x.flatten(1) + weights[:, 1:] @ self.images).view_as(x)

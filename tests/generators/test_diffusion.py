@@ -140,18 +140,23 @@ def test_training_step_without_posterior_is_the_plain_method(objective):
 @pytest.mark.parametrize("objective", ["flow", "noise"])
 def test_posterior_target_has_the_mean_of_the_own_targets_and_a_smaller_variance(objective):
     random = torch.Generator().manual_seed(0)
-    generator = Alone(channels=[8, 16], image_shape=(1, 4, 4), objective=objective, mismatched_labels=False)
-    images = 0.4 * torch.randn(3, 1, 4, 4, generator=random)
-    generator.posterior.add(images, torch.ones(3, dtype=torch.long))
-    rows = 20_000
-    x = images[torch.randint(3, (rows,), generator=random)]
-    noise = torch.randn(x.shape, generator=random)
-    t = generator.path.training_times(torch.randn(rows, generator=random) - 1)
-    x_t, own = generator.path.add_noise(x, noise, t), generator.path.target(x, noise)
-    target = generator.posterior_target(x_t, t, torch.ones(rows, dtype=torch.long), own)
+    images, targets, owns, x_ts, times = 0.4 * torch.randn(3, 1, 4, 4, generator=random), [], [], [], []
+    for own_image in range(3):  # each is equally often the own one, and the others are in the buffer
+        generator = Alone(channels=[8, 16], image_shape=(1, 4, 4), objective=objective, mismatched_labels=False)
+        generator.posterior.add(images[torch.arange(3) != own_image], torch.ones(2, dtype=torch.long))
+        x, labels = images[own_image].expand(7000, 1, 4, 4), torch.ones(7000, dtype=torch.long)
+        noise = torch.randn(x.shape, generator=random)
+        t = generator.path.training_times(torch.randn(7000, generator=random) - 1)
+        condition, target = generator.posterior_target(x, noise, t, labels, labels, torch.rand(7000, 10))
+        assert torch.equal(condition, labels)
+        targets.append(target)
+        owns.append(generator.path.target(x, noise))
+        x_ts.append(generator.path.add_noise(x, noise, t))
+        times.append(t)
+    target, own, x_t, t = map(torch.cat, (targets, owns, x_ts, times))
     alpha_t, sigma_t = generator.path.coefficients(t)
     noisy = sigma_t > alpha_t
-    assert 5000 < noisy.sum() < rows
+    assert 5000 < noisy.sum() < 21_000
     assert torch.equal(own[~noisy], target[~noisy])
     error, x_t, target = ((own - target)[noisy].flatten(1), x_t[noisy].flatten(1), target[noisy].flatten(1))
     assert error.square().mean() > 0.001

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from condgen.nn.posterior import LABEL_EXPONENT, EmpiricalPosterior
+from condgen.nn.posterior import EmpiricalPosterior
 
 ALPHA, SIGMA = torch.tensor([0.3, 0.4]), torch.tensor([0.7, 0.6])
 
@@ -28,38 +28,48 @@ def log_density(x_t: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
 
 
 def test_posterior_follows_bayes_rule(random):
-    images = torch.rand(5, 1, 4, 4, generator=random) * 2 - 1
-    x_t = ALPHA.view(-1, 1, 1, 1) * images[[1, 4]] + 0.6 * torch.randn(2, 1, 4, 4, generator=random)
-    posterior = posterior_of(images, [0, 0, 1, 1, 1])
-    log_likelihood = posterior.log_likelihood(x_t, ALPHA, SIGMA)
-    expected = log_density(x_t, images)
-    assert expected.std(1).min() > 0.5
-    assert torch.allclose(log_likelihood.softmax(1)[:, :5], expected.softmax(1), atol=1e-5)
-    assert (log_likelihood[:, 5:] == -torch.inf).all()  # no images yet
-    for labels, members in (([0, 0], [0, 1]), ([1, 1], [2, 3, 4]), ([3, 3], [0, 1, 2, 3, 4])):  # 3: any label
-        mean = expected[:, members].softmax(1) @ images[members].flatten(1)
-        assert torch.allclose(posterior.mean(log_likelihood, torch.tensor(labels)), mean, atol=1e-5)
+    images = torch.rand(7, 1, 4, 4, generator=random) * 2 - 1
+    x, buffer = images[:2], images[2:]
+    own_labels, buffer_labels = torch.tensor([1, 2]), [0, 0, 1, 1, 1]
+    x_t = ALPHA.view(-1, 1, 1, 1) * x + 0.6 * torch.randn(2, 1, 4, 4, generator=random)
+    posterior = posterior_of(buffer, buffer_labels)
+    log_likelihood = posterior.log_likelihood(x_t, x, ALPHA, SIGMA)
+    density = log_density(x_t, images)
+    assert density.std(1).min() > 0.5
+    assert (log_likelihood[:, 6:] == -torch.inf).all()  # the buffer is not full
+    for row in range(2):
+        own_first = [row, 2, 3, 4, 5, 6]
+        expected = density[row, own_first]
+        assert torch.allclose(log_likelihood[row, :6].softmax(0), expected.softmax(0), atol=1e-5)
+        members = [int(own_labels[row]), *buffer_labels]
+        for label in {*members, 3}:  # 3: any label
+            chosen = [place for place, member in enumerate(members) if label in (member, 3)]
+            mean = (expected[chosen].softmax(0)[:, None, None, None] * images[own_first][chosen]).sum(0)
+            found = posterior.mean(log_likelihood, x, own_labels, torch.tensor([label, label]))[row]
+            assert torch.allclose(found, mean, atol=1e-5)
 
 
-def test_posterior_samples_labels_with_their_tempered_probabilities(random):
+def test_posterior_samples_labels_with_their_probabilities_and_leaves_the_own_image_out(random):
     images, labels = torch.rand(5, 1, 2, 2, generator=random) * 2 - 1, [0, 0, 1, 1, 1]
-    x_t = 0.3 * images[[0, 3]] + 0.6 * torch.randn(2, 1, 2, 2, generator=random)
+    x = torch.rand(2, 1, 2, 2, generator=random) * 2 - 1
+    x_t = 0.3 * x + 0.6 * torch.randn(2, 1, 2, 2, generator=random)
     posterior = posterior_of(images, labels)
-    log_likelihood = posterior.log_likelihood(x_t, ALPHA, SIGMA)
+    log_likelihood = posterior.log_likelihood(x_t, x, ALPHA, SIGMA)
     sampled = [
         posterior.sample_labels(row.expand(20_000, -1), torch.rand(20_000, 3, generator=random))
         for row in log_likelihood
     ]
     for found, likelihood in zip(sampled, log_density(x_t, images).exp(), strict=True):
-        weights = torch.stack([likelihood[:2].mean(), likelihood[2:].mean()]) ** LABEL_EXPONENT  # labels equally likely
+        weights = torch.stack([likelihood[:2].mean(), likelihood[2:].mean()])  # labels equally likely
         frequencies = found.bincount(minlength=3) / len(found)
         assert frequencies.tolist() == pytest.approx([*(weights / weights.sum()).tolist(), 0], abs=0.02)
 
 
-def test_posterior_mean_without_an_image_of_the_label_is_nan(random):
-    posterior = posterior_of(torch.rand(2, 1, 2, 2, generator=random), [0, 1])
-    log_likelihood = posterior.log_likelihood(torch.rand(2, 1, 2, 2, generator=random), ALPHA, SIGMA)
-    assert posterior.mean(log_likelihood, torch.tensor([2, 1])).isnan().all(1).tolist() == [True, False]
+def test_posterior_mean_with_an_empty_buffer_is_the_own_image(random):
+    posterior = EmpiricalPosterior(8, (1, 2, 2), num_classes=3)
+    x, labels = torch.rand(2, 1, 2, 2, generator=random), torch.tensor([0, 3])
+    log_likelihood = posterior.log_likelihood(torch.rand(2, 1, 2, 2, generator=random), x, ALPHA, SIGMA)
+    assert torch.equal(posterior.mean(log_likelihood, x, torch.tensor([0, 1]), labels), x)
 
 
 @pytest.mark.parametrize("batches", [[8, 8, 5], [3, 3, 3, 3, 3, 3, 3], [21]])
