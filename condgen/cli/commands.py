@@ -16,7 +16,7 @@ LIGHTNING_COMMANDS = {  # LightningCLI's: the function takes the CondgenCLI
 FUNCTION_COMMANDS = {  # the function's parameters are the command's options
     "score": ("evaluation.report:score", "PATH", "the scores of samples in files, made by any program"),
     "compare": ("evaluation.compare:compare", "RUN RUN ...", "the scores of several runs, as a table and a picture"),
-    "judge": ("evaluation.evaluator:judge", "--data KMNIST", "train the classifier that scores need"),
+    "evaluator": ("evaluation.evaluator:train_evaluator", "--data KMNIST", "train the classifiers that scores need"),
     "plot": ("evaluation.plot:plot", "RUN RUN ...", "the curves of one run or several as a picture"),
     "demo": ("demo.serve:demo", "", "a page in the browser to play with the generators of runs"),
     "export": ("export.command:export", "--format onnx", "the newest run's generator as onnx, pt2 or safetensors"),

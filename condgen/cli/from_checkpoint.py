@@ -26,7 +26,7 @@ def test(cli: CondgenCLI) -> None:
         assert cli.checkpoint_path is not None
         origin = about_checkpoint(cli.checkpoint, cli.checkpoint_path)
         progress = cli.trainer.progress_bar_callback is not None
-        report(cli.model, cli.datamodule, scored.judge, scored.samples, scored.seconds, origin, run, progress)
+        report(cli.model, cli.datamodule, scored.evaluator, scored.samples, scored.seconds, origin, run, progress)
 
 
 def predict(cli: CondgenCLI) -> None:

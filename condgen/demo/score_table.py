@@ -34,12 +34,12 @@ def _table(scored: Sequence[tuple[Run, dict[str, Any]]]) -> str:
     rows = [f"<tr><th></th>{heads}<th>real images</th></tr>"]
     for name, real in contents[0]["scores"].items():
         scores = [content["scores"].get(name, NO_SCORE) for content in contents]
-        distances = [_distance(score["value"], real["floor"]) for score in scores]
+        distances = [_distance(score["value"], real["real"]) for score in scores]
         cells = [
             _cell(score["value"], score["uncertainty"], bold=distance == min(distances) < math.inf)
             for score, distance in zip(scores, distances, strict=True)
         ]
-        rows.append(_row(name, [*cells, _cell(real["floor"], real["floor_uncertainty"])]))
+        rows.append(_row(name, [*cells, _cell(real["real"], real["real_uncertainty"])]))
     for name in contents[0]["cost"]:
         rows.append(_row(name, [*(_cell(content["cost"].get(name)) for content in contents), "<td></td>"]))
     title = f"{contents[0]['test_images']:,} test images of {contents[0]['data']}; bold: closest to real images"

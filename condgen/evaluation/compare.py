@@ -16,7 +16,7 @@ from condgen.evaluation.scores_file import read_scores
 from condgen.generators import ConditionalGenerator
 from condgen.sampling.generate import sample_grid
 
-BASIS = ("data", "source", "judge", "number of samples")
+BASIS = ("data", "source", "evaluator", "number of samples")
 BESIDE_SAMPLES = ("accuracy", "coverage", "diversity", "frechet_distance", "nfe", "training_minutes")
 
 
@@ -48,7 +48,7 @@ def compare(
     rows = []
     for name, real in next(iter(contents.values()))["scores"].items():
         numbers = [content["scores"].get(name, {}).get("value") for content in contents.values()]
-        rows.append((name, [cell(number) for number in (*numbers, real["floor"])]))
+        rows.append((name, [cell(number) for number in (*numbers, real["real"])]))
     for name in dict.fromkeys(name for content in contents.values() for name in content["cost"]):
         rows.append((name, [cell(content["cost"].get(name)) for content in contents.values()]))
     print(table([*contents, "real images"], rows))
@@ -80,13 +80,13 @@ def plot_scores(contents: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Plots the accuracy of each run over its coverage, with two standard errors, and those of real images."""
     first = next(iter(contents.values()))
     points = [(name, content["scores"], "value", "uncertainty") for name, content in contents.items()]
-    points.append(("real images", first["scores"], "floor", "floor_uncertainty"))
+    points.append(("real images", first["scores"], "real", "real_uncertainty"))
     with figure_file(path, 6, 4.5) as figure:
         axes = figure.subplots()
         for name, scores, value, error in points:
             x, y = scores["coverage"], scores["accuracy"]
             errors: dict[str, Any] = {"xerr": 2 * (x[error] or 0), "yerr": 2 * (y[error] or 0)}
-            style = "k*" if value == "floor" else "o"
+            style = "k*" if value == "real" else "o"
             axes.errorbar(x[value], y[value], fmt=style, capsize=3, markersize=9, label=name, **errors)
         low = min(0.9, *(scores["accuracy"][value] - 0.03 for _, scores, value, _ in points))
         axes.set(xlabel="coverage: real images that have a sample near", ylabel="label accuracy of the samples")

@@ -113,7 +113,7 @@ def _report(
         "data": data.full_name,
         "source": data.hparams["source"],
         "test_images": len(data.val_images),
-        "judge": evaluator.sha256,
+        "evaluator": evaluator.sha256,
         "versions": {"condgen": condgen.__version__, "torch": str(torch.__version__)},
     }
     written = f"Nothing is written, because {source} lies in no run directory."

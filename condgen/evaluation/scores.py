@@ -90,7 +90,7 @@ def score_samples(
     scores: dict[str, dict[str, Any]] = {}
     for (name, values, error), (_, real_values, real_error) in zip(found[:12], found[12:], strict=True):
         scores[name] = {"value": _rounded(values.mean()), "uncertainty": _rounded(error)}
-        scores[name] |= {"floor": _rounded(real_values.mean()), "floor_uncertainty": _rounded(real_error)}
+        scores[name] |= {"real": _rounded(real_values.mean()), "real_uncertainty": _rounded(real_error)}
         if values.ndim:
             scores[name]["per_label"] = dict(zip(map(str, first), map(_rounded, values), strict=True))
     return scores, len(samples)
@@ -175,7 +175,7 @@ def cell(value: Any) -> str:
 
 def with_errors(score: dict[str, Any]) -> tuple[str, str]:
     """The value of the samples and that of real images, each with its standard error."""
-    pairs = (score["value"], score["uncertainty"]), (score["floor"], score["floor_uncertainty"])
+    pairs = (score["value"], score["uncertainty"]), (score["real"], score["real_uncertainty"])
     value, real = ("–" if number is None else f"{cell(number)} ± {cell(error)}" for number, error in pairs)
     return value, real
 

@@ -40,11 +40,11 @@ TYPES: dict[str, Callable[[Any], bool]] = {
 SCORE = {
     "value": "a number or null",
     "uncertainty": "a number from 0 or null",
-    "floor": "a number or null",
-    "floor_uncertainty": "a number from 0 or null",
+    "real": "a number or null",
+    "real_uncertainty": "a number from 0 or null",
     "per_label?": {"*": "a number or null"},
 }
-FRACTION = SCORE | {"value": "a number from 0 to 1", "floor": "a number from 0 to 1"}
+FRACTION = SCORE | {"value": "a number from 0 to 1", "real": "a number from 0 to 1"}
 CONTENT: dict[str, Any] = {
     "generator?": "a name",
     "settings?": "a mapping",
@@ -58,7 +58,7 @@ CONTENT: dict[str, Any] = {
     "data": "a name",
     "source?": "a name",
     "test_images": "a whole number from 0",
-    "judge?": "a name",
+    "evaluator?": "a name",
     "versions?": "a mapping",
     "scores": {"accuracy": FRACTION, "coverage": FRACTION, "*": SCORE},
     "cost": {"*": "a number or null"},

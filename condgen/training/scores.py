@@ -51,20 +51,20 @@ class TrainingScores(Callback):
         if every_n_epochs is not None:
             check_number("training_scores.every_n_epochs", every_n_epochs, at_least=1)
         self.every_n_epochs = every_n_epochs
-        self.judge: Evaluator | None = None
+        self.evaluator: Evaluator | None = None
         self._real: tuple[LabelledFeatures, LabelledFeatures] | None = None  # embeddings, pixels
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or self.every_n_epochs is None:
             return
         try:
-            self.judge = find_evaluator(trainer.datamodule)  # type: ignore[attr-defined]
+            self.evaluator = find_evaluator(trainer.datamodule)  # type: ignore[attr-defined]
         except UsageError as error:
             rank_zero_warn(f"No scores during training. {error}")
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Not at the end of the epoch, because callbacks that average weights have swapped them out again by then."""
-        if self.judge is None or self.every_n_epochs is None or trainer.state.fn != "fit":
+        if self.evaluator is None or self.every_n_epochs is None or trainer.state.fn != "fit":
             return
         if trainer.sanity_checking:  # shows which names will be logged
             scores = [math.nan] * len(NAMES)
@@ -75,21 +75,21 @@ class TrainingScores(Callback):
             data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
             broadcast_buffers(trainer, pl_module.sampler)
             samples, _ = sample_all_ranks(trainer, pl_module, -(-SAMPLES // data.num_classes))
-            judge = self.judge.to(pl_module.device)
-            scores = self._score(samples, data, judge) if trainer.is_global_zero else []
+            evaluator = self.evaluator.to(pl_module.device)
+            scores = self._score(samples, data, evaluator) if trainer.is_global_zero else []
             scores = trainer.strategy.broadcast(scores)
         for name, value in zip(NAMES, scores, strict=True):
             pl_module.log(f"score_{name}", value, on_epoch=True, sync_dist=True, batch_size=1)
 
-    def _score(self, samples: Images, data: ImageDataModule, judge: Evaluator) -> list[float]:
-        device = next(judge.parameters()).device
+    def _score(self, samples: Images, data: ImageDataModule, evaluator: Evaluator) -> list[float]:
+        device = next(evaluator.parameters()).device
         if self._real is None:
             training, each = data.train_images, REAL // data.num_classes
             rows = first_of_each_label(training, dict.fromkeys(training.labels.unique().tolist(), each))
             real = rows_of(training, rows)
-            embedded = LabelledFeatures(in_parts(judge.embed, real.images, device), real.labels)
+            embedded = LabelledFeatures(in_parts(evaluator.embed, real.images, device), real.labels)
             self._real = embedded, LabelledFeatures(real.images, real.labels)
-        embeddings = in_parts(judge.embed, samples.images, device)
+        embeddings = in_parts(evaluator.embed, samples.images, device)
         distance, diversity = FrechetDistance(sync_on_compute=False), Diversity(sync_on_compute=False)
         neighbours = PrecisionRecallDensityCoverage(sync_on_compute=False)
         for metric in (distance, neighbours):
@@ -98,7 +98,7 @@ class TrainingScores(Callback):
         diversity.update(samples.images, samples.labels, real=False)
         diversity.update(*self._real[1], real=True)
         _, _, _, coverage = neighbours.compute().mean(0).tolist()
-        right = accuracy(judge.classifier, samples.images, samples.labels)
+        right = accuracy(evaluator.classifier, samples.images, samples.labels)
         return [right, float(distance.compute()), coverage, float(diversity.compute().mean())]
 
 
@@ -116,7 +116,7 @@ class ScoredSamples(Callback):
         self.samples: Images | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.judge = find_evaluator(trainer.datamodule)  # type: ignore[attr-defined]
+        self.evaluator = find_evaluator(trainer.datamodule)  # type: ignore[attr-defined]
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ConditionalGenerator)

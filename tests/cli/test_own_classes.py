@@ -54,7 +54,7 @@ SCORES = {
     "data": "Parity", "test_images": 70, "cost": {}, "generator": "Own", "samples": {"number": 4},
     "checkpoint": {"path": "last.ckpt", "steps": 5},
     "scores": {
-        name: {"value": 0.5, "uncertainty": 0.1, "floor": 0.9, "floor_uncertainty": 0.1}
+        name: {"value": 0.5, "uncertainty": 0.1, "real": 0.9, "real_uncertainty": 0.1}
         for name in ("accuracy", "coverage", "diversity", "frechet_distance")
     },
 }  # fmt: skip

@@ -68,7 +68,7 @@ def folder(trained, mnist_root, digits, tmp_path_factory) -> Path:
 def scores_of(run: Path) -> dict:
     """The part of the content of ``scores.json`` that the page shows."""
     steps = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
-    number = {"value": 0.125, "uncertainty": 0.01, "floor": 0.9375, "floor_uncertainty": 0.02}
+    number = {"value": 0.125, "uncertainty": 0.01, "real": 0.9375, "real_uncertainty": 0.02}
     return {
         "generator": "DNN",
         "settings": {},
@@ -76,7 +76,7 @@ def scores_of(run: Path) -> dict:
         "data": "MNIST",
         "source": "full",
         "test_images": 70,
-        "judge": "0",
+        "evaluator": "0",
         "scores": {"accuracy": number, "coverage": number},
         "cost": {"parameters": 6_650_433},
     }

@@ -35,12 +35,12 @@ def build(command: str, folder: Path) -> Path:
     return next(path for path in folder.iterdir() if path.is_file())
 
 
-def test_wheel_has_the_recipes_the_types_and_the_judges(tmp_path):
+def test_wheel_has_the_recipes_the_types_and_the_evaluators(tmp_path):
     with zipfile.ZipFile(build("build_wheel", tmp_path)) as wheel:
         found = set(wheel.namelist())
         assert wheel.read("condgen/configs/gan.yaml") == (ROOT / "configs" / "gan.yaml").read_bytes()
     assert {f"condgen/configs/{name}.yaml" for name in RECIPES} <= found
-    assert {"condgen/py.typed", "condgen/demo/page.css", "condgen/evaluation/judges/MNIST.safetensors"} <= found
+    assert {"condgen/py.typed", "condgen/demo/page.css", "condgen/evaluation/evaluators/MNIST.safetensors"} <= found
     assert {f"condgen/export/card/{name}.md" for name in ("template", "onnx", "pt2", "safetensors")} <= found
 
 

@@ -1,12 +1,10 @@
-"""``condgen test``, ``score``, ``compare`` and ``judge``, and the scores beside training."""
+"""``condgen test``, ``score``, ``compare`` and ``evaluator``, and the scores beside training."""
 
 import contextlib
 import copy
 import csv
 import errno
-import hashlib
 import io
-import itertools
 import json
 import resource
 import shutil
@@ -21,6 +19,8 @@ from helpers.idx_files import write_idx
 from helpers.processes import ON_THE_CPU, finish, two_processes
 from helpers.runs import refused, same_weights
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save
 
 import condgen.evaluation.evaluator
 import condgen.training.scores
@@ -45,6 +45,12 @@ def scores_of(path: Path) -> dict:
     return json.loads(path.read_text())["scores"]
 
 
+def description_of(path: Path) -> dict:
+    """The description in an evaluator's file."""
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["condgen"])
+
+
 @pytest.fixture(scope="module")
 def scored(trained, tmp_path_factory):
     """A copy of the finished run, which ``condgen test`` has scored."""
@@ -59,31 +65,30 @@ def scored(trained, tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["MNIST", "FashionMNIST"])
 def test_bundled_evaluator_matches_its_description(name):
-    about = yaml.safe_load((BUNDLED / f"{name}.yaml").read_text())
-    assert hashlib.sha256((BUNDLED / f"{name}.safetensors").read_bytes()).hexdigest() == about["sha256"]
-    assert about["command"].startswith(f"condgen judge --data {name}")
+    about = description_of(BUNDLED / f"{name}.safetensors")
+    assert about["command"].startswith(f"condgen evaluator --data {name}")
     assert (about["training_images"], about["test_images"]) == (60_000, 10_000)
     evaluator = find_evaluator({"MNIST": MNIST, "FashionMNIST": FashionMNIST}[name]())
     assert evaluator.sha256 == about["sha256"]
-    for part, network in (("features", evaluator.features), ("verdict", evaluator.classifier)):
+    for part, network in (("features", evaluator.features), ("classifier", evaluator.classifier)):
         parameters = sum(weights.numel() for weights in network.parameters())
         assert about[part]["parameters"] == parameters <= 500_000
-    assert about["features"]["layers"] != about["verdict"]["layers"]
-    assert about["features"]["seed"] != about["verdict"]["seed"]
+    assert about["features"]["layers"] != about["classifier"]["layers"]
+    assert about["features"]["seed"] != about["classifier"]["seed"]
 
 
 @pytest.mark.parametrize(
     ("name", "part", "at_least"),
     [
         ("MNIST", "features", 0.996),
-        ("MNIST", "verdict", 0.996),
+        ("MNIST", "classifier", 0.996),
         ("FashionMNIST", "features", 0.93),
-        ("FashionMNIST", "verdict", 0.93),
+        ("FashionMNIST", "classifier", 0.93),
     ],
 )
 def test_bundled_evaluator_description_reports_high_test_accuracy(name, part, at_least):
-    """Measured by ``condgen judge`` on the 10,000 test images, which condgen does not contain."""
-    assert yaml.safe_load((BUNDLED / f"{name}.yaml").read_text())[part]["test_accuracy"] >= at_least
+    """Measured by ``condgen evaluator`` on the 10,000 test images, which condgen does not contain."""
+    assert description_of(BUNDLED / f"{name}.safetensors")[part]["test_accuracy"] >= at_least
 
 
 def test_bundled_evaluator_classifies_digits(digits):
@@ -160,8 +165,8 @@ def test_condgen_test_writes_scores_of_samples_and_real_images_and_a_picture(sco
     content = json.loads((scored / "scores.json").read_text())
     assert set(content["scores"]) == SCORES
     for score in content["scores"].values():
-        assert {"value", "uncertainty", "floor", "floor_uncertainty"} <= score.keys()
-    assert content["scores"]["accuracy"]["floor"] > 0.97
+        assert {"value", "uncertainty", "real", "real_uncertainty"} <= score.keys()
+    assert content["scores"]["accuracy"]["real"] > 0.97
     assert len(content["scores"]["coverage"]["per_label"]) == 10
     assert content["checkpoint"]["chosen"] == "the last of its training, by no score"
     assert (content["checkpoint"]["epochs"], content["checkpoint"]["steps"]) == (2, 10)
@@ -169,7 +174,7 @@ def test_condgen_test_writes_scores_of_samples_and_real_images_and_a_picture(sco
     assert content["cost"]["parameters"] == 6_650_433
     assert content["cost"]["nfe"] == 1
     assert 0 < content["cost"]["training_minutes"] < 5
-    assert content["judge"] == yaml.safe_load((BUNDLED / "MNIST.yaml").read_text())["sha256"]
+    assert content["evaluator"] == description_of(BUNDLED / "MNIST.safetensors")["sha256"]
     assert Image.open(scored / "nearest.png").size == (12 * 30 + 2, 5 * 30 + 2)
     assert sorted(path.name for path in scored.parent.iterdir()) == ["version_0"]
 
@@ -193,7 +198,7 @@ def test_scores_are_equal_for_two_processes_and_differ_for_another_seed(scored, 
     one = scores_of(scored / "scores.json")
     assert one == two
     assert one["frechet_distance"]["value"] != seed["frechet_distance"]["value"]
-    assert one["frechet_distance"]["floor"] == seed["frechet_distance"]["floor"]
+    assert one["frechet_distance"]["real"] == seed["frechet_distance"]["real"]
 
 
 @pytest.mark.parametrize("form", ["png", "npz"])
@@ -305,89 +310,49 @@ def test_score_with_few_images_of_a_label(digits, mnist_root, tmp_path):
 # Evaluators of other data sets.
 
 
-def test_judge_command_trains_evaluator_beside_data_and_test_uses_it(mnist_root, trained, tmp_path, capsys):
+def test_evaluator_command_trains_evaluator_beside_data_and_test_uses_it(mnist_root, trained, tmp_path, capsys):
     root = tmp_path / "data"
     shutil.copytree(mnist_root / "MNIST", root / "KMNIST")
     kuzushiji = ["--data", "KMNIST", "--data.root", str(root)]
     folder = ["--trainer.default_root_dir", str(tmp_path)]
     assert main(["fit", *kuzushiji, *folder, "--trainer.max_epochs", "1"]) == 0
-    assert f"condgen judge --data KMNIST --data.root {root}" in refused(["test", *folder], capsys).replace("`", "")
-    assert main(["judge", *kuzushiji, "--epochs", "2"]) == 0
-    judge = root / "KMNIST" / "judges" / "KMNIST.safetensors"
-    assert yaml.safe_load(judge.with_suffix(".yaml").read_text())["features"]["epochs"] == 2
-    assert "--overwrite true" in refused(["judge", *kuzushiji], capsys)
+    assert f"condgen evaluator --data KMNIST --data.root {root}" in refused(["test", *folder], capsys).replace("`", "")
+    assert main(["evaluator", *kuzushiji, "--epochs", "2"]) == 0
+    evaluator = root / "KMNIST" / "evaluators" / "KMNIST.safetensors"
+    assert description_of(evaluator)["features"]["epochs"] == 2
+    assert "--overwrite true" in refused(["evaluator", *kuzushiji], capsys)
     assert main(["test", *folder]) == 0
     assert set(scores_of(tmp_path / "lightning_logs" / "version_0" / "scores.json")) == SCORES
-    content = judge.read_bytes()
-    judge.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert "KMNIST.yaml describes another file" in refused(["test", *folder], capsys)
+    content = evaluator.read_bytes()
+    evaluator.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert "KMNIST.safetensors" in refused(["test", *folder], capsys)
 
 
-def test_same_judge_command_trains_same_evaluator(mnist_root, tmp_path):
+def test_same_evaluator_command_trains_same_evaluator(mnist_root, tmp_path):
     made = []
     for name in ("a", "b"):
         arguments = ["--data.root", str(mnist_root), "--dirpath", str(tmp_path / name), "--epochs", "1"]
-        assert main(["judge", *arguments]) == 0
+        assert main(["evaluator", *arguments]) == 0
         made.append((tmp_path / name / "MNIST.safetensors").read_bytes())
     assert made[0] == made[1]
 
 
-class Killed(BaseException):
-    """The process ends here."""
-
-
 def new_evaluator(seed: int) -> tuple[dict[str, torch.Tensor], dict]:
-    """The weights of an untrained evaluator, as in its file, and their description."""
+    """The weights of an untrained evaluator, and their description."""
     torch.manual_seed(seed)
     about = {"num_classes": 10, "image_shape": [1, 28, 28], **copy.deepcopy(NETWORKS)}
-    weights = Evaluator((1, 28, 28), 10).state_dict()
-    return {name.replace("classifier.", "verdict.", 1): tensor for name, tensor in weights.items()}, about
+    return dict(Evaluator((1, 28, 28), 10).state_dict()), about
 
 
-def kill_after(steps: int, monkeypatch) -> None:
-    """Ends the process after it has replaced some files of an evaluator; the files stay as they are then."""
-    done = itertools.count(1)
-    real = condgen.evaluation.evaluator.atomic_write
-
-    @contextlib.contextmanager
-    def atomic_write(path):
-        with real(path) as file:
-            yield file
-        if next(done) == steps:
-            raise Killed
-
-    monkeypatch.setattr(condgen.evaluation.evaluator, "atomic_write", atomic_write)
-
-
-@pytest.mark.parametrize("steps", [1, 2, 3])
-def test_evaluator_is_whole_after_kill_during_overwrite(steps, tmp_path, monkeypatch):
-    path, data = tmp_path / "MNIST.safetensors", MNIST(source="sample")
-    write_evaluator(path, *new_evaluator(0))
-    former = read_evaluator(path, data).sha256
-    with monkeypatch.context() as patch, contextlib.suppress(Killed):
-        kill_after(steps, patch)
-        write_evaluator(path, *new_evaluator(1))
-    found = read_evaluator(path, data)
-    assert (found.sha256 == former) is (steps == 1)
-    for seed in (2, 3):  # also if it is overwritten again, and killed again
-        with monkeypatch.context() as patch, contextlib.suppress(Killed):
-            kill_after(steps, patch)
-            write_evaluator(path, *new_evaluator(seed))
-        assert read_evaluator(path, data).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    write_evaluator(path, *new_evaluator(4))
-    assert "former" not in yaml.safe_load(path.with_suffix(".yaml").read_text())
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["MNIST.safetensors", "MNIST.yaml"]
-
-
-@pytest.mark.parametrize("description", ["", "[1]", "former: 5\n", "sha256: [1]\n", "a: b: c", "former: {sha256: 0}\n"])
+@pytest.mark.parametrize("description", [None, "", "[1]", "5", "{", '{"sha256": [1]}', '{"sha256": 0}'])
 def test_evaluator_with_damaged_description_is_refused_and_can_be_overwritten(description, tmp_path):
     path, data = tmp_path / "MNIST.safetensors", MNIST(source="sample")
-    write_evaluator(path, *new_evaluator(0))
-    path.with_suffix(".yaml").write_text(description)
+    path.write_bytes(save(new_evaluator(0)[0], None if description is None else {"condgen": description}))
     with pytest.raises(UsageError, match=r"MNIST\.safetensors"):
         read_evaluator(path, data)
     write_evaluator(path, *new_evaluator(1))
     assert read_evaluator(path, data).sha256
+    assert [file.name for file in tmp_path.iterdir()] == ["MNIST.safetensors"]
 
 
 @pytest.mark.timeout(60)
@@ -413,10 +378,10 @@ def test_evaluator_with_impossible_networks_is_refused_before_memory_is_allocate
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kilobytes
 
 
-def test_judge_command_trains_accurate_evaluator(mnist_root, tmp_path):
-    assert main(["judge", "--data.root", str(mnist_root), "--dirpath", str(tmp_path), "--epochs", "6"]) == 0
-    about = yaml.safe_load((tmp_path / "MNIST.yaml").read_text())
-    assert min(about["features"]["test_accuracy"], about["verdict"]["test_accuracy"]) > 0.7
+def test_evaluator_command_trains_accurate_evaluator(mnist_root, tmp_path):
+    assert main(["evaluator", "--data.root", str(mnist_root), "--dirpath", str(tmp_path), "--epochs", "6"]) == 0
+    about = description_of(tmp_path / "MNIST.safetensors")
+    assert min(about["features"]["test_accuracy"], about["classifier"]["test_accuracy"]) > 0.7
     data = MNIST(root=str(mnist_root))
     data.setup("fit")
     evaluator = read_evaluator(tmp_path / "MNIST.safetensors", data)
@@ -446,8 +411,8 @@ def test_scores_are_written_before_they_are_printed(digits, mnist_root, tmp_path
 def test_evaluator_is_written_before_its_accuracy_is_printed(mnist_root, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdout", FullOutput())
     with contextlib.suppress(OSError):
-        main(["judge", "--data.root", str(mnist_root), "--dirpath", str(tmp_path), "--epochs", "1"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["MNIST.safetensors", "MNIST.yaml"]
+        main(["evaluator", "--data.root", str(mnist_root), "--dirpath", str(tmp_path), "--epochs", "1"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["MNIST.safetensors"]
 
 
 def test_scores_are_printed_if_they_cannot_be_written(digits, mnist_root, tmp_path, capsys):
@@ -532,7 +497,7 @@ def test_scores_beside_training_leave_no_trace_in_it(fit_args, trained, tmp_path
     saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     best = next(state for state in saved["callbacks"].values() if "monitor" in state)["best"]
     assert best == pytest.approx(max(float(row["score_accuracy"]) for row in rows(run)))
-    assert not any("judge" in name for name in saved["state_dict"])
+    assert not any("evaluator" in name for name in saved["state_dict"])
     assert len(saved["state_dict"]) == len(
         torch.load(without / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     )
@@ -571,7 +536,7 @@ def test_a_monitor_that_never_comes_is_said(fit_args, tmp_path):
         assert main([*fit_args, *monitor, *options]) == 0
 
 
-def test_without_a_judge_training_goes_on(mnist_root, tmp_path, capsys):
+def test_training_without_an_evaluator_warns_and_continues(mnist_root, tmp_path, capsys):
     shutil.copytree(mnist_root / "MNIST", tmp_path / "QMNIST")
     raw = tmp_path / "QMNIST" / "raw"
     for part, name in (("train", "train"), ("t10k", "test")):
@@ -579,5 +544,5 @@ def test_without_a_judge_training_goes_on(mnist_root, tmp_path, capsys):
         (raw / f"{part}-labels-idx1-ubyte").rename(raw / f"qmnist-{name}-labels-idx2-int")
     arguments = ["fit", "--data", "QMNIST", "--data.root", str(tmp_path), "--trainer.max_epochs", "1"]
     arguments += ["--training_scores.every_n_epochs", "1", "--trainer.default_root_dir", str(tmp_path)]
-    with pytest.warns(UserWarning, match="condgen judge --data QMNIST"):
+    with pytest.warns(UserWarning, match="condgen evaluator --data QMNIST"):
         assert main(arguments) == 0

@@ -20,7 +20,7 @@ from condgen.demo.score_table import score_tables
 from condgen.errors import UsageError
 from condgen.evaluation.scores_file import read_scores, write_scores
 
-SCORE = {"value": 0.5, "uncertainty": 0.01, "floor": 0.9, "floor_uncertainty": 0.02}
+SCORE = {"value": 0.5, "uncertainty": 0.01, "real": 0.9, "real_uncertainty": 0.02}
 CONTENT: dict[str, Any] = {
     "generator": "DNN",
     "settings": {"latent_dim": 62, "channels": [8, 16]},
@@ -29,12 +29,12 @@ CONTENT: dict[str, Any] = {
     "data": "MNIST",
     "source": "full",
     "test_images": 70,
-    "judge": "0123",
+    "evaluator": "0123",
     "versions": {"condgen": "1"},
     "scores": {
         "accuracy": SCORE,
         "coverage": {**SCORE, "per_label": {"0": 0.5, "1": None}},
-        "novelty": {"value": None, "uncertainty": None, "floor": None, "floor_uncertainty": None},
+        "novelty": {"value": None, "uncertainty": None, "real": None, "real_uncertainty": None},
     },
     "cost": {"parameters": 6_650_433, "training_minutes": None},
 }
@@ -59,12 +59,12 @@ DAMAGE: list[tuple[str, Any]] = [
     *[(name, ...) for name in ("data", "test_images", "scores", "cost", "scores.accuracy", "scores.coverage")],
     *[(f"scores.accuracy.{name}", ...) for name in SCORE],
     *[(f"scores.novelty.{name}", ...) for name in SCORE],
-    *[(f"scores.coverage.{name}", value) for name in ("value", "floor") for value in (None, "0.5", [0.5], True, -1, 2)],
+    *[(f"scores.coverage.{name}", value) for name in ("value", "real") for value in (None, "0.5", [0.5], True, -1, 2)],
     *[(f"scores.coverage.{name}", HUGE) for name in SCORE],
     *[(f"scores.coverage.{name}", float("nan")) for name in SCORE],
     *[("scores.novelty.value", value) for value in ("0.5", [0.5], {}, True, float("inf"), 1e308)],
     *[("scores.accuracy.uncertainty", value) for value in ("0.01", -0.01, [0.01], False, float("inf"))],
-    *[("scores.novelty.floor_uncertainty", value) for value in ("0.01", -0.01)],
+    *[("scores.novelty.real_uncertainty", value) for value in ("0.01", -0.01)],
     *[("scores.coverage.per_label", value) for value in ([0.5], "0.5", {"0": "0.5"}, {"0": [1]})],
     *[("scores.novelty", value) for value in (None, 0.5, "0.5", [])],
     *[("scores", value) for value in (None, {}, [], "0.5")],
@@ -72,7 +72,11 @@ DAMAGE: list[tuple[str, Any]] = [
         ("cost", value)
         for value in (None, [], "0.5", {"parameters": "many"}, {"parameters": [1]}, {"parameters": HUGE})
     ],
-    *[(name, value) for name in ("data", "generator", "source", "judge") for value in (None, 5, [], {}, "x" * 10**6)],
+    *[
+        (name, value)
+        for name in ("data", "generator", "source", "evaluator")
+        for value in (None, 5, [], {}, "x" * 10**6)
+    ],
     *[(name, value) for name in ("samples", "checkpoint", "settings", "versions") for value in (None, 5, [], "x")],
     *[(f"samples.{name}", value) for name in ("number", "seed") for value in ("70", [], 0.5, -1, HUGE, None)],
     *[(f"checkpoint.{name}", value) for name in ("steps", "epochs") for value in ("10", [], 0.5, -1, HUGE, None)],
@@ -171,7 +175,7 @@ ESCAPES = "\x1b[31mred\x1b[0m\nnext\r\u202eback\ud800"
         ("generator", ESCAPES),
         ("data", ESCAPES),
         ("source", ESCAPES),
-        ("judge", ESCAPES),
+        ("evaluator", ESCAPES),
         (f"scores.{ESCAPES}", SCORE),
         (f"cost.{ESCAPES}", 5),
         ("checkpoint.path", ESCAPES),
@@ -203,8 +207,8 @@ def test_compare_plots_text_of_file_without_parsing_it(text, tmp_path):
 @pytest.mark.parametrize("value", [0, 1, 0.5])
 @pytest.mark.parametrize("uncertainty", [0, None, 1e19])
 def test_extreme_scores_are_compared(value, uncertainty, tmp_path):
-    score = {"value": value, "uncertainty": uncertainty, "floor": value, "floor_uncertainty": uncertainty}
-    huge = {"value": -1e19, "uncertainty": 1e19, "floor": 10**19, "floor_uncertainty": None}
+    score = {"value": value, "uncertainty": uncertainty, "real": value, "real_uncertainty": uncertainty}
+    huge = {"value": -1e19, "uncertainty": 1e19, "real": 10**19, "real_uncertainty": None}
     content = put(CONTENT, "scores", {"accuracy": score, "coverage": score, "novelty": huge})
     (tmp_path / "scores.json").write_text(json.dumps(put(content, "cost", {"parameters": 10**19, "minutes": -1e19})))
     assert main(["compare", str(tmp_path), "--output", str(tmp_path / "scores.png")]) == 0
@@ -237,7 +241,7 @@ def two_runs(trained, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", [("test_images", ...), ("scores.accuracy.floor", ...), ("scores", None), ("cost", [])], ids=damaged_id
+    "damage", [("test_images", ...), ("scores.accuracy.real", ...), ("scores", None), ("cost", [])], ids=damaged_id
 )
 def test_demo_shows_the_scores_of_other_runs_beside_a_damaged_file(damage, two_runs):
     folder, content = two_runs
@@ -252,7 +256,7 @@ def test_demo_shows_the_scores_of_other_runs_beside_a_damaged_file(damage, two_r
 
 def test_demo_shows_a_score_that_real_images_lack(two_runs):
     folder, content = two_runs
-    content = put(content, "scores.novelty", {**SCORE, "value": 0.25, "floor": None, "floor_uncertainty": None})
+    content = put(content, "scores.novelty", {**SCORE, "value": 0.25, "real": None, "real_uncertainty": None})
     (folder / "good" / "scores.json").write_text(json.dumps(content))
     page = score_tables(list(find_runs([str(folder / "good")], folder).values()))
     assert "<th>novelty</th><td>0.250" in page

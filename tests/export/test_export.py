@@ -285,7 +285,7 @@ def test_model_card_is_valid_and_its_example_runs(format, run_of, monkeypatch):
 def test_model_card_has_the_scores_of_its_own_checkpoint_only(run_of, tmp_path):
     shutil.copytree(run_of("DNN"), tmp_path / "run", ignore=shutil.ignore_patterns("export"))
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
-    score = {"value": 0.75, "uncertainty": 0.01, "floor": 0.9, "floor_uncertainty": None}
+    score = {"value": 0.75, "uncertainty": 0.01, "real": 0.9, "real_uncertainty": None}
     found = {
         "checkpoint": {"steps": checkpoint["global_step"]},
         "settings": {k: list(v) if isinstance(v, tuple) else v for k, v in checkpoint["hyper_parameters"].items()},

@@ -16,7 +16,7 @@ FEW = {
         "--trainer.limit_train_batches 3 --trainer.limit_val_batches 2 --trainer.log_every_n_steps 1"
         " --training_scores.every_n_epochs null --data.batch_size 16"  # of a few hundred images
     ),
-    "judge": ["--epochs", "1"],
+    "evaluator": ["--epochs", "1"],
 }
 ELSEWHERE = {
     "condgen demo": "it serves until it is stopped; tests/demo/test_page.py stops it",

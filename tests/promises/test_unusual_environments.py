@@ -88,7 +88,7 @@ LONG = "x" * 300
         f"fit --data.root {LONG}", f"predict --ckpt_path {LONG}", f"predict --predictions.dirpath {LONG}",
         f"validate --ckpt_path {LONG}", f"test --ckpt_path {LONG}", f"score {LONG}", f"compare {LONG}",
         f"plot {LONG}", f"plot --output {LONG}.png", f"export --ckpt_path {LONG}", f"export --output {LONG}",
-        f"judge --dirpath {LONG} --data.source sample", f"demo {LONG}",
+        f"evaluator --dirpath {LONG} --data.source sample", f"demo {LONG}",
     ],
     ids=lambda command: command.replace(LONG, "LONG"),
 )  # fmt: skip
