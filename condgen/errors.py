@@ -1,7 +1,5 @@
 """Errors that are reported to the user in one line."""
 
-from __future__ import annotations
-
 import sys
 
 

@@ -6,8 +6,6 @@ sample's noise, a resumed run gets the same numbers as an uninterrupted one, and
 Only Philox's raw bits are used, because numpy guarantees them from release to release.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import operator

@@ -1,7 +1,5 @@
 """Builds generators and data modules from checkpoints, after checks of their settings and weights."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

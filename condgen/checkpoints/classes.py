@@ -1,7 +1,5 @@
 """Finds classes by name among those that are imported: a file never makes condgen import one."""
 
-from __future__ import annotations
-
 import inspect
 from pathlib import Path
 from typing import TypeVar

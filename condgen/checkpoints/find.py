@@ -1,7 +1,5 @@
 """Finds run directories, ``lightning_logs/version_N``, and the checkpoint that a path means; creates new ones."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

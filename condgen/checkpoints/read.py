@@ -1,7 +1,5 @@
 """Reads checkpoint files as data, never as code."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import pickle

@@ -1,7 +1,5 @@
 """Writes checkpoint files atomically."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

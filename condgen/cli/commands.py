@@ -1,7 +1,5 @@
 """The table of condgen's commands, from which ``condgen --help`` is made. It is read before torch is imported."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable
 from typing import Any

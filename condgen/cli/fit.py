@@ -1,7 +1,5 @@
 """``condgen fit``: trains in a new run directory, or resumes a run in its own."""
 
-from __future__ import annotations
-
 import contextlib
 import shlex
 import shutil

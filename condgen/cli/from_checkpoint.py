@@ -1,7 +1,5 @@
 """``condgen validate``, ``test`` and ``predict``: the commands that use a checkpoint without training it."""
 
-from __future__ import annotations
-
 from condgen.cli.lightning_cli import CondgenCLI
 from condgen.cli.output import say
 from condgen.errors import UsageError

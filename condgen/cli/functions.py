@@ -1,7 +1,5 @@
 """The commands that are functions: their options are the function's parameters."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import os

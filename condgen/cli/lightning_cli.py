@@ -1,7 +1,5 @@
 """condgen's LightningCLI: its options, the layers of settings below them, and the objects that they build."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 from pathlib import Path

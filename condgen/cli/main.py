@@ -1,7 +1,5 @@
 """The ``condgen`` command. Help and version are answered here, without importing torch."""
 
-from __future__ import annotations
-
 import io
 import os
 import signal

@@ -1,7 +1,5 @@
 """The settings that a command line and its config files give, before jsonargparse parses them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """What condgen prints: results on standard output, one line about an error on standard error."""
 
-from __future__ import annotations
-
 import errno
 import os
 import signal

@@ -1,7 +1,5 @@
 """The configs that come with condgen: one for each family, and others by name."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

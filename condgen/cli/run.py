@@ -1,7 +1,5 @@
 """Runs a command line: imports the user's modules, runs the command and turns what it raises into an exit code."""
 
-from __future__ import annotations
-
 import importlib
 import logging
 import threading

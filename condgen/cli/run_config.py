@@ -5,8 +5,6 @@ file, a place to write, or a number of devices or machines. ``--config RUN/confi
 the user asked for that file.
 """
 
-from __future__ import annotations
-
 import contextlib
 import pydoc
 import re

@@ -1,7 +1,5 @@
 """Explains a command line that jsonargparse refuses."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches

@@ -1,7 +1,5 @@
 """The base class of data sets: batches of labelled images, and requests for samples."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

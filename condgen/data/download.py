@@ -1,7 +1,5 @@
 """Downloads with a time-out."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 import time

@@ -1,7 +1,5 @@
 """Data sets of IDX files: finding, downloading, reading and checking them."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

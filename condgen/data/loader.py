@@ -1,7 +1,5 @@
 """Batches of images: shuffled, divided among processes, and resumable in the middle of an epoch."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Requests for samples: blocks of labels and noise indices, divided among processes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Pictures as HTML: they are part of the page as data URIs, so that the server writes and serves no files."""
 
-from __future__ import annotations
-
 import io
 from base64 import b64encode
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The HTTP requests that reach Gradio: those of the page, and none of the others that Gradio answers."""
 
-from __future__ import annotations
-
 import ipaddress
 import re
 import socket

@@ -1,7 +1,5 @@
 """The page: its layout, and which input updates what."""
 
-from __future__ import annotations
-
 import asyncio
 import html
 import math

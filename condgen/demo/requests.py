@@ -1,7 +1,5 @@
 """The requests of the page: the inputs of each tab, and their bounds."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError

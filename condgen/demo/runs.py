@@ -1,7 +1,5 @@
 """The runs that the page shows. A request names one of them, and cannot name anything else on the disk."""
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The scores of runs as HTML tables."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from html import escape

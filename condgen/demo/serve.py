@@ -1,7 +1,5 @@
 """``condgen demo``: serves the page until it is stopped."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -1,7 +1,5 @@
 """What the tabs of the page show for a request."""
 
-from __future__ import annotations
-
 import io
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``condgen compare``: the scores of several runs side by side."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path

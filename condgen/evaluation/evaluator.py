@@ -1,7 +1,5 @@
 """The evaluator: two classifiers of real images that score samples, and ``condgen evaluator``, which trains them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """``condgen score`` and the report of ``condgen test``: ``scores.json``, ``nearest.png`` and a table."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -4,8 +4,6 @@ The files may come from anybody. So sizes and types are checked before memory is
 files are opened, and pictures only in a fixed list of formats.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import itertools

@@ -1,7 +1,5 @@
 """All scores of a set of samples against the test images, and those of real images in the samples' place."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import os

@@ -4,8 +4,6 @@ The file may come from anybody. :func:`read_scores` checks the types and ranges 
 to, and escapes control characters, so that the text can be printed in a terminal.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import reprlib

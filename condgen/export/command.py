@@ -1,7 +1,5 @@
 """``condgen export``: writes a trained generator, its metadata and a model card for other programs."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """The export formats: a generator as the content of a file, and the same file read back to compare its images."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging

@@ -3,8 +3,6 @@
 It is Markdown with YAML front matter (Mitchell et al. 2019, "Model Cards for Model Reporting", arXiv:1810.03993).
 """
 
-from __future__ import annotations
-
 import inspect
 import json
 import sys

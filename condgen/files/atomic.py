@@ -1,7 +1,5 @@
 """Atomic writes: a file has its previous content or the new one, never a part of it."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -1,7 +1,5 @@
 """Reads YAML settings from untrusted files."""
 
-from __future__ import annotations
-
 import re
 import reprlib
 from typing import Any

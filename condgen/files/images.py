@@ -1,7 +1,5 @@
 """Images as bytes, PNG, GIF and grids."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Exclusive locks on directories. They end with the process that holds them, however it ends."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterator

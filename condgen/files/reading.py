@@ -1,7 +1,5 @@
 """Bounded reading of files from untrusted sources."""
 
-from __future__ import annotations
-
 import errno
 import os
 import stat

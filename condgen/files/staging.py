@@ -1,7 +1,5 @@
 """Folders that are replaced as a whole."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

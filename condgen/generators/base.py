@@ -1,7 +1,5 @@
 """The contract of all families, and what they share in Lightning."""
 
-from __future__ import annotations
-
 import inspect
 import math
 import os

@@ -19,8 +19,6 @@ Two additions to the plain method can be turned off:
   takes what looks like a 9 for an odd 4.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Literal

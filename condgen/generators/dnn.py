@@ -6,8 +6,6 @@ generates the mean image of the label: every 3 is the same blurred 3. ``val_loss
 ``variance_ratio`` to 0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

@@ -12,8 +12,6 @@ statistics"), 2 E|fake - real| - E|fake - fake'| - E|real - real'|, which is 0 i
 drift itself cannot tell, because it is scaled to the same length in every step.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 

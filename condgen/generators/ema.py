@@ -1,7 +1,5 @@
 """Families that generate with the EMA of their weights."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

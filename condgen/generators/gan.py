@@ -11,8 +11,6 @@ penalties on real images (R1) and generated ones (R2), without which the game do
 arXiv:1801.04406).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

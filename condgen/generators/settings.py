@@ -4,8 +4,6 @@ jsonargparse checks these types when it parses a command line. The constructors 
 called from Python and with settings from files.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Mapping, Sequence

@@ -19,8 +19,6 @@ Two things improve on the textbook's VAE, and the loss remains a valid lower bou
   prior is learnt by the same bound: for each label a normalising flow (Dinh et al. 2017, arXiv:1605.08803).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

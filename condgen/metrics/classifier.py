@@ -1,7 +1,5 @@
 """Small convolutional classifiers and their training."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

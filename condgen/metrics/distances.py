@@ -1,7 +1,5 @@
 """Euclidean distances between the rows of two sets of features, computed in blocks of rows to bound memory."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Diversity: how different the samples of one label are."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from condgen.metrics.distances import mean_pairwise_distance

@@ -1,7 +1,5 @@
 """GAN-train: the accuracy on real images of a classifier that is trained on samples."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """The kernel distance between two sets of features."""
 
-from __future__ import annotations
-
 import warnings
 
 import torch

@@ -1,7 +1,5 @@
 """Novelty: how far samples are from the training images."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Precision, recall, density and coverage."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Variance ratio: how much of the real images' variance within a label the generated images have."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torchmetrics import Metric

@@ -1,7 +1,5 @@
 """A normalising flow of affine coupling layers, conditioned on the label."""
 
-from __future__ import annotations
-
 import math
 
 import torch

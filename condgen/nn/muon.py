@@ -1,7 +1,5 @@
 """Muon: SGD with momentum and an orthogonalised update."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 

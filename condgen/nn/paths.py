@@ -3,8 +3,6 @@
 A path also says what the network learns to predict, and how its input and output are scaled.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import ClassVar
 

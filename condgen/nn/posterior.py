@@ -1,7 +1,5 @@
 """The posterior of images and labels given a noisy image, over the latest training images."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Parameter groups and learning-rate schedules."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Iterable

@@ -3,8 +3,6 @@
 A model is a function of (x_t, t). Times rise from 0 (noise) to 1 (image).
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Sequence

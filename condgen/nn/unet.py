@@ -1,7 +1,5 @@
 """A small U-Net, conditioned on time and label."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

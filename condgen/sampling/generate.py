@@ -1,7 +1,5 @@
 """Generates sets of samples."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 

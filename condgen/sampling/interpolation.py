@@ -1,7 +1,5 @@
 """Interpolation through the noise: samples that turn into each other."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """The files that ``condgen predict`` writes: the samples, a grid and a manifest."""
 
-from __future__ import annotations
-
 import csv
 import math
 import os

@@ -4,8 +4,6 @@ Lightning's ModelCheckpoint defers a step's checkpoint until validation, and a r
 epoch's last batch skips that epoch's validation.
 """
 
-from __future__ import annotations
-
 import math
 import shutil
 import time

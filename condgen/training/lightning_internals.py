@@ -1,7 +1,5 @@
 """The only module that uses private parts of Lightning. They were read in version 2.6; each has a reason and a test."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

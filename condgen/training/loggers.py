@@ -1,7 +1,5 @@
 """The loggers of a run directory, which continue its files if the run is resumed, and images for other loggers."""
 
-from __future__ import annotations
-
 import csv
 import io
 import itertools

@@ -1,7 +1,5 @@
 """Stops the training if a loss or a gradient is not finite, before the weights change."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The progress bar: losses, speed, and the time left for the whole run."""
 
-from __future__ import annotations
-
 import math
 import sys
 import time

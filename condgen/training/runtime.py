@@ -1,7 +1,5 @@
 """Settings of this process: memory allocation and determinism."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import sys

@@ -1,7 +1,5 @@
 """A grid of samples after every epoch, from the same noise every time, so that the training's progress is visible."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

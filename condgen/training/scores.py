@@ -1,7 +1,5 @@
 """Scores during training, and the samples that ``condgen test`` scores."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Signals that stop a training after its checkpoint is saved."""
 
-from __future__ import annotations
-
 import signal
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Lightning's Trainer with a run directory."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from lightning.pytorch import Trainer

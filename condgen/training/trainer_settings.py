@@ -1,7 +1,5 @@
 """Checks of Trainer settings that Lightning accepts, but then crashes on, ignores, or treats as "no training"."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
