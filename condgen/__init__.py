@@ -16,11 +16,11 @@ def load(path: str | Path = "last", **settings: Any) -> ConditionalGenerator:
 
     Args:
         path: a checkpoint file, a run directory (its last checkpoint is taken), ``last`` or ``best`` of the newest run
-            under ``./lightning_logs``, or what ``condgen export --format safetensors`` wrote.
+            under ``./lightning_logs``, or a file of ``condgen export --format safetensors``.
         settings: of the family, that are to be others than in training: ``guidance=1.5`` for a diffusion.
 
     Raises:
-        condgen.errors.UsageError: there is no such checkpoint, or it is not one of condgen's, or the settings do not
+        condgen.errors.UsageError: the checkpoint does not exist or is not one of condgen's, or the settings do not
             fit it.
     """
     from condgen.checkpoints.build import load_generator  # imported when called: `import condgen` stays free of torch

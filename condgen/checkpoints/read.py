@@ -37,7 +37,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             _check_archive(file, path)
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UsageError(f"{path} holds more than data, or is no checkpoint: it was not loaded.") from error
+        raise UsageError(f"{path} holds more than data, or is not a checkpoint: it was not loaded.") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         if "can't allocate memory" in str(error):  # torch has no type for it on the CPU
             raise
@@ -57,10 +57,10 @@ def _check_archive(file: IO[bytes], path: Path) -> None:
     """
     start = file.read(2)
     if start and start != b"PK":
-        raise UsageError(f"{path} holds more than data, or is no checkpoint: it was not loaded.")
+        raise UsageError(f"{path} holds more than data, or is not a checkpoint: it was not loaded.")
     with zipfile.ZipFile(file) as archive:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-            raise UsageError(f"{path} is a compressed archive, and no checkpoint of condgen's: it was not loaded.")
+            raise UsageError(f"{path} is a compressed archive, not a checkpoint of condgen: it was not loaded.")
     file.seek(0)
 
 
@@ -139,12 +139,12 @@ def raise_as_incompatible(path: Any) -> Iterator[None]:
     except UsageError:
         raise
     except Exception as error:
-        what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
         callback = next((o for f in frames if isinstance(o := f.f_locals.get("self"), Callback)), None)
         if callback is not None:
             name = type(callback).__name__
             raise UsageError(
-                f"The callback {name} cannot restore its state from {path} ({what}): leave it out."
+                f"The callback {name} cannot restore its state from {path} ({reason}): leave it out."
             ) from error
-        raise UsageError(f"{path} is incompatible with this training ({what}): take another checkpoint.") from error
+        raise UsageError(f"{path} is incompatible with this training ({reason}): take another checkpoint.") from error

@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-# name: (module:function under condgen, example arguments, what it does)
+# name: (module:function under condgen, example arguments, description)
 LIGHTNING_COMMANDS = {  # LightningCLI's: the function takes the CondgenCLI
     "fit": ("cli.fit:fit", "--config configs/base.yaml", "train; leaves lightning_logs/version_N"),
     "predict": ("cli.from_checkpoint:predict", "", "generate ten samples of each label with the newest run"),
@@ -44,8 +44,10 @@ Resume the newest run with condgen fit --ckpt_path last. Options are those of th
 
 
 def help_text() -> str:
-    """What ``condgen --help`` prints."""
-    rows = (f"  {f'condgen {name} {arguments}':<41} {what}" for name, (_, arguments, what) in COMMANDS.items())
+    """The text of ``condgen --help``."""
+    rows = (
+        f"  {f'condgen {name} {arguments}':<41} {description}" for name, (_, arguments, description) in COMMANDS.items()
+    )
     return HELP.format(commands="\n".join(rows))
 
 

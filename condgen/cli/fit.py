@@ -64,7 +64,7 @@ def _check_resume(cli: CondgenCLI, resumed: Path | None) -> tuple[int, list[str]
     """Refuses a checkpoint that this training cannot resume.
 
     Returns:
-        What the loggers need to continue: the first step whose row is open, and the columns of rows that come later.
+        Where the loggers continue: the first step without a row, and the columns of rows that are logged again.
     """
     assert cli.checkpoint is not None
     path, saved = cli.checkpoint_path, cli.checkpoint["condgen"]
@@ -88,12 +88,12 @@ def _check_resume(cli: CondgenCLI, resumed: Path | None) -> tuple[int, list[str]
 
 
 def _next_steps(cli: CondgenCLI, run: Path | None) -> str:
-    """What a user can do with a finished run, as commands."""
+    """The next commands for a finished run."""
     trainer = cli.trainer
     stopped_early = not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch  # a limit ended the last epoch
     limits = _limits_reached(cli, trainer.current_epoch - stopped_early, trainer.global_step)
     path = shlex.quote(str(run))
-    steps = (  # what, how, and the file that it needs
+    steps = (  # purpose, command, and the file that it needs
         ("see the samples of every epoch", f"{run}/samples/, {run}/samples.gif", "samples.gif"),
         ("see the curves", f"condgen plot {path}", "metrics.csv"),
         ("compare them with other runs", f"tensorboard --logdir {shlex.quote(str(cli.root / RUNS))}", "metrics.csv"),
@@ -101,7 +101,7 @@ def _next_steps(cli: CondgenCLI, run: Path | None) -> str:
         ("score them", f"condgen test --ckpt_path {path}", ""),
         ("train longer", f"{resume_command(cli, run)} {' '.join(limits.values())}".rstrip(), ""),
     )
-    possible = [f"  {what:<33} {how}" for what, how, file in steps if run and (run / file).exists()]
+    possible = [f"  {purpose:<33} {command}" for purpose, command, file in steps if run and (run / file).exists()]
     return "\n".join([f"Run: {run}", *possible])
 
 

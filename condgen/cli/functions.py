@@ -24,7 +24,7 @@ IMAGE_SETTINGS = ("root", "source", "split")  # the settings of condgen's data s
 
 
 def call(command: str, words: list[str]) -> None:
-    """Runs the function of a command with what was given on the command line.
+    """Runs the function of a command with the arguments of the command line.
 
     Raises:
         UsageError: the command line is wrong.
@@ -59,7 +59,7 @@ def call(command: str, words: list[str]) -> None:
 
 
 def _data_beside(paths: list[str]) -> Any:
-    """The data set of the run in whose directory the samples lie; MNIST if they lie in none.
+    """The data set of the run whose directory contains the samples; MNIST if no run does.
 
     The run's ``config.yaml`` may come from anybody: it can only choose one of condgen's own data sets and its images.
 
@@ -74,7 +74,9 @@ def _data_beside(paths: list[str]) -> Any:
         saved = read_config(f"{run}/config.yaml").get("data")
         own = [name for name in known_names(ImageDataModule) if name.startswith(OWN_DATA)]
         if not isinstance(saved, dict) or saved.get("class_path") not in own:
-            raise UsageError(f"{run}/config.yaml: data is {reprlib.repr(saved)}, which is none of condgen's data sets.")
+            raise UsageError(
+                f"{run}/config.yaml: data is {reprlib.repr(saved)}, which is not one of condgen's data sets."
+            )
         chosen = {name: value for name, value in (saved.get("init_args") or {}).items() if name in IMAGE_SETTINGS}
         data = {"class_path": saved["class_path"], "init_args": chosen}
         parser = ArgumentParser(exit_on_error=False)

@@ -174,7 +174,7 @@ class CondgenCLI(LightningCLI):
     def _parse(
         self, parser: LightningArgumentParser, files: list[tuple[str, dict[str, Any]]], flags: list[Option]
     ) -> Namespace:
-        """Parses the files and the flags over them; refuses what jsonargparse lets pass."""
+        """Parses the files, then the flags; refuses wrong values that jsonargparse accepts."""
         options = [*_settings_in(files), *flags]
         self.given = {plain_name(option.name) for option in options if option.source != f"{self.checkpoint_path}: "}
         chosen = {group: last_value(options, group) or default for group, default in DEFAULTS.items()}
@@ -218,7 +218,7 @@ class CondgenCLI(LightningCLI):
         if self.command == "fit":
             monitors = [callback.monitor for callback in config.callbacks if isinstance(callback, EarlyStopping)]
             if {self.config.checkpoint.monitor, *monitors} != {"val_loss"}:
-                config.num_sanity_val_steps = config.num_sanity_val_steps or 1  # it shows which names are logged
+                config.num_sanity_val_steps = config.num_sanity_val_steps or 1  # it shows the names of logged values
             config.callbacks.append(TerminateOnNonFinite())
         else:
             config.enable_checkpointing = False
@@ -247,7 +247,7 @@ class CondgenCLI(LightningCLI):
         return trainer
 
     def trainer_error(self, error: Exception) -> UsageError:
-        """What Lightning says of the Trainer's settings, after those that are not the defaults."""
+        """Lightning's message about the Trainer's settings, after the settings that are not the defaults."""
         defaults = self.parser.get_defaults().trainer
         changed = {name: value for name, value in self.trainer_settings.items() if value != defaults[name]}
         named = " ".join(f"trainer.{name}={value}" for name, value in changed.items()) or "trainer"

@@ -1,4 +1,4 @@
-"""What condgen prints: results on standard output, one line about an error on standard error."""
+"""Prints results on standard output, and one line about an error on standard error."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from condgen.errors import CollectiveError, UsageError, printable
 from condgen.training.signals import StoppedBySignal
 
-SYSTEM_REFUSES = {  # what a user's disk, permissions, limits and paths can cause
+SYSTEM_REFUSES = {  # caused by the user's disk, permissions, limits or paths
     errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG,
     errno.ENFILE, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,
 }  # fmt: skip
@@ -27,7 +27,7 @@ def say(text: str) -> None:
 
 
 def report_error(error: BaseException) -> int:
-    """Prints what a user needs to know of an exception and returns the exit code: 1 or 2; 128 + N after signal N.
+    """Prints an exception as one line and returns the exit code: 1 or 2; 128 + N after signal N.
 
     Raises:
         BaseException: ``error`` itself, if it is a bug.
@@ -45,7 +45,7 @@ def report_error(error: BaseException) -> int:
         return 128 + signal.SIGTERM if is_child else _fail("terminated", 128 + signal.SIGTERM)
     cause: BaseException | None = error
     while cause and not isinstance(cause, UsageError | ArgumentError | MisconfigurationException):
-        cause = cause.__cause__ or cause.__context__  # jsonargparse wraps what a class raises when it is created
+        cause = cause.__cause__ or cause.__context__  # jsonargparse wraps the exceptions of constructors
     if isinstance(cause, CollectiveError) and is_child:
         return 1
     if message := str(cause) if cause else _message(error):
@@ -60,8 +60,8 @@ def raised_in(error: BaseException) -> str:
 
 
 def _message(error: BaseException) -> str | None:
-    """What to say if the machine or the batch lacks something; None if ``error`` is a bug."""
-    # torch raises a bare RuntimeError if the CPU's memory is exhausted: only its text tells
+    """The message if the machine lacks a resource or the batch is too small; None if ``error`` is a bug."""
+    # torch raises a bare RuntimeError if the CPU's memory is exhausted, so only its text identifies it
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         reason = f"{type(error).__name__}: {error}".removesuffix(": ")
         return f"There is not enough memory ({reason}). A smaller --data.batch_size needs less."

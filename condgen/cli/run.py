@@ -1,4 +1,4 @@
-"""Runs a command line: imports the user's modules, runs the command and turns what it raises into an exit code."""
+"""Runs a command line: imports the user's modules, runs the command and turns exceptions into an exit code."""
 
 import importlib
 import logging

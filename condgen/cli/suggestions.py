@@ -73,7 +73,7 @@ def explain(
 
 
 def _wrong_value(option: Option, words: Sequence[str], parser: ArgumentParser) -> str:
-    """What is wrong with an option's value, or "" if the parser accepts the words that give it."""
+    """The problem with an option's value, or "" if the parser accepts the words that give it."""
     try:
         parser.parse_args(words)
     except ArgumentError as error:

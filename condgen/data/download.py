@@ -17,7 +17,7 @@ def download_with_timeout(download: Callable[[], None], folder: Path) -> None:
 
     Raises:
         TimeoutError: it was abandoned.
-        Exception: what ``download`` raises.
+        Exception: any exception of ``download``.
     """
     errors: list[Exception] = []
 

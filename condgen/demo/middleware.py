@@ -89,7 +89,7 @@ class PageRequests:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Receives a body that was already read, then what follows it."""
+    """Receives a body that was already read, then the following messages."""
     unread = [body]
 
     async def replayed() -> Message:

@@ -1,4 +1,4 @@
-"""The page: its layout, and which input updates what."""
+"""The page: its layout, and the outputs that each input updates."""
 
 import asyncio
 import html
@@ -56,7 +56,7 @@ def update(
     view: Callable[[Any], Any],
     *outputs: Any,
 ) -> None:
-    """At these events, sets ``outputs`` to what ``view`` returns for a request with the values of ``inputs``.
+    """At these events, sets ``outputs`` to the result of ``view`` for a request with the values of ``inputs``.
 
     If the request is wrong, the first HTML output says so, and the others are empty.
     """

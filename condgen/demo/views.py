@@ -1,4 +1,4 @@
-"""What the tabs of the page show for a request."""
+"""The content of the page's tabs for a request."""
 
 import io
 import math

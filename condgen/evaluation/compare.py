@@ -32,11 +32,9 @@ def compare(
     check_png("output", output)
     check_png("samples", samples)
     found = {str(Path(path)): read_scores(Path(path)) for path in paths}
-    for what, values in zip(BASIS, zip(*map(basis, found.values()), strict=True), strict=True):
+    for field, values in zip(BASIS, zip(*map(basis, found.values()), strict=True), strict=True):
         if len(set(values)) > 1:
-            raise UsageError(
-                f"These scores have another {what} each ({', '.join(sorted(set(values)))}): leave some out."
-            )
+            raise UsageError(f"These scores differ in {field} ({', '.join(sorted(set(values)))}): leave some out.")
     names = run_names({path: content.get("generator", "") for path, content in found.items()})
     contents = {names[path]: content for path, content in found.items()}
     if samples is not None:
@@ -54,9 +52,9 @@ def compare(
 
 
 def basis(scores: Mapping[str, Any]) -> tuple[str, ...]:
-    """What must be equal if scores are compared, see ``BASIS``, from the content of a ``scores.json``."""
+    """The values of ``BASIS`` in the content of a ``scores.json``: they must be equal if scores are compared."""
     number = scores.get("samples", {}).get("number")
-    return (*(str(scores.get(what)) for what in BASIS[:-1]), str(number))
+    return (*(str(scores.get(field)) for field in BASIS[:-1]), str(number))
 
 
 def run_names(families: Mapping[str, str]) -> dict[str, str]:
@@ -97,7 +95,7 @@ def scored_generator(path: Path, scores: Mapping[str, Any]) -> ConditionalGenera
     """The generator of a run directory as it was when its samples got ``scores``, the content of its ``scores.json``.
 
     Raises:
-        UsageError: the run has not got that checkpoint any more, or ``path`` is no run.
+        UsageError: the run does not have that checkpoint any more, or ``path`` is not a run.
     """
     scored = scores.get("checkpoint", {})
     name = Path(scored.get("path", "")).name

@@ -24,7 +24,7 @@ STYLE: Any = {
 
 
 def check_png(option: str, name: str | None) -> None:
-    """Raises UsageError if the value of an option is given and is no name of a PNG file."""
+    """Raises UsageError if the value of an option is given and is not the name of a PNG file."""
     if name is not None and not name.endswith(".png"):
         raise UsageError(f"{option} is {name}: give a name that ends in .png.")
 

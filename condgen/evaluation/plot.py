@@ -65,7 +65,7 @@ def read_curves(run: Path) -> Curves:
     """The curves of a run directory.
 
     Raises:
-        UsageError: it is no run directory, has no complete epoch, or its files have values that no training writes.
+        UsageError: it is not a run directory, has no complete epoch, or its files have values that no training writes.
     """
     path = run / "metrics.csv"
     values: dict[str, list[tuple[int, float]]] = {}
@@ -88,7 +88,7 @@ def read_curves(run: Path) -> Curves:
     model = read_config(str(config)).get("model")
     name = model.get("class_path") if isinstance(model, dict) else model
     if not isinstance(name, str) or len(name) > MAX_NAME:
-        raise UsageError(f"{config}: model is {reprlib.repr(model)}, which is no generator: give run directories.")
+        raise UsageError(f"{config}: model is {reprlib.repr(model)}, which is not a generator: give run directories.")
     return Curves(printable(short_name(name)), values)
 
 

@@ -1,4 +1,4 @@
-"""Reads samples from files that any program may have written: pictures, arrays, and what ``condgen predict`` writes.
+"""Reads samples from files that any program may have written: pictures, arrays, and the folders of ``condgen predict``.
 
 The files may come from anybody. So sizes and types are checked before memory is allocated for pixels, only regular
 files are opened, and pictures only in a fixed list of formats.
@@ -132,7 +132,7 @@ def _list_pictures(folder: Path, data: ImageDataModule) -> list[tuple[Path, int]
     if not files:
         raise UsageError(f"{folder} has neither a manifest.csv nor folders with pictures, as {folder / '0'}.")
     if other := ", ".join(folders.keys() - labels.keys()):
-        raise UsageError(f"{folder} has folders that are no label of {data.full_name}: {other:.200}.")
+        raise UsageError(f"{folder} has folders that are not a label of {data.full_name}: {other:.200}.")
     _check_labels(folder, [label for _, label in files], data)
     return files
 
@@ -165,7 +165,7 @@ def _read_picture(path: Path, data: ImageDataModule) -> Tensor:
 
 
 def _check_kind(image: Image.Image, path: Path) -> None:
-    """Refuses a picture with several frames, and levels whose range Pillow does not tell."""
+    """Refuses a picture with several frames, and levels whose range is unknown."""
     if getattr(image, "is_animated", False):
         raise UsageError(f"{path} holds several pictures: save each as a file of its own.")
     is_known = image.mode != "F"

@@ -66,10 +66,10 @@ CONTENT: dict[str, Any] = {
 def write_scores(
     path: Path, scores: dict[str, dict[str, Any]], cost: dict[str, float | None], about: dict[str, Any]
 ) -> None:
-    """Writes ``scores.json``: what was scored and how it was chosen, the scores, the cost."""
+    """Writes ``scores.json``: which samples were scored and how they were chosen, the scores, and the cost."""
     text = json.dumps({**about, "scores": scores, "cost": cost}, indent=1, ensure_ascii=False, default=str)
     with atomic_write(path) as file:
-        file.write(text.encode(errors="backslashreplace") + b"\n")  # a path may have bytes that are no text
+        file.write(text.encode(errors="backslashreplace") + b"\n")  # a path may have bytes that are not text
 
 
 def read_scores(path: Path) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def write_errors_name(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        advice = "free some space or allow writing; what was there before is unchanged"
+        advice = "free some space or allow writing; the former file is unchanged"
         raise UsageError(f"{path} cannot be written ({reason}): {advice}.") from error
 
 

@@ -14,7 +14,7 @@ from condgen.files.atomic import remove_temporary_files
 
 @contextmanager
 def directory_lock(folder: Path, subfolders: tuple[str, ...] = ()) -> Iterator[None]:
-    """Makes this process the only writer of a folder, and removes what killed writers left in it.
+    """Makes this process the only writer of a folder, and removes the temporary files of killed writers.
 
     Args:
         folder: an existing folder.

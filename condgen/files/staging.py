@@ -45,7 +45,7 @@ class StagingDirectory:
         self._remove(self._replaced)
 
     def create(self) -> None:
-        """Creates ``path``, empty. What a killed process left there is removed.
+        """Creates ``path``, empty. Files that a killed process left there are removed.
 
         Raises:
             UsageError: ``folder`` or ``path`` has unknown files.

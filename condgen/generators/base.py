@@ -1,4 +1,4 @@
-"""The contract of all families, and what they share in Lightning."""
+"""The contract of all families, and their common LightningModule hooks."""
 
 import inspect
 import math
@@ -264,7 +264,7 @@ class ConditionalGenerator(LightningModule, ABC):
     def on_test_epoch_end(self) -> None:
         self.on_validation_epoch_end()
 
-    # Checkpoints: what is needed to build the same objects again, beside Lightning's own content.
+    # Checkpoints: the information to build the same objects again, beside Lightning's own content.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ Two additions to the plain method can be turned off:
   al. 2023, arXiv:2302.00670), which estimates the same target with less variance.
 - ``mismatched_labels``: the posterior mean is known for *every* label. So the network also trains on noisy images of
   one label with another label that is plausible. Such pairs occur while sampling; a network that has never seen them
-  takes what looks like a 9 for an odd 4.
+  mistakes a shape like a 9 for an odd 4.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Drifting: a one-step generator without a discriminator, whose samples move towards the real images as it trains.
 
 The DNN's loss compares a generated image with one real image, so it asks for the mean of them all. But a batch has many
-generated and many real images of a label, and each generated image can be told where to move: towards the real images
+generated and many real images of a label, and each generated image gets a direction to move in: towards the real images
 near it, and away from the generated images near it. If both have the same distribution, the two forces cancel. Else the
 sample drifts: the network's target is what it generated, moved by one step (Deng et al. 2026, "Generative Modeling via
 Drifting", arXiv:2602.04770). Samples move as those of a diffusion do, but during training: sampling is one evaluation.
@@ -9,7 +9,7 @@ Drifting", arXiv:2602.04770). Samples move as those of a diffusion do, but durin
 In pixels any two images are about equally far apart. So images drift in features of random convolutions, too. The
 distance between samples and real images is measured by the energy distance (Székely and Rizzo 2013, "Energy
 statistics"), 2 E|fake - real| - E|fake - fake'| - E|real - real'|, which is 0 if both have the same distribution. The
-drift itself cannot tell, because it is scaled to the same length in every step.
+drift itself cannot show, because it is scaled to the same length in every step.
 """
 
 import math

@@ -1,9 +1,9 @@
 """GAN: a generator and a discriminator that play against each other.
 
 The DNN's loss compares a generated image with one real image, so it asks for the mean of them all. Here the loss is
-itself a network: a discriminator that sees an image and its label, and learns to tell generated images from real ones.
-It detects a mean image at once, because real images are not blurred. The generator can only win with images that could
-be real, and that differ: the discriminator would also detect an image that occurs too often.
+itself a network: a discriminator that sees an image and its label, and learns to distinguish generated images from
+real ones. It detects a mean image at once, because real images are not blurred. The generator can only win with images
+that could be real, and that differ: the discriminator would also detect an image that occurs too often.
 
 The generator is the article's network. Losses and penalty are those of R3GAN (Huang et al. 2024, "The GAN is dead; long
 live the GAN!", arXiv:2501.05441): a relativistic loss (Jolicoeur-Martineau 2018, arXiv:1807.00734), and gradient

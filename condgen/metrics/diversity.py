@@ -10,7 +10,7 @@ class Diversity(SetMetric):
     """Mean distance between two samples of a label, divided by that between two real images: (labels,).
 
     0 if all samples of a label are equal, 1 if they differ as much as real images do, more if they are noisy. It does
-    not tell whether they differ in the right way: coverage does.
+    not show whether they differ in the right way: coverage does.
 
     Example:
         >>> import torch

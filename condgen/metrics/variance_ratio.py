@@ -10,7 +10,7 @@ class VarianceRatio(Metric):
 
     .. math:: \frac{\sum_y \sum_p \mathrm{Var}(g_p \mid y)}{\sum_y \sum_p \mathrm{Var}(x_p \mid y)}
 
-    0 if all generated images of a label are equal, 1 if they vary as much as the real ones; it does not tell whether
+    0 if all generated images of a label are equal, 1 if they vary as much as the real ones; it does not show whether
     they vary in the right way. A label without images counts as 0 on both sides.
 
     Args:

@@ -1,6 +1,6 @@
 """Probability paths from noise (t = 0) to data (t = 1): x_t = alpha_t x + sigma_t noise.
 
-A path also says what the network learns to predict, and how its input and output are scaled.
+A path also defines the prediction target of the network, and the scaling of its input and output.
 """
 
 from abc import ABC, abstractmethod
@@ -32,7 +32,7 @@ class Path(ABC):
         return alpha_t * x + sigma_t * noise
 
     def target(self, x: Tensor, noise: Tensor) -> Tensor:
-        """What the network learns to predict for data and noise of any one shape."""
+        """The prediction target for data and noise of the same shape."""
         a, b = self.target_weights
         return a * x + b * noise
 

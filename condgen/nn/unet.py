@@ -93,7 +93,7 @@ class UNet(nn.Module):
         self.stem = nn.Conv2d(4 * image_channels, fine, 3, padding=1)
         self.down_block = ResidualBlock(fine, embedding_dim)
         self.down = nn.Conv2d(fine, coarse, 3, stride=2, padding=1)
-        # a bias for each position and channel: what belongs where, given time and label
+        # a bias for each position and channel, given time and label
         self.position_bias = nn.Linear(embedding_dim, coarse * (height // 4) * (width // 4))
         self.global_block = GlobalBlock((coarse, height // 4, width // 4), embedding_dim)
         self.middle_block = ResidualBlock(coarse, embedding_dim)

@@ -87,7 +87,7 @@ class LastAndBestCheckpoint(Checkpoint):
         self._signals = StopSignals()
         self._stop_signal: int | None = None
 
-    # What a checkpoint holds.
+    # The content of a checkpoint.
 
     def state_dict(self) -> dict[str, Any]:
         return {

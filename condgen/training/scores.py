@@ -64,7 +64,7 @@ class TrainingScores(Callback):
         """Not at the end of the epoch, because callbacks that average weights have swapped them out again by then."""
         if self.evaluator is None or self.every_n_epochs is None or trainer.state.fn != "fit":
             return
-        if trainer.sanity_checking:  # shows which names will be logged
+        if trainer.sanity_checking:  # so that the names that will be logged are known
             scores = [math.nan] * len(NAMES)
         elif (trainer.current_epoch + 1) % self.every_n_epochs:
             return

@@ -14,7 +14,7 @@ def is_accumulating(trainer: Trainer) -> bool:
 
 
 class RunTrainer(Trainer):
-    """A Trainer whose files go into a run directory, whatever loggers it has."""
+    """A Trainer that writes its files into a run directory, independent of its loggers."""
 
     run_directory: Path | None = None
     callbacks: list[Callback]  # Lightning sets these two without declaring them

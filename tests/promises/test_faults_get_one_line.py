@@ -69,7 +69,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(mnist_root, tmp_path):
     first, after = output.split("code 1\n")
     said = one_line(first)
     assert f"{run}/last.ckpt cannot be written (No space left on device)" in said
-    assert "what was there before is unchanged" in said
+    assert "the former file is unchanged" in said
     assert after.startswith(".\n..\nlast.ckpt\n62 loaded\n")
     assert after.endswith("code 0\n")
 
