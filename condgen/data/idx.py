@@ -17,7 +17,7 @@ from condgen.errors import UsageError
 _TYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype("u1"), 0x0C: np.dtype(">i4")}
 
 MAX_DIMENSIONS = 4
-MAX_BYTES = 2**31  # the largest file of EMNIST has 0.5 GB; a small gzip file could claim any size
+MAX_IDX_BYTES = 2**31  # the largest file of EMNIST has 0.5 GB; a small gzip file could claim any size
 
 
 def read_idx(path: Path) -> Tensor:
@@ -37,8 +37,8 @@ def read_idx(path: Path) -> Tensor:
                 raise UsageError(f"{path} is cut off in its header: replace it.")
             shape = struct.unpack(f">{start[3]}I", sizes)
             expected = math.prod(shape) * dtype.itemsize
-            if expected > MAX_BYTES:
-                raise UsageError(f"{path} claims the shape {shape}, more than {MAX_BYTES:,} bytes: replace it.")
+            if expected > MAX_IDX_BYTES:
+                raise UsageError(f"{path} claims the shape {shape}, more than {MAX_IDX_BYTES:,} bytes: replace it.")
             content = file.read(expected + 1)  # a compressed file could go on for ever
     except (OSError, EOFError, OverflowError, MemoryError, zlib.error) as error:
         cause = str(error) or type(error).__name__

@@ -13,7 +13,7 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from condgen.errors import UsageError
 from condgen.files.reading import read_limited
 
-MAX_BYTES, MAX_PIXELS = 10_000_000, 25_000_000  # of a grid that a training wrote
+MAX_GRID_BYTES, MAX_PIXELS = 10_000_000, 25_000_000  # of a grid that a training wrote
 
 
 def _data_uri(content: bytes, kind: str) -> str:
@@ -59,7 +59,7 @@ def read_grid(path: Path) -> Tensor:
         UsageError: the file cannot be read, is damaged, or is too large.
     """
     try:
-        with Image.open(io.BytesIO(read_limited(path, MAX_BYTES)), formats=("PNG",)) as image:
+        with Image.open(io.BytesIO(read_limited(path, MAX_GRID_BYTES)), formats=("PNG",)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise OSError(f"larger than {MAX_PIXELS:,} pixels")
             return pil_to_tensor(image.convert("RGB"))

@@ -15,7 +15,7 @@ from condgen.errors import UsageError, printable
 from condgen.files.atomic import atomic_write
 from condgen.files.reading import read_limited
 
-MAX_BYTES = 2**20  # scores of a thousand labels need a quarter of it
+MAX_SCORES_BYTES = 2**20  # scores of a thousand labels need a quarter of it
 MAX_NAME, MAX_TEXT = 100, 4096  # characters of a name that is printed in a column, and of any text, such as a path
 MAX_NUMBER = 2**64  # larger than any seed
 
@@ -80,7 +80,7 @@ def read_scores(path: Path) -> dict[str, Any]:
     """
     file = path / "scores.json" if os.path.isdir(path) else path
     try:
-        content = _printable(json.loads(read_limited(file, MAX_BYTES)))
+        content = _printable(json.loads(read_limited(file, MAX_SCORES_BYTES)))
         _check(content, CONTENT)
     except FileNotFoundError as error:
         raise UsageError(f"There is no {file}: make it with `condgen test --ckpt_path {path}`.") from error

@@ -13,7 +13,7 @@ from condgen.noise import slerp
 from condgen.sampling.generate import generate_uint8
 
 MAX_LABELS, MAX_SAMPLES = 100, 32  # that are interpolated; of each label
-COLUMNS = 10  # labels side by side in a frame
+FRAME_COLUMNS = 10  # labels side by side in a frame
 
 
 def interpolate(
@@ -52,5 +52,5 @@ def write_interpolation(
     frames = interpolate(generator, labels, noise, steps, progress)
     strip = frames[: steps + 1].transpose(0, 1)  # (labels, steps + 1, C, H, W)
     write_png(grid(strip.flatten(0, 1), steps + 1), folder / "walk.png")
-    columns = min(COLUMNS, len(labels))
+    columns = min(FRAME_COLUMNS, len(labels))
     write_gif([grid(frame, columns) for frame in frames], folder / "walk.gif", milliseconds=60, pause=60)
