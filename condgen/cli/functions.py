@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from condgen.checkpoints.classes import known_names, short_name
+from condgen.checkpoints.classes import imported_families, known_names, short_name
 from condgen.cli.commands import load
 from condgen.cli.options import PARSER_SETTINGS, is_question, last_value, read_options
 from condgen.cli.suggestions import explain
@@ -72,13 +72,14 @@ def _data_beside(paths: list[str]) -> Any:
         return MNIST
     try:
         saved = read_config(f"{run}/config.yaml").get("data")
-        own = [name for name in known_names(ImageDataModule) if name.startswith(OWN_DATA)]
-        if not isinstance(saved, dict) or saved.get("class_path") not in own:
-            raise UsageError(
-                f"{run}/config.yaml: data is {reprlib.repr(saved)}, which is not one of condgen's data sets."
-            )
-        chosen = {name: value for name, value in (saved.get("init_args") or {}).items() if name in IMAGE_SETTINGS}
-        data = {"class_path": saved["class_path"], "init_args": chosen}
+        families: dict[str, type] = imported_families(ImageDataModule)
+        own = {name: f"{found.__module__}.{name}" for name, found in families.items()}
+        named = saved if isinstance(saved, dict) else {}
+        package, _, name = str(named.get("class_path")).rpartition(".")
+        if package.split(".")[:2] != ["condgen", "data"] or not own.get(name, "").startswith(OWN_DATA):
+            raise UsageError(f"data is {reprlib.repr(saved)}, which is not one of condgen's data sets.")
+        chosen = {key: value for key, value in (named.get("init_args") or {}).items() if key in IMAGE_SETTINGS}
+        data = {"class_path": own[name], "init_args": chosen}
         parser = ArgumentParser(exit_on_error=False)
         parser.add_subclass_arguments(ImageDataModule, "data")
         parser.parse_object({"data": data})  # checks the types

@@ -307,6 +307,14 @@ def test_score_with_few_images_of_a_label(digits, mnist_root, tmp_path):
     assert scores["coverage"]["value"] is not None
 
 
+def test_score_of_predictions_in_a_run_uses_the_data_set_of_the_run(scored, capsys):
+    assert main(["predict", "--ckpt_path", str(scored), "--data.samples_per_label", "2", *ON_THE_CPU]) == 0
+    capsys.readouterr()
+    assert main(["score", str(scored / "predictions")]) == 0
+    assert str(scored / "predictions" / "scores.json") in capsys.readouterr().out
+    assert json.loads((scored / "predictions" / "scores.json").read_text())["data"] == "MNIST"
+
+
 # Evaluators of other data sets.
 
 
