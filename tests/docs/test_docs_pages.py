@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from helpers.pages import ROOT, blocks, links, run
+from PIL import Image
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 QUOTES = [(page, block) for page in PAGES for block in blocks(page) if block.is_quoted]
@@ -24,6 +25,9 @@ def test_every_command_and_snippet_of_a_page_works(page, mnist_root, tmp_path, m
     assert run(page, mnist_root, tmp_path) >= 2
     pictures = re.findall(r'savefig\("([^"]+)"', page.read_text())
     assert all((tmp_path / picture).is_file() and (page.parent / picture).is_file() for picture in pictures)
+    for word in re.findall(r'open\("(\w+)\.pgm", "wb"\)', page.read_text()):
+        with Image.open(tmp_path / f"{word}.pgm") as picture:
+            assert picture.size == (len(word) * 28, 28)
 
 
 def source(path: Path, place: str) -> str:

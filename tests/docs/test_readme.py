@@ -2,15 +2,12 @@
 
 import pytest
 from helpers.pages import ROOT, links, run
-from PIL import Image
 
 
 def test_every_command_and_snippet_works(mnist_root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(ROOT / "README.md", mnist_root, tmp_path) >= 8
     assert (tmp_path / "digits.png").is_file()
-    with Image.open(tmp_path / "2026.pgm") as picture:
-        assert picture.size == (4 * 28, 28)
 
 
 @pytest.mark.parametrize("path", links(ROOT / "README.md"))
