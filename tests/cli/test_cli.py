@@ -1,4 +1,4 @@
-"""The command line, driven as a person drives it: what it leaves, what it refuses, how it goes on."""
+"""The command line, run as a user runs it: the files of a run, resuming, precedence of settings, and errors."""
 
 import csv
 import math
@@ -32,14 +32,14 @@ def family_of(config: Path) -> str:
     return yaml.safe_load(config.read_text())["model"]["class_path"]
 
 
-# What a run leaves.
+# Files of a run.
 
 
-def test_a_run_leaves_settings_numbers_checkpoints_and_pictures(trained):
+def test_fit_writes_config_metrics_checkpoints_and_sample_grids(trained):
     run = trained / "lightning_logs" / "version_0"
-    left = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
-    events = {name for name in left if name.startswith("events.out.tfevents")}
-    assert left - events == {
+    files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    events = {name for name in files if name.startswith("events.out.tfevents")}
+    assert files - events == {
         "config.yaml", "metrics.csv", "samples.gif", "checkpoints/last.ckpt", "checkpoints/best.ckpt",
         "samples/epoch=000.png", "samples/epoch=001.png",
     }  # fmt: skip
@@ -50,7 +50,7 @@ def test_a_run_leaves_settings_numbers_checkpoints_and_pictures(trained):
     assert len(accumulator.Images("samples")) == 2
 
 
-def test_the_training_loss_is_on_the_bar_and_monitored_where_no_step_is_logged(fit_args, tmp_path, capsys):
+def test_train_loss_is_shown_and_monitored_even_if_no_step_is_logged(fit_args, tmp_path, capsys):
     options = ["--trainer.log_every_n_steps", "0", "--checkpoint.monitor", "train_loss", "--trainer.max_epochs", "1"]
     assert main([*fit_args, *options, "--trainer.default_root_dir", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
@@ -60,7 +60,7 @@ def test_the_training_loss_is_on_the_bar_and_monitored_where_no_step_is_logged(f
     assert not any(row.get("train_loss") for row in rows_of(run))
 
 
-def test_the_lesson_is_logged(trained):
+def test_dnn_val_loss_stays_above_its_floor_and_variance_ratio_below_one(trained):
     epochs = [row for row in rows_of(trained / "lightning_logs" / "version_0") if row["val_loss"]]
     assert [row["epoch"] for row in epochs] == ["0", "1"]
     for row in epochs:
@@ -69,7 +69,7 @@ def test_the_lesson_is_logged(trained):
     assert float(epochs[1]["train_loss_epoch"]) < float(epochs[0]["train_loss_epoch"])
 
 
-def test_the_floor_is_the_clipped_mean_image_of_each_label(trained, mnist_root):
+def test_val_loss_floor_is_the_loss_of_the_clipped_mean_image_of_each_label(trained, mnist_root):
     data = condgen.data.MNIST(root=str(mnist_root))
     data.setup("fit")
     train, val = data.train_images, data.val_images
@@ -82,7 +82,7 @@ def test_the_floor_is_the_clipped_mean_image_of_each_label(trained, mnist_root):
     assert [float(value) for value in logged] == pytest.approx([floor, floor], rel=1e-5)
 
 
-def test_the_grid_is_what_the_generator_draws(trained, last):
+def test_sample_grid_shows_the_samples_of_the_saved_generator(trained, last):
     generator = condgen.load(last).to("cuda" if torch.cuda.is_available() else "cpu")
     labels, noise = torch.arange(10).repeat_interleave(10), generator.draw_noise(0, range(100))
     with torch.no_grad():
@@ -97,16 +97,16 @@ def test_the_grid_is_what_the_generator_draws(trained, last):
         assert np.array_equal(picture[top : top + 28, left : left + 28], expected)
 
 
-def test_grids_and_saves_change_nothing_in_the_training(fit_args, last, tmp_path):
-    """Here without the one and with more of the other."""
-    beside = ["--sample_grids.every_n_epochs", "9", "--checkpoint.every_n_train_steps", "2"]
-    assert main([*fit_args, "--trainer.default_root_dir", str(tmp_path), *beside]) == 0
+def test_trained_weights_do_not_depend_on_sample_grids_or_checkpoint_frequency(fit_args, last, tmp_path):
+    """Compare the default run with a run that has no grids and more checkpoints."""
+    options = ["--sample_grids.every_n_epochs", "9", "--checkpoint.every_n_train_steps", "2"]
+    assert main([*fit_args, "--trainer.default_root_dir", str(tmp_path), *options]) == 0
     run = tmp_path / "lightning_logs" / "version_0"
     assert not (run / "samples").exists()
     assert same_weights(run / "checkpoints" / "last.ckpt", Path(last))
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(fit_args, last, tmp_path):
+def test_seed_determines_the_trained_weights_with_any_number_of_loader_workers(fit_args, last, tmp_path):
     for seed, same in (("1", True), ("2", False)):
         folder = tmp_path / seed
         arguments = ["--trainer.default_root_dir", str(folder), "--seed_everything", seed, "--data.num_workers", "4"]
@@ -124,7 +124,7 @@ def test_fit_without_loggers_still_saves_checkpoints(fit_args, tmp_path):
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_trains(config, mnist_root, tmp_path):
+def test_shipped_config_trains_and_predicts(config, mnist_root, tmp_path):
     few = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "2"]
     few += ["--training_scores.every_n_epochs", "null", "--data.batch_size", "64"]
     common = ["--data.root", str(mnist_root), "--trainer.default_root_dir", str(tmp_path)]
@@ -132,11 +132,11 @@ def test_every_config_trains(config, mnist_root, tmp_path):
     assert main(["predict", "--trainer.default_root_dir", str(tmp_path), "--data.samples_per_label", "1"]) == 0
 
 
-def test_every_family_has_a_config():
+def test_every_family_has_a_shipped_config():
     assert {family_of(config) for config in CONFIGS} == set(FAMILIES)
 
 
-def test_base_yaml_is_what_condgen_does_without_a_config(capsys):
+def test_base_config_equals_the_defaults(capsys):
     printed = []
     for arguments in (["fit", "--print_config"], ["fit", "--config", str(CONFIGS[0]), "--print_config"]):
         assert main(arguments) == 0
@@ -144,11 +144,11 @@ def test_base_yaml_is_what_condgen_does_without_a_config(capsys):
     assert printed[0] == printed[1]
 
 
-# Going on.
+# Resuming, stopping and checkpoints.
 
 
 @pytest.mark.parametrize(
-    ("limit", "way_out"),
+    ("limit", "advice"),
     [
         (["--trainer.max_epochs", "2"], "has trained its 2 epochs: for more, give --trainer.max_epochs 4."),
         (
@@ -161,8 +161,8 @@ def test_base_yaml_is_what_condgen_does_without_a_config(capsys):
         ),
     ],
 )
-def test_a_finished_training_says_how_to_go_on(limit, way_out, fit_args, last, capsys):
-    assert way_out in refused([*fit_args, "--ckpt_path", last, *limit], capsys)
+def test_resume_of_a_finished_run_is_rejected_with_a_larger_limit(limit, advice, fit_args, last, capsys):
+    assert advice in refused([*fit_args, "--ckpt_path", last, *limit], capsys)
 
 
 @pytest.mark.parametrize(
@@ -177,8 +177,10 @@ def test_a_finished_training_says_how_to_go_on(limit, way_out, fit_args, last, c
     ],
     ids=lambda limits: ",".join(limits[1::2]),
 )
-def test_a_resumed_run_is_the_uninterrupted_one_in_one_directory(first, then, fit_args, trained, last, tmp_path):
-    """Whatever limit ended it, at an epoch's end or within one."""
+def test_resume_after_a_limit_matches_uninterrupted_run_in_the_same_directory(
+    first, then, fit_args, trained, last, tmp_path
+):
+    """The limit stops the first run either at the end of an epoch or within one."""
     common = ["--trainer.default_root_dir", str(tmp_path)]
     assert main([*fit_args, *common, *first]) == 0
     assert main([*fit_args, *common, *then, "--ckpt_path", "last"]) == 0
@@ -194,27 +196,27 @@ def test_a_resumed_run_is_the_uninterrupted_one_in_one_directory(first, then, fi
 
 @pytest.fixture
 def killed_at_step_8(monkeypatch, tmp_path):
-    """Trains as told, then puts the run back to the checkpoint that it had after step 8 of 10: that, and a copy of the
-    whole run.
+    """A function that trains to step 10 and then puts back the checkpoint of step 8, as if the run had been killed.
 
-    That is what a kill leaves; the rows and grids that were written later lie there too, and have to be replaced.
+    It returns the run and a copy of the complete run. The run keeps the metrics and grids that were written after
+    step 8, so that a resume must replace them.
     """
 
     def train(arguments: list[str]) -> tuple[Path, Path]:
-        run, kept = tmp_path / "lightning_logs" / "version_0", tmp_path / "after-step-8.ckpt"
+        run, step_8 = tmp_path / "lightning_logs" / "version_0", tmp_path / "after-step-8.ckpt"
         save = LastAndBestCheckpoint.on_train_batch_start
 
-        def save_and_keep(self, trainer, *args):
+        def save_and_copy(self, trainer, *args):
             save(self, trainer, *args)
             if trainer.global_step == 8:
-                shutil.copy(run / "checkpoints" / "last.ckpt", kept)
+                shutil.copy(run / "checkpoints" / "last.ckpt", step_8)
 
         with monkeypatch.context() as patch:
-            patch.setattr(LastAndBestCheckpoint, "on_train_batch_start", save_and_keep)
+            patch.setattr(LastAndBestCheckpoint, "on_train_batch_start", save_and_copy)
             common = ["--trainer.default_root_dir", str(tmp_path), "--checkpoint.every_n_train_steps", "4"]
             assert main([*arguments, *common]) == 0
         whole = Path(shutil.copytree(run, tmp_path / "whole"))
-        kept.rename(run / "checkpoints" / "last.ckpt")
+        step_8.rename(run / "checkpoints" / "last.ckpt")
         best = run / "checkpoints" / "best.ckpt"
         if best.is_file() and torch.load(best, weights_only=True)["global_step"] > 8:
             best.unlink()
@@ -224,7 +226,7 @@ def killed_at_step_8(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "recipe",
+    "options",
     [
         ["--data.num_workers", "2"],
         ["--trainer.val_check_interval", "3"],
@@ -232,40 +234,40 @@ def killed_at_step_8(monkeypatch, tmp_path):
         ["--training_scores.every_n_epochs", "3", "--checkpoint.monitor", "score_coverage", "--checkpoint.mode", "max"],
         *(["--config", str(c), *SMALL.get(family, [])] for family, c in {family_of(c): c for c in CONFIGS}.items()),
     ],
-    ids=lambda recipe: Path(recipe[1]).stem,
+    ids=lambda options: Path(options[1]).stem,
 )
-def test_from_the_middle_of_an_epoch_too(recipe, fit_args, tmp_path, killed_at_step_8):
-    """With loader workers, validation within epochs, a monitor yet to come, and for a config of every family."""
-    run, whole = killed_at_step_8([*fit_args, *recipe])
+def test_resume_mid_epoch_matches_uninterrupted_run(options, fit_args, tmp_path, killed_at_step_8):
+    """Also with loader workers, mid-epoch validation, a monitor without a value yet, and every family's config."""
+    run, whole = killed_at_step_8([*fit_args, *options])
     common = ["--trainer.default_root_dir", str(tmp_path)]
-    assert main([*fit_args, *recipe, *common, "--ckpt_path", "last"]) == 0
-    saved = [{path.name: path for path in (folder / "checkpoints").iterdir()} for folder in (run, whole)]
-    assert saved[0].keys() == saved[1].keys()
-    assert all(same_weights(path, saved[1][name]) for name, path in saved[0].items())
+    assert main([*fit_args, *options, *common, "--ckpt_path", "last"]) == 0
+    resumed, expected = ({path.name: path for path in (r / "checkpoints").iterdir()} for r in (run, whole))
+    assert resumed.keys() == expected.keys()
+    assert all(same_weights(path, expected[name]) for name, path in resumed.items())
     assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
     assert (run / "samples.gif").read_bytes() == (whole / "samples.gif").read_bytes()
     accumulator = EventAccumulator(str(run)).Reload()
     assert [event.step for event in accumulator.Scalars("train_loss")] == [1, 3, 5, 7, 9]
 
 
-def test_a_schedule_that_comes_later_falls_to_its_end_too(fit_args, tmp_path):
+def test_learning_rate_schedule_added_on_resume_decays_to_zero(fit_args, tmp_path):
     arguments = [*fit_args, "--trainer.default_root_dir", str(tmp_path)]
     assert main([*arguments, "--trainer.max_epochs", "1"]) == 0
     assert main([*arguments, "--ckpt_path", "last", "--model.schedule", "linear"]) == 0
-    reached = torch.load(tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
-    assert reached["optimizer_states"][0]["param_groups"][0]["lr"] == 0
+    checkpoint = torch.load(tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] == 0
 
 
-def test_gathered_gradients_only_put_a_checkpoint_off(fit_args, tmp_path, monkeypatch):
-    """Of windows of two batches, and five batches to an epoch: 3 and 6 end none."""
+def test_checkpoint_waits_for_the_end_of_gradient_accumulation(fit_args, tmp_path, monkeypatch):
+    """Gradients of two batches are accumulated and an epoch has five batches, so batches 3 and 6 end no step."""
     steps = []
-    written = Strategy.save_checkpoint
+    save_checkpoint = Strategy.save_checkpoint
     monkeypatch.setattr(
         Strategy,
         "save_checkpoint",
         lambda self, content, *args, **also: (
             steps.append(content["global_step"]),
-            written(self, content, *args, **also),
+            save_checkpoint(self, content, *args, **also),
         ),
     )
     options = ["--trainer.accumulate_grad_batches", "2", "--checkpoint.every_n_train_steps", "3"]
@@ -274,44 +276,44 @@ def test_gathered_gradients_only_put_a_checkpoint_off(fit_args, tmp_path, monkey
 
 
 class StopsAfterOneBatch(Callback):
-    """As early stopping does; `trainer.max_time` asks after it, and says no."""
+    """Requests a stop like EarlyStopping. `trainer.max_time` is checked later and must not cancel the request."""
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         trainer.should_stop = trainer.should_stop or batch_idx == 0
 
 
-def test_who_is_told_to_stop_ends_with_a_step(fit_args, tmp_path):
-    recipe = [*fit_args, "--trainer.accumulate_grad_batches", "2", "--trainer.default_root_dir"]
-    stopped, later = [*recipe, str(tmp_path / "stopped")], ["--trainer.max_time", "01:00:00:00"]
-    assert main([*recipe, str(tmp_path / "whole")]) == 0
-    assert main([*stopped, "--trainer.callbacks", "test_cli.StopsAfterOneBatch", *later]) == 0
+def test_stop_request_during_gradient_accumulation_finishes_the_optimizer_step(fit_args, tmp_path):
+    options = [*fit_args, "--trainer.accumulate_grad_batches", "2", "--trainer.default_root_dir"]
+    stopped, max_time = [*options, str(tmp_path / "stopped")], ["--trainer.max_time", "01:00:00:00"]
+    assert main([*options, str(tmp_path / "whole")]) == 0
+    assert main([*stopped, "--trainer.callbacks", "test_cli.StopsAfterOneBatch", *max_time]) == 0
     last = [
         tmp_path / name / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt" for name in ("whole", "stopped")
     ]
-    assert torch.load(last[1], weights_only=True)["global_step"] == 1  # of two batches
-    (tmp_path / "nothing.yaml").write_text("{}")  # instead of the run's settings
+    assert torch.load(last[1], weights_only=True)["global_step"] == 1  # a step of two batches
+    (tmp_path / "nothing.yaml").write_text("{}")  # replaces the run's config.yaml, which has the callback
     assert main([*stopped, "--config", str(tmp_path / "nothing.yaml"), "--ckpt_path", "last"]) == 0
     assert same_weights(*last)
 
 
-def test_data_of_another_size_are_refused_within_an_epoch(fit_args, tmp_path, killed_at_step_8, capsys):
+def test_resume_mid_epoch_rejects_data_of_another_size(fit_args, tmp_path, killed_at_step_8, capsys):
     killed_at_step_8(fit_args)
     other = [*fit_args, "--data.source", "sample", "--trainer.default_root_dir", str(tmp_path), "--ckpt_path", "last"]
     assert "with the same data" in refused(other, capsys)
 
 
-def test_what_is_refused_on_going_on_is_not_kept(fit_args, tmp_path, capsys):
+def test_rejected_resume_leaves_the_run_config_unchanged(fit_args, tmp_path, capsys):
     arguments = [*fit_args, "--trainer.default_root_dir", str(tmp_path)]
     assert main([*arguments, "--trainer.max_epochs", "1"]) == 0
-    settings = tmp_path / "lightning_logs" / "version_0" / "config.yaml"
-    before = settings.read_text()
-    too_rare = ["--ckpt_path", "last", "--trainer.val_check_interval", "99"]
-    assert "val_check_interval" in refused([*arguments, *too_rare], capsys)
-    assert settings.read_text() == before
+    config = tmp_path / "lightning_logs" / "version_0" / "config.yaml"
+    before = config.read_text()
+    too_large = ["--ckpt_path", "last", "--trainer.val_check_interval", "99"]
+    assert "val_check_interval" in refused([*arguments, *too_large], capsys)
+    assert config.read_text() == before
 
 
-def test_a_run_is_trained_by_one_process_at_a_time(fit_args, tmp_path, capsys):
-    """While others draw with it; and it is free as soon as that process is no more, whatever its workers are."""
+def test_run_directory_is_locked_for_other_trainings_until_the_process_ends(fit_args, tmp_path, capsys):
+    """Sampling is allowed during the training. A killed process frees the lock even if its loader workers still run."""
     endless = [*fit_args, "--data.num_workers", "2", "--trainer.default_root_dir", str(tmp_path)]
     endless += ["--trainer.max_epochs", "500"]
     process = condgen_process(endless, tmp_path)
@@ -328,8 +330,8 @@ def test_a_run_is_trained_by_one_process_at_a_time(fit_args, tmp_path, capsys):
     assert main([*endless, "--ckpt_path", "last", "--trainer.max_epochs", str(one_more)]) == 0
 
 
-def test_a_signal_to_a_training_and_its_loader_workers_saves_too(fit_args, tmp_path):
-    """As `timeout 60 condgen fit` sends it, or Ctrl-C in a terminal."""
+def test_sigterm_to_training_and_its_loader_workers_saves_a_checkpoint(fit_args, tmp_path):
+    """`timeout 60 condgen fit` or Ctrl-C in a terminal sends the signal to the whole process group."""
     endless = ["--trainer.max_epochs", "500", "--trainer.limit_train_batches", "20", "--data.num_workers", "2"]
     process = subprocess.Popen(
         [sys.executable, "-m", "condgen", *fit_args, *endless],
@@ -349,34 +351,34 @@ def test_a_signal_to_a_training_and_its_loader_workers_saves_too(fit_args, tmp_p
     assert "condgen fit --ckpt_path" in output
 
 
-def test_a_schedule_is_gone_on_with_to_its_end(fit_args, tmp_path, killed_at_step_8):
+def test_resume_with_cosine_schedule_matches_uninterrupted_run_and_decays_to_zero(fit_args, tmp_path, killed_at_step_8):
     arguments = [*fit_args, "--model.schedule", "cosine", "--model.warmup_steps", "2"]
     run, whole = killed_at_step_8(arguments)
     assert main([*arguments, "--trainer.default_root_dir", str(tmp_path), "--ckpt_path", "last"]) == 0
     assert same_weights(run / "checkpoints" / "last.ckpt", whole / "checkpoints" / "last.ckpt")
-    reached = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)
-    assert reached["optimizer_states"][0]["param_groups"][0]["lr"] < 1e-10
+    content = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)
+    assert content["optimizer_states"][0]["param_groups"][0]["lr"] < 1e-10
 
 
-SCHEDULES = {  # the part of the rate at a part of the way from the warm-up to the end
-    "constant": lambda way: 1.0,
-    "linear": lambda way: 1 - way,
-    "cosine": lambda way: (1 + math.cos(math.pi * way)) / 2,
+SCHEDULES = {  # factor of the learning rate; progress is 0 at the end of the warm-up and 1 at the end of the training
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1 - progress,
+    "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
 }
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_rates_rise_over_the_warm_up_and_then_stay_or_fall_to_the_end(fit_args, tmp_path, schedule):
-    rate = ["--model.lr", "0.002", "--model.schedule", schedule, "--model.warmup_steps", "2"]
+def test_learning_rate_follows_warm_up_and_schedule(fit_args, tmp_path, schedule):
+    options = ["--model.lr", "0.002", "--model.schedule", schedule, "--model.warmup_steps", "2"]
     monitor = ["--trainer.callbacks", "lightning.pytorch.callbacks.LearningRateMonitor"]
     every_step = ["--trainer.log_every_n_steps", "1", "--trainer.default_root_dir", str(tmp_path)]
-    assert main([*fit_args, *rate, *monitor, *every_step]) == 0
+    assert main([*fit_args, *options, *monitor, *every_step]) == 0
     with open(tmp_path / "lightning_logs" / "version_0" / "metrics.csv", newline="") as file:
         rates = [float(row["lr-Adam"]) / 0.002 for row in csv.DictReader(file) if row["lr-Adam"]]
     assert rates == pytest.approx([0.5, 1.0, *(SCHEDULES[schedule](step / 8) for step in range(8))], abs=1e-6)
 
 
-def test_ctrl_c_finishes_the_batch_saves_and_stops(fit_args, tmp_path):
+def test_ctrl_c_saves_a_checkpoint_and_resume_matches_uninterrupted_run(fit_args, tmp_path):
     arguments = [*fit_args, "--trainer.max_epochs", "60"]
     process = condgen_process(arguments, tmp_path)
     checkpoint = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
@@ -385,19 +387,19 @@ def test_ctrl_c_finishes_the_batch_saves_and_stops(fit_args, tmp_path):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert f"condgen fit --ckpt_path {checkpoint.parent.parent.relative_to(tmp_path)}" in output
-    reached = torch.load(checkpoint, weights_only=True)["global_step"]
-    assert 5 <= reached < 300
-    epochs = str(-(-reached // 5) + 1)
-    straight = tmp_path / "straight"
-    straight.mkdir()
+    stopped_at = torch.load(checkpoint, weights_only=True)["global_step"]
+    assert 5 <= stopped_at < 300
+    epochs = str(-(-stopped_at // 5) + 1)
+    uninterrupted = tmp_path / "uninterrupted"
+    uninterrupted.mkdir()
     resumed = condgen_process([*arguments, "--ckpt_path", "last", "--trainer.max_epochs", epochs], tmp_path)
-    finish(condgen_process([*arguments, "--trainer.max_epochs", epochs], straight))
+    finish(condgen_process([*arguments, "--trainer.max_epochs", epochs], uninterrupted))
     finish(resumed)
-    assert same_weights(checkpoint, straight / checkpoint.relative_to(tmp_path))
+    assert same_weights(checkpoint, uninterrupted / checkpoint.relative_to(tmp_path))
     assert runs_in(tmp_path) == ["version_0"]
 
 
-def test_any_other_checkpoint_starts_a_run_that_names_its_origin(fit_args, trained, tmp_path):
+def test_resume_from_another_checkpoint_starts_a_new_run_that_records_its_origin(fit_args, trained, tmp_path):
     best = str(trained / "lightning_logs" / "version_0" / "checkpoints" / "best.ckpt")
     arguments = ["--trainer.default_root_dir", str(tmp_path), "--ckpt_path", best, "--trainer.max_epochs", "3"]
     assert main([*fit_args, *arguments]) == 0
@@ -406,7 +408,7 @@ def test_any_other_checkpoint_starts_a_run_that_names_its_origin(fit_args, train
     assert [path.name for path in (run / "samples").iterdir()] == ["epoch=002.png"]
 
 
-def test_a_flag_beats_the_checkpoint_and_the_checkpoint_beats_the_config(fit_args, last, tmp_path):
+def test_flags_override_the_checkpoint_and_the_checkpoint_overrides_the_config(fit_args, last, tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text("model: {class_path: DNN, init_args: {lr: 0.5, latent_dim: 9}}\nseed_everything: 5\n")
     best = last.replace("last", "best")
@@ -421,59 +423,61 @@ def test_a_flag_beats_the_checkpoint_and_the_checkpoint_beats_the_config(fit_arg
     assert saved["optimizer_states"][0]["param_groups"][0]["lr"] == 0.002
 
 
-def test_validate_and_test_repeat_the_trainings_numbers(trained, mnist_root, capsys):
+def test_validate_and_test_report_the_val_loss_of_the_training(trained, mnist_root, capsys):
     logged = [row["val_loss"] for row in rows_of(trained / "lightning_logs" / "version_0") if row["val_loss"]][-1]
     before = runs_in(trained)
-    for verb in ("validate", "test"):
+    for subcommand in ("validate", "test"):
         capsys.readouterr()
-        assert main([verb, "--trainer.default_root_dir", str(trained)]) == 0
+        assert main([subcommand, "--trainer.default_root_dir", str(trained)]) == 0
         printed = [float(number) for number in re.findall(r"\d\.\d{6,}", capsys.readouterr().out)]
         assert pytest.approx(float(logged), rel=1e-6) in printed
     assert runs_in(trained) == before
 
 
-def test_load_takes_a_run_or_a_checkpoint(trained, last, monkeypatch):
+def test_load_accepts_a_run_directory_or_a_checkpoint(trained, last, monkeypatch):
     monkeypatch.chdir(trained)
     generators = [condgen.load(), condgen.load("best"), condgen.load(last), condgen.load(Path(last).parent.parent)]
     assert not any(generator.training for generator in generators)
     assert torch.equal(generators[0].network.fc[0].weight, generators[3].network.fc[0].weight)
 
 
-def test_a_family_from_elsewhere_is_taken_on_the_command_lines_word(fit_args, tmp_path, monkeypatch, capsys):
+def test_fit_and_predict_accept_a_model_class_of_another_module(fit_args, tmp_path, monkeypatch, capsys):
     (tmp_path / "elsewhere.py").write_text(
         "from condgen.generators import DNN\nclass Net(DNN):\n    def __init__(self, latent_dim=5, **settings):\n"
         "        super().__init__(latent_dim=latent_dim, **settings)\n        self.save_hyperparameters()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     common = ["--trainer.default_root_dir", str(tmp_path)]
-    named = ["--model", "elsewhere.Net"]
-    said = refused([*fit_args, *common, *named, "--model.latent", "3"], capsys)
-    assert "model.latent" in said
-    assert "elsewhere.Net" in said
-    assert main([*fit_args, *common, *named, "--model.latent_dim", "3"]) == 0
+    model = ["--model", "elsewhere.Net"]
+    error = refused([*fit_args, *common, *model, "--model.latent", "3"], capsys)
+    assert "model.latent" in error
+    assert "elsewhere.Net" in error
+    assert main([*fit_args, *common, *model, "--model.latent_dim", "3"]) == 0
     run = str(tmp_path / "lightning_logs" / "version_0")
-    finish(condgen_process(["predict", "--ckpt_path", run, "--data.samples_per_label", "1", *named], tmp_path))
+    finish(condgen_process(["predict", "--ckpt_path", run, "--data.samples_per_label", "1", *model], tmp_path))
     assert len(list((tmp_path / "lightning_logs" / "version_0" / "predictions").glob("*.png"))) == 11
 
 
-def test_a_trial_of_one_batch_leaves_nothing(fit_args, tmp_path, capsys):
+def test_fast_dev_run_writes_no_files(fit_args, tmp_path, capsys):
     assert main([*fit_args, "--trainer.default_root_dir", str(tmp_path), "--trainer.fast_dev_run", "true"]) == 0
     assert "nothing is kept" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
 
-# What is refused, in one line.
+# Errors.
 
 
-@pytest.mark.parametrize("verb", ["fit", "predict", "validate", "test"])
-def test_where_there_is_nothing_to_go_on_from_it_says_so(verb, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("subcommand", ["fit", "predict", "validate", "test"])
+def test_ckpt_path_last_without_a_run_is_rejected(subcommand, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert "No run under lightning_logs has a checkpoint last.ckpt" in refused([verb, "--ckpt_path", "last"], capsys)
+    assert "No run under lightning_logs has a checkpoint last.ckpt" in refused(
+        [subcommand, "--ckpt_path", "last"], capsys
+    )
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (["fitt"], "fitt"),
         (["fit", "--model.latent_dims", "3"], "latent_dims"),
@@ -491,17 +495,21 @@ def test_where_there_is_nothing_to_go_on_from_it_says_so(verb, tmp_path, monkeyp
         (["fit", "--weights_only", "false"], "weights_only"),
     ],
 )
-def test_a_mistake_is_named_in_one_line_and_leaves_nothing(arguments, said, mnist_root, tmp_path, monkeypatch, capsys):
+def test_wrong_command_line_gets_one_line_and_writes_no_files(
+    arguments, expected, mnist_root, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
-    assert said in refused([*arguments, "--data.root", str(mnist_root)] if arguments[0] == "fit" else arguments, capsys)
+    assert expected in refused(
+        [*arguments, "--data.root", str(mnist_root)] if arguments[0] == "fit" else arguments, capsys
+    )
     assert not list(tmp_path.iterdir())
 
 
-def test_the_bar_counts_the_epochs_that_the_run_will_take(fit_args, tmp_path, capsys):
+def test_progress_bar_shows_the_number_of_epochs_until_max_steps(fit_args, tmp_path, capsys):
     options = ["--trainer.max_epochs", "9", "--trainer.max_steps", "5", "--trainer.accumulate_grad_batches", "2"]
     assert main([*fit_args, *options, "--trainer.default_root_dir", str(tmp_path)]) == 0
-    said = capsys.readouterr()
-    assert "Epoch 2/2" in said.out + said.err  # three steps in the first, two in the second
+    output = capsys.readouterr()
+    assert "Epoch 2/2" in output.out + output.err  # three steps in the first epoch, two in the second
 
 
 @pytest.mark.parametrize(
@@ -512,50 +520,24 @@ def test_the_bar_counts_the_epochs_that_the_run_will_take(fit_args, tmp_path, ca
         (["--trainer.max_steps", "10"], "--trainer.max_epochs 4 --trainer.max_steps 20"),
     ],
 )
-def test_a_finished_run_says_how_to_train_on(limits, longer, fit_args, tmp_path, capsys):
+def test_last_line_of_fit_is_a_command_that_trains_longer(limits, longer, fit_args, tmp_path, capsys):
     common = [*fit_args, "--trainer.default_root_dir", str(tmp_path)]
     assert main([*common, *limits]) == 0
-    *_, said = capsys.readouterr().out.rstrip().splitlines()
-    assert said.endswith(f"version_0 {longer}")
+    *_, last_line = capsys.readouterr().out.rstrip().splitlines()
+    assert last_line.endswith(f"version_0 {longer}")
     assert longer in refused([*common, *limits, "--ckpt_path", "last"], capsys)
     assert main([*common, "--ckpt_path", "last", *longer.split()]) == 0
 
 
-def test_a_generator_for_other_classes_is_refused(trained, capsys, monkeypatch):
+def test_predict_rejects_a_data_set_with_another_number_of_classes(trained, capsys, monkeypatch):
     monkeypatch.chdir(trained)
     assert "generates 10 classes" in refused(["predict", "--data", "EMNIST", "--data.split", "letters"], capsys)
 
 
-def test_a_checkpoint_is_data(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-
-    class Payload:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "executed",))
-
-    torch.save({"condgen": Payload(), "state_dict": {}, "hyper_parameters": {}}, tmp_path / "hostile.ckpt")
-    for verb in ("fit", "predict"):
-        assert "holds more than data" in refused([verb, "--ckpt_path", str(tmp_path / "hostile.ckpt")], capsys)
-    with pytest.raises(condgen.errors.UsageError):
-        condgen.load(tmp_path / "hostile.ckpt")
-    assert not (tmp_path / "executed").exists()
+# Help.
 
 
-def test_a_truncated_or_foreign_checkpoint_is_named(last, tmp_path, capsys):
-    (tmp_path / "cut.ckpt").write_bytes(Path(last).read_bytes()[:100_000])
-    assert "cut.ckpt is not a whole checkpoint" in refused(
-        ["predict", "--ckpt_path", str(tmp_path / "cut.ckpt")], capsys
-    )
-    torch.save({"weights": torch.zeros(3)}, tmp_path / "foreign.ckpt")
-    assert "not a checkpoint of condgen's" in refused(
-        ["predict", "--ckpt_path", str(tmp_path / "foreign.ckpt")], capsys
-    )
-
-
-# Finding one's way.
-
-
-def test_help_and_version_are_there_at_once():
+def test_help_and_version_do_not_import_torch():
     for option, expected in (("--help", "condgen fit --config"), ("--version", condgen.__version__)):
         code = f"import sys; from condgen.cli.main import main; main([{option!r}]); assert 'torch' not in sys.modules"
         output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -563,8 +545,8 @@ def test_help_and_version_are_there_at_once():
 
 
 @pytest.mark.slow
-def test_shell_completion_knows_the_verbs(capsys):
+def test_shell_completion_contains_the_subcommands(capsys):
     """Half a minute: pytest -m slow -n 0 tests/cli/test_cli.py"""
     assert main(["--print_completion", "shtab-bash"]) == 0
     script = capsys.readouterr().out
-    assert all(verb in script for verb in ("fit", "validate", "predict"))
+    assert all(subcommand in script for subcommand in ("fit", "validate", "predict"))

@@ -1,4 +1,4 @@
-"""Families and data sets of a user's own work in every command, once their module is imported."""
+"""Model and data classes of the user work in every command if --import names their module."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from condgen.generators import DNN
 class Parity(MNIST):
     """MNIST with two classes."""
     classes = ("even", "odd")
-    dataset = "MNIST"  # where the files lie
+    dataset = "MNIST"  # the folder of the files
     def convert(self, images, labels):
         return images, labels % 2
 
 class Own(DNN):
-    """A family of one's own."""
+    """A user's family."""
 '''
 
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """A module with an own family and an own data set, which this process has not imported yet."""
+    """The name of a module with a family and a data set, which this process has not imported yet."""
     name = f"own_{secrets.token_hex(4)}"
     (tmp_path / f"{name}.py").write_text(OWN)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -43,7 +43,7 @@ def module(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(module, fit_args, tmp_path):
-    """A run of these classes, trained by another process."""
+    """A run of the classes of `module`, trained in another process."""
     classes = ["--model", f"{module}.Own", "--data", f"{module}.Parity", "--data.batch_size", "16"]
     fit = ["fit", *classes, *fit_args[1:], "--trainer.max_epochs", "1"]
     finish(condgen_process(fit, tmp_path, PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"))
@@ -67,27 +67,27 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("verb", COMMANDS)
-def test_command_works_with_own_classes_once_they_are_imported(verb, run, module, capsys):
+@pytest.mark.parametrize("subcommand", COMMANDS)
+def test_command_needs_and_accepts_import_of_user_classes(subcommand, run, module, capsys):
     (run / "scores.json").write_text(json.dumps(SCORES))
-    command = COMMANDS[verb].format(run=run).split()
+    command = COMMANDS[subcommand].format(run=run).split()
     assert f"--import {module}" in refused(command, capsys)
     assert main([*command, "--import", module]) == 0
-    if verb == "compare":
+    if subcommand == "compare":
         assert Image.open(run.parent.parent / "samples.png").height > 100
 
 
-def test_demo_shows_a_run_of_own_classes_once_they_are_imported(run, module, capsys):
+def test_demo_lists_a_run_of_user_classes_after_their_import(run, module, capsys):
     assert f"--import {module}" in refused(["demo", str(run)], capsys)
     importlib.import_module(module)
-    assert [shown.family for shown in find_runs([str(run)], run.parent).values()] == ["Own"]
+    assert [found.family for found in find_runs([str(run)], run.parent).values()] == ["Own"]
 
 
-def test_import_of_a_module_that_is_not_there_is_one_line(capsys):
+def test_import_of_a_missing_module_is_rejected_in_one_line(capsys):
     assert "no_such_module" in refused(["predict", "--import", "no_such_module"], capsys)
 
 
-def test_labels_may_be_separated_by_commas(trained, tmp_path):
+def test_predict_accepts_labels_separated_by_commas(trained, tmp_path):
     run, folder = trained / "lightning_logs" / "version_0", tmp_path / "samples"
     request = ["--data.labels", "3,1", "--data.samples_per_label", "2", "--predictions.dirpath", str(folder)]
     assert main(["predict", "--ckpt_path", str(run), *request]) == 0
@@ -95,10 +95,12 @@ def test_labels_may_be_separated_by_commas(trained, tmp_path):
     assert labels == ["3", "3", "1", "1"]
 
 
-@pytest.mark.parametrize("verb", ["predict", "validate"])
-def test_progress_bars_can_be_switched_off(verb, trained, tmp_path, capsys):
+@pytest.mark.parametrize("subcommand", ["predict", "validate"])
+def test_enable_progress_bar_false_hides_all_progress_bars(subcommand, trained, tmp_path, capsys):
     run = trained / "lightning_logs" / "version_0"
-    request = ["--predictions.dirpath", str(tmp_path / "x"), "--predictions.walk", "50"] if verb == "predict" else []
-    assert main([verb, "--ckpt_path", str(run), "--trainer.enable_progress_bar", "false", *request]) == 0
-    said = capsys.readouterr()
-    assert "it/s" not in said.out + said.err
+    request = (
+        ["--predictions.dirpath", str(tmp_path / "x"), "--predictions.walk", "50"] if subcommand == "predict" else []
+    )
+    assert main([subcommand, "--ckpt_path", str(run), "--trainer.enable_progress_bar", "false", *request]) == 0
+    output = capsys.readouterr()
+    assert "it/s" not in output.out + output.err

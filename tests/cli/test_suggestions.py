@@ -1,4 +1,4 @@
-"""Every command line of ``wrong_command_lines.yaml`` is refused with the setting's name, and leaves nothing behind."""
+"""Every command line of ``wrong_command_lines.yaml`` is rejected with an error that names the option."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ WRONG = yaml.safe_load((Path(__file__).parent / "wrong_command_lines.yaml").read
 
 @pytest.fixture(scope="module")
 def folder(mnist_root, trained, digits, tmp_path_factory):
-    """The folder in which the commands run, as ``wrong_command_lines.yaml`` describes it."""
+    """The working directory of the command lines. The head of ``wrong_command_lines.yaml`` lists its content."""
     folder = tmp_path_factory.mktemp("wrong")
     shutil.copytree(mnist_root, folder / "data")
-    unscored = shutil.ignore_patterns("scores.json")  # other tests may have scored the run
-    shutil.copytree(trained / "lightning_logs" / "version_0", folder / "run", ignore=unscored)
+    no_scores = shutil.ignore_patterns("scores.json")  # another test may have written it
+    shutil.copytree(trained / "lightning_logs" / "version_0", folder / "run", ignore=no_scores)
     shutil.copy(folder / "run" / "checkpoints" / "last.ckpt", folder / "bare.ckpt")
     for part in ("train", "test"):
         raw = folder / "data" / "EMNIST" / "raw"
@@ -41,15 +41,14 @@ def folder(mnist_root, trained, digits, tmp_path_factory):
 
 
 def content(folder: Path) -> dict[str, int]:
+    """The modification time of every file under `folder`."""
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 @pytest.mark.parametrize("case", WRONG, ids=lambda case: f"{case['run']} {case.get('config', '')}".strip())
-def test_wrong_command_line_is_refused_in_three_lines_that_name_the_setting(
-    case, folder, tmp_path, monkeypatch, capsys
-):
-    if case.get("where") == "without a GPU" and torch.cuda.is_available():
-        pytest.skip("there is a GPU")
+def test_wrong_command_line_is_rejected_and_the_error_names_the_option(case, folder, tmp_path, monkeypatch, capsys):
+    if case.get("only") == "without a GPU" and torch.cuda.is_available():
+        pytest.skip("this command line is valid on a machine with a GPU")
     monkeypatch.chdir(folder)
     arguments = shlex.split(case["run"])
     if "config" in case:
@@ -67,7 +66,7 @@ def test_wrong_command_line_is_refused_in_three_lines_that_name_the_setting(
     assert content(folder) == before
 
 
-def test_wrong_command_line_of_a_process_prints_one_line_after_the_paths_of_data_and_run(folder):
+def test_wrong_command_line_in_a_separate_process_prints_one_error_line(folder):
     before = content(folder)
     for process in (
         python_process(["condgen", "fit", "--checkpoint.monitor", "loss"], folder),
@@ -75,11 +74,11 @@ def test_wrong_command_line_of_a_process_prints_one_line_after_the_paths_of_data
     ):
         output, _ = process.communicate(timeout=100)
         assert process.returncode in (1, 2)
-        said = [line for line in output.splitlines() if line.strip() and not line.startswith(("Data: ", "Run: "))]
-        assert len([line for line in said if "condgen: " in line]) == 1, output
+        lines = [line for line in output.splitlines() if line.strip() and not line.startswith(("Data: ", "Run: "))]
+        assert len([line for line in lines if "condgen: " in line]) == 1, output
         assert "Traceback" not in output
     assert content(folder) == before
 
 
-def test_wrong_command_lines_are_many():
+def test_at_least_120_wrong_command_lines_are_tested():
     assert len({str(case) for case in WRONG}) >= 120

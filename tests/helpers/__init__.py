@@ -1,1 +1,1 @@
-"""What several tests use."""
+"""Functions that several test modules use."""

