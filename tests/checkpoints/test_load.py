@@ -1,4 +1,4 @@
-"""condgen.load rejects damaged files and files whose settings need more memory than their weights, and names them."""
+"""condgen.load rejects damaged files, and files whose hyperparameters need more memory than their weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TINY = {"image_shape": (1, 4, 4)}
 
 
 def write_weights(path, generator: ConditionalGenerator, settings=None, weights=None) -> None:
-    """Writes a file like ``condgen export --format safetensors``, with other settings or weights."""
+    """Write a file like ``condgen export --format safetensors``, optionally with other hyperparameters or weights."""
     about = {"settings": json.dumps({**generator.hparams, **(settings or {})}), "class": class_path(generator)}
     saved = (
         {name: weight.contiguous() for name, weight in generator.state_dict().items()} if weights is None else weights
@@ -31,7 +31,7 @@ def write_weights(path, generator: ConditionalGenerator, settings=None, weights=
 
 
 def write_checkpoint(path, generator: ConditionalGenerator, settings=None, weights=None) -> None:
-    """Writes a checkpoint like ``condgen fit``, with other settings or weights."""
+    """Write a checkpoint like ``condgen fit``, optionally with other hyperparameters or weights."""
     origin = {"seed": 0, "model": class_path(generator), "data": None, "train_loss": [], "version": condgen.__version__}
     content = {
         "state_dict": generator.state_dict() if weights is None else weights,
@@ -48,10 +48,11 @@ WRITERS = {"weights.safetensors": write_weights, "last.ckpt": write_checkpoint}
 
 @pytest.fixture(params=WRITERS)
 def file(request, tmp_path):
+    """The path of a safetensors file, then of a checkpoint. Write it with WRITERS[file.name]."""
     return tmp_path / request.param
 
 
-def test_load_allocates_no_memory_for_sizes_that_the_weights_do_not_have(file):
+def test_load_rejects_hyperparameters_larger_than_the_weights_without_allocating_memory(file):
     WRITERS[file.name](file, DNN(**TINY), {"latent_dim": 1_000_000})  # 4 GB
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(UsageError, match=file.name):
@@ -87,14 +88,14 @@ def test_load_allocates_no_memory_for_sizes_that_the_weights_do_not_have(file):
     ],
     ids=str,
 )
-def test_load_names_the_file_whose_settings_have_wrong_types_or_values(setting, file):
+def test_load_rejects_hyperparameters_of_wrong_type_or_value(setting, file):
     WRITERS[file.name](file, DNN(**TINY), setting)
     with pytest.raises(UsageError, match=file.name):
         condgen.load(file)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_load_refuses_weights_that_are_not_finite(value, file):
+def test_load_rejects_non_finite_weights(value, file):
     generator = DNN(**TINY)
     with torch.no_grad():
         generator.network.deconv[0].bias[3] = value
@@ -103,16 +104,16 @@ def test_load_refuses_weights_that_are_not_finite(value, file):
         condgen.load(file)
 
 
-def test_predict_refuses_a_checkpoint_whose_weights_are_not_finite(trained, tmp_path, capsys):
+def test_predict_rejects_a_checkpoint_with_non_finite_weights(trained, tmp_path, capsys):
     checkpoint = torch.load(trained / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
     checkpoint["state_dict"]["network.fc.0.bias"][0] = float("nan")
     torch.save(checkpoint, tmp_path / "last.ckpt")
     folder = tmp_path / "predictions"
-    said = refused(
+    error = refused(
         ["predict", "--ckpt_path", str(tmp_path / "last.ckpt"), "--predictions.dirpath", str(folder)], capsys
     )
-    assert f"{tmp_path / 'last.ckpt'}" in said
-    assert "network.fc.0.bias" in said
+    assert f"{tmp_path / 'last.ckpt'}" in error
+    assert "network.fc.0.bias" in error
     assert not folder.exists()
 
 
@@ -130,7 +131,7 @@ def test_predict_refuses_a_checkpoint_whose_weights_are_not_finite(trained, tmp_
     ],
     ids=["sparse", "meta", "complex", "int", "float8", "shape", "text", "none"],
 )
-def test_load_refuses_values_that_are_not_plain_tensors(tensor, tmp_path):
+def test_load_rejects_weights_of_wrong_layout_dtype_or_shape(tensor, tmp_path):
     generator = DNN(**TINY)
     write_checkpoint(tmp_path / "last.ckpt", generator, weights=generator.state_dict() | {"network.fc.0.bias": tensor})
     with pytest.raises(UsageError, match=r"last.ckpt.*network\.fc\.0\.bias"):
@@ -138,7 +139,7 @@ def test_load_refuses_values_that_are_not_plain_tensors(tensor, tmp_path):
 
 
 @pytest.mark.parametrize("family", [DNN, GAN, VAE])
-def test_load_needs_exactly_the_weights_that_generate_uses(family, tmp_path):
+def test_load_rejects_missing_and_additional_weights(family, tmp_path):
     generator, path = family(**TINY), tmp_path / "weights.safetensors"
     generator.remove_training_parts()
     weights = {name: weight.contiguous() for name, weight in generator.state_dict().items()}
@@ -154,7 +155,7 @@ def test_load_needs_exactly_the_weights_that_generate_uses(family, tmp_path):
             condgen.load(path)
 
 
-def test_load_converts_weights_of_half_precision(tmp_path):
+def test_load_converts_half_precision_weights_to_float32(tmp_path):
     generator = DNN(**TINY)
     write_checkpoint(tmp_path / "last.ckpt", generator, weights=copy.deepcopy(generator).bfloat16().state_dict())
     loaded = condgen.load(tmp_path / "last.ckpt")
@@ -162,13 +163,13 @@ def test_load_converts_weights_of_half_precision(tmp_path):
     assert torch.allclose(loaded.network.fc[0].weight, generator.network.fc[0].weight, rtol=1e-2)
 
 
-def test_load_refuses_a_fifo(tmp_path):
+def test_load_rejects_a_fifo_without_blocking(tmp_path):
     os.mkfifo(tmp_path / "weights.safetensors")
     with pytest.raises(UsageError, match=r"weights\.safetensors"):
         condgen.load(tmp_path / "weights.safetensors")
 
 
-def test_load_refuses_deeply_nested_settings(tmp_path):
+def test_load_rejects_deeply_nested_hyperparameters(tmp_path):
     about = {"settings": "[" * 100_000, "class": "condgen.generators.dnn.DNN", "condgen": condgen.__version__}
     (tmp_path / "deep.safetensors").write_bytes(safetensors.torch.save({"a": torch.zeros(1)}, about))
     with pytest.raises(UsageError, match=r"deep\.safetensors"):
@@ -176,7 +177,7 @@ def test_load_refuses_deeply_nested_settings(tmp_path):
 
 
 @pytest.mark.parametrize("version", ["0.1.0", "1.0.0", "", 2, None])
-def test_load_refuses_a_checkpoint_of_another_version(version, file, monkeypatch):
+def test_load_rejects_a_file_of_another_minor_version(version, file, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(condgen, "__version__", version if file.suffix == ".ckpt" else str(version))
         WRITERS[file.name](file, DNN(**TINY))
@@ -184,14 +185,14 @@ def test_load_refuses_a_checkpoint_of_another_version(version, file, monkeypatch
         condgen.load(file)
 
 
-def test_load_accepts_a_checkpoint_of_another_patch_version(file, monkeypatch):
+def test_load_accepts_a_file_of_another_patch_version(file, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(condgen, "__version__", condgen.__version__.rpartition(".")[0] + ".99")
         WRITERS[file.name](file, DNN(**TINY))
     condgen.load(file)
 
 
-STATES = {
+DAMAGE = {
     "too few": lambda states: states.clear(),
     "too many": lambda states: states.append(states[0]),
     "a moment of another shape": lambda states: states[0]["state"][0].update(exp_avg=torch.zeros(3)),
@@ -201,8 +202,8 @@ STATES = {
 }
 
 
-@pytest.mark.parametrize("change", STATES.values(), ids=STATES)
-def test_optimizer_states_that_do_not_fit_the_weights_are_refused(change):
+@pytest.mark.parametrize("change", DAMAGE.values(), ids=DAMAGE)
+def test_optimizer_states_that_do_not_match_the_weights_are_rejected(change):
     layer = torch.nn.Linear(2, 3)
     optimizer = torch.optim.Adam(layer.parameters())
     layer(torch.ones(1, 2)).sum().backward()

@@ -1,4 +1,4 @@
-"""What goes wrong outside condgen: disks, permissions, numbers, files from elsewhere."""
+"""Faults outside condgen get one line: full disks, missing permissions, non-finite numbers, damaged files, signals."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from condgen.errors import UsageError
 from condgen.files.staging import StagingDirectory
 
 
-def one_line(output: str) -> str:
-    """The line with which a process ended, which has to be the only one of its kind, and no traceback."""
+def error_line(output: str) -> str:
+    """The error line of condgen in the output of a process, which must be the only one, without a traceback."""
     lines = [line for line in output.splitlines() if line.startswith("condgen: ")]
     assert "Traceback" not in output
     assert len(lines) == 1, output
     return lines[0]
 
 
-def steps(checkpoint: Path) -> int:
-    """Reads a checkpoint, whole, as torch does."""
+def global_step(checkpoint: Path) -> int:
+    """The global step in a checkpoint, which is loaded completely to see that it is intact."""
     return torch.load(checkpoint, weights_only=True)["global_step"]
 
 
-# Disks.
+# Full disks and missing permissions.
 
 
 def on_small_disk(folder: Path, megabytes: int, script: str) -> str:
-    """Runs a shell script in ``folder``, on which a file system of this size is mounted, for this script alone."""
+    """Run a shell script in `folder` on a file system of this size, which is mounted only for the script."""
     mount = f"mount -t tmpfs -o size={megabytes}m tmpfs {folder} && cd {folder} && {script}"
     unshared = subprocess.run(["unshare", "--mount", "--map-root-user", "true"], capture_output=True, check=False)
     if unshared.returncode:
-        pytest.skip(f"this machine lets nobody mount: {unshared.stderr.decode().strip()}")
+        pytest.skip(f"no permission to mount a file system: {unshared.stderr.decode().strip()}")
     done = subprocess.run(
         ["unshare", "--mount", "--map-root-user", "sh", "-c", mount],
         text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -54,10 +54,10 @@ def on_small_disk(folder: Path, megabytes: int, script: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_full_disk_leaves_the_previous_checkpoint(mnist_root, tmp_path):
-    """One and a half checkpoints fit: the second does not.
+def test_full_disk_keeps_the_previous_checkpoint_and_the_run_can_be_resumed(mnist_root, tmp_path):
+    """The disk has space for one and a half checkpoints, so the second cannot be written.
 
-    Half a minute: pytest -m slow -n 0 tests/promises/test_faults_get_one_line.py
+    Takes half a minute: pytest -m slow -n 0 tests/promises/test_faults_get_one_line.py
     """
     run = "lightning_logs/version_0/checkpoints"
     fit = f"{sys.executable} -m condgen fit --data.root {mnist_root} --checkpoint.every_n_train_steps 2"
@@ -67,15 +67,15 @@ def test_a_full_disk_leaves_the_previous_checkpoint(mnist_root, tmp_path):
         f"{fit} --ckpt_path last --trainer.max_epochs 1; echo code $?",
     )  # fmt: skip
     first, after = output.split("code 1\n")
-    said = one_line(first)
-    assert f"{run}/last.ckpt cannot be written (No space left on device)" in said
-    assert "the former file is unchanged" in said
+    error = error_line(first)
+    assert f"{run}/last.ckpt cannot be written (No space left on device)" in error
+    assert "the former file is unchanged" in error
     assert after.startswith(".\n..\nlast.ckpt\n62 loaded\n")
     assert after.endswith("code 0\n")
 
 
-def without_rights(commands: list[list[str]], folder: Path) -> list[str]:
-    """What condgen, which has to fail, says to somebody whom permissions bind: a superuser gives up his rights."""
+def outputs_without_privileges(commands: list[list[str]], folder: Path) -> list[str]:
+    """The output of each command, which must fail. Root drops its privileges first, because it ignores permissions."""
     drop = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search,-fowner"] if os.geteuid() == 0 else []
     script = f"from condgen.cli.main import main\nfor c in {commands}: print(f'code {{main(c)}}', flush=True)"
     output = subprocess.run(
@@ -87,7 +87,7 @@ def without_rights(commands: list[list[str]], folder: Path) -> list[str]:
 
 @pytest.fixture
 def read_only_run(trained, tmp_path):
-    """A finished run that may be read only."""
+    """A finished run in a read-only folder."""
     shutil.copytree(trained / "lightning_logs", tmp_path / "lightning_logs")
     folders = [tmp_path, *(path for path in tmp_path.rglob("*") if path.is_dir())]
     for folder in folders:
@@ -97,24 +97,24 @@ def read_only_run(trained, tmp_path):
         folder.chmod(0o755)
 
 
-def test_a_folder_that_may_not_be_written_is_named(read_only_run, mnist_root):
+def test_fit_resume_and_predict_name_a_read_only_folder(read_only_run, mnist_root):
     folder = read_only_run.parent.parent
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     commands = ["fit"], ["fit", "--ckpt_path", "last", "--trainer.max_epochs", "3"], ["predict"]
-    answers = without_rights([[*command, "--data.root", str(mnist_root)] for command in commands], folder)
-    assert len(answers) == len(commands)
-    for answer in answers:
-        said = one_line(answer)
-        assert "lightning_logs/version_" in said
-        assert "Permission denied" in said
+    outputs = outputs_without_privileges([[*command, "--data.root", str(mnist_root)] for command in commands], folder)
+    assert len(outputs) == len(commands)
+    for output in outputs:
+        error = error_line(output)
+        assert "lightning_logs/version_" in error
+        assert "Permission denied" in error
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-# Numbers.
+# Non-finite losses and gradients.
 
 
-class Spoiling(Callback):
-    """Makes one number of a parameter's gradient infinite."""
+class InfiniteGradient(Callback):
+    """Sets one element of a parameter's gradient to infinity in one step."""
 
     def __init__(self, name: str, in_step: int) -> None:
         self.name, self.in_step = name, in_step
@@ -124,45 +124,45 @@ class Spoiling(Callback):
             pl_module.get_parameter(self.name).grad.view(-1)[3] = float("inf")
 
 
-def test_a_loss_that_is_no_number_stops_the_run(fit_args, tmp_path, capsys):
+def test_nan_loss_stops_the_run_and_suggests_a_lower_learning_rate(fit_args, tmp_path, capsys):
     diverging = [*fit_args, "--trainer.default_root_dir", str(tmp_path), "--model.optimizer", "SGD"]
-    said = refused([*diverging, "--model.lr", "1e38"], capsys)
-    assert "nan in step" in said
-    assert "lower --model.lr" in said
+    error = refused([*diverging, "--model.lr", "1e38"], capsys)
+    assert "nan in step" in error
+    assert "lower --model.lr" in error
 
 
 @pytest.mark.parametrize("name", ["network.fc.0.weight", "network.fc.0.bias"])
-def test_a_gradient_that_is_no_number_stops_the_run_before_it_gets_into_the_weights(name, fit_args, tmp_path, capsys):
-    spoiling = ["--trainer.callbacks+", "test_faults_get_one_line.Spoiling", "--trainer.callbacks.name", name]
-    options = [*spoiling, "--trainer.callbacks.in_step", "7", "--checkpoint.every_n_train_steps", "3"]
-    said = refused([*fit_args, "--trainer.default_root_dir", str(tmp_path), *options], capsys)
+def test_infinite_gradient_stops_the_run_before_the_optimizer_step(name, fit_args, tmp_path, capsys):
+    callback = ["--trainer.callbacks+", "test_faults_get_one_line.InfiniteGradient", "--trainer.callbacks.name", name]
+    options = [*callback, "--trainer.callbacks.in_step", "7", "--checkpoint.every_n_train_steps", "3"]
+    error = refused([*fit_args, "--trainer.default_root_dir", str(tmp_path), *options], capsys)
     last = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
-    assert f"The gradient of {name} is inf in step 7 (epoch 1)" in said
-    assert f"the last good checkpoint is {last}" in said
-    assert steps(last) == 6
+    assert f"The gradient of {name} is inf in step 7 (epoch 1)" in error
+    assert f"the last good checkpoint is {last}" in error
+    assert global_step(last) == 6
     assert all(weights.isfinite().all() for weights in torch.load(last, weights_only=True)["state_dict"].values())
 
 
-def test_nor_is_it_validated_or_drawn_from_in_the_last_step_of_an_epoch(fit_args, tmp_path, capsys):
-    spoiling = [
+def test_infinite_gradient_in_last_step_of_epoch_stops_before_validation_and_sample_grid(fit_args, tmp_path, capsys):
+    callback = [
         "--trainer.callbacks+",
-        "test_faults_get_one_line.Spoiling",
+        "test_faults_get_one_line.InfiniteGradient",
         "--trainer.callbacks.name",
         "network.fc.0.weight",
     ]
-    options = [*spoiling, "--trainer.callbacks.in_step", "4"]
-    said = refused([*fit_args, "--trainer.default_root_dir", str(tmp_path), *options], capsys)
-    assert "is inf in step 4 (epoch 0)" in said
+    options = [*callback, "--trainer.callbacks.in_step", "4"]
+    error = refused([*fit_args, "--trainer.default_root_dir", str(tmp_path), *options], capsys)
+    assert "is inf in step 4 (epoch 0)" in error
     run = tmp_path / "lightning_logs" / "version_0"
     assert "nan" not in (run / "metrics.csv").read_text()
     assert not list(run.rglob("*.png"))
 
 
-# Files.
+# Damaged checkpoints.
 
 
 def damaged(change):
-    """A checkpoint whose content was changed."""
+    """A function that writes a copy of a checkpoint after `change` has modified its content."""
 
     def write(last: str, path: Path) -> None:
         checkpoint = torch.load(last, weights_only=True)
@@ -172,34 +172,41 @@ def damaged(change):
     return write
 
 
-def first_bytes(share: float):
-    return lambda last, path: path.write_bytes(Path(last).read_bytes()[: int(share * Path(last).stat().st_size)])
+def truncated(fraction: float):
+    """A function that writes only the first part of a checkpoint's bytes."""
+    return lambda last, path: path.write_bytes(Path(last).read_bytes()[: int(fraction * Path(last).stat().st_size)])
 
 
 DAMAGE = {
-    "empty": (first_bytes(0), "not a whole checkpoint"),
-    "half": (first_bytes(0.5), "not a whole checkpoint"),
-    "all but the end": (first_bytes(0.9999), "not a whole checkpoint"),
+    "empty": (truncated(0), "not a whole checkpoint"),
+    "truncated to half": (truncated(0.5), "not a whole checkpoint"),
+    "truncated at the end": (truncated(0.9999), "not a whole checkpoint"),
     "text": (lambda last, path: path.write_text("weights"), "checkpoint"),
-    "a zip": (lambda last, path: shutil.make_archive(str(path)[:-5], "zip", path.parent), "checkpoint"),
+    "a zip archive": (lambda last, path: shutil.make_archive(str(path)[:-5], "zip", path.parent), "checkpoint"),
     "a list": (lambda last, path: torch.save([1, 2], path), "not a checkpoint of condgen's"),
     "a state dict": (lambda last, path: torch.save({"w": torch.zeros(2)}, path), "not a checkpoint of condgen's"),
-    "Lightning's": (damaged(lambda c: c.pop("condgen")), "not a checkpoint of condgen's"),
+    "written by plain Lightning": (damaged(lambda c: c.pop("condgen")), "not a checkpoint of condgen's"),
     "no weights": (damaged(lambda c: c.pop("state_dict")), "not a checkpoint of condgen's"),
-    "one weight less": (damaged(lambda c: c["state_dict"].pop("network.fc.0.bias")), "network.fc.0.bias"),
-    "a weight more": (damaged(lambda c: c["state_dict"].update(x=torch.zeros(1))), "does not fit DNN"),
+    "a missing weight": (damaged(lambda c: c["state_dict"].pop("network.fc.0.bias")), "network.fc.0.bias"),
+    "an additional weight": (damaged(lambda c: c["state_dict"].update(x=torch.zeros(1))), "does not fit DNN"),
     "weights of another shape": (
         damaged(lambda c: c["state_dict"].update({"network.fc.0.bias": torch.zeros(7)})),
         "network.fc.0.bias has the shape torch.Size.\\[7",
     ),
     "weights that are text": (damaged(lambda c: c["state_dict"].update({"network.fc.0.bias": "x"})), "does not fit"),
-    "a list of weights": (damaged(lambda c: c.update(state_dict=[1])), "not a checkpoint of condgen's"),
-    "settings that are text": (damaged(lambda c: c.update(hyper_parameters="x")), "not a checkpoint of condgen's"),
-    "a newer setting": (damaged(lambda c: c["hyper_parameters"].update(wings=2)), "wings"),
-    "an impossible setting": (damaged(lambda c: c["hyper_parameters"].update(latent_dim=-3)), "latent_dim is -3"),
-    "a setting of another type": (damaged(lambda c: c["hyper_parameters"].update(latent_dim="x")), "latent_dim"),
-    "another latent": (damaged(lambda c: c["hyper_parameters"].update(latent_dim=3)), "does not fit DNN"),
-    "other classes": (
+    "a list instead of weights": (damaged(lambda c: c.update(state_dict=[1])), "not a checkpoint of condgen's"),
+    "hyperparameters that are text": (
+        damaged(lambda c: c.update(hyper_parameters="x")),
+        "not a checkpoint of condgen's",
+    ),
+    "an unknown hyperparameter": (damaged(lambda c: c["hyper_parameters"].update(wings=2)), "wings"),
+    "a hyperparameter out of range": (
+        damaged(lambda c: c["hyper_parameters"].update(latent_dim=-3)),
+        "latent_dim is -3",
+    ),
+    "a hyperparameter of another type": (damaged(lambda c: c["hyper_parameters"].update(latent_dim="x")), "latent_dim"),
+    "another latent_dim": (damaged(lambda c: c["hyper_parameters"].update(latent_dim=3)), "does not fit DNN"),
+    "another number of classes": (
         damaged(lambda c: c["hyper_parameters"].update(num_classes=7)),
         "generates 7 classes|does not fit DNN",
     ),
@@ -207,7 +214,10 @@ DAMAGE = {
         damaged(lambda c: c["hyper_parameters"].update(image_shape=[3, 32, 32])),
         "32, 32|does not fit DNN",
     ),
-    "another family": (damaged(lambda c: c["condgen"].update(model="condgen.data.datasets.MNIST")), "does not know"),
+    "a data set as the family": (
+        damaged(lambda c: c["condgen"].update(model="condgen.data.datasets.MNIST")),
+        "does not know",
+    ),
     "an unknown family": (damaged(lambda c: c["condgen"].update(model="their.Net")), "their.Net"),
     "a family that is a number": (damaged(lambda c: c["condgen"].update(model=5)), "not a checkpoint of condgen's"),
     "an unknown data set": (damaged(lambda c: c["condgen"].update(data="their.Data")), "their.Data"),
@@ -219,39 +229,43 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize(
-    ("verb", "kind"),
-    [(verb, kind) for verb in ("predict", "load") for kind in DAMAGE]
-    + [("fit", "half"), ("fit", "a list"), ("fit", "a newer setting"), ("fit", "a newer condgen")],
+    ("subcommand", "damage"),
+    [(subcommand, damage) for subcommand in ("predict", "load") for damage in DAMAGE]
+    + [
+        ("fit", "truncated to half"),
+        ("fit", "a list"),
+        ("fit", "an unknown hyperparameter"),
+        ("fit", "a newer condgen"),
+    ],
 )
-def test_a_checkpoint_that_is_none_is_refused(kind, verb, last, tmp_path, monkeypatch, capsys):
+def test_damaged_or_foreign_checkpoint_is_rejected_and_named(damage, subcommand, last, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    write, complaint = DAMAGE[kind]
+    write, expected = DAMAGE[damage]
     write(last, tmp_path / "odd.ckpt")
-    if kind == "a zip":
+    if damage == "a zip archive":
         (tmp_path / "odd.zip").rename(tmp_path / "odd.ckpt")
-    if verb == "load":
-        if kind == "an unknown data set":
-            return  # a generator is whole without its data
+    if subcommand == "load":
+        if damage == "an unknown data set":
+            return  # condgen.load does not need the data set
         with pytest.raises(UsageError) as raised:
             condgen.load("odd.ckpt")
-        said = str(raised.value)
+        error = str(raised.value)
     else:
-        said = refused(
-            [verb, "--ckpt_path", "odd.ckpt", "--trainer.max_epochs", "9"][: 3 if verb != "fit" else 5], capsys
-        )
-    assert re.search(complaint, said)
-    assert "odd.ckpt" in said
+        max_epochs = ["--trainer.max_epochs", "9"] if subcommand == "fit" else []
+        error = refused([subcommand, "--ckpt_path", "odd.ckpt", *max_epochs], capsys)
+    assert re.search(expected, error)
+    assert "odd.ckpt" in error
     assert [path.name for path in tmp_path.iterdir()] == ["odd.ckpt"]
 
 
 TRAINING_STATE = {
-    "no optimiser": lambda c: c.update(optimizer_states=[]),
+    "no optimizer state": lambda c: c.update(optimizer_states=[]),
     "moments of another shape": lambda c: c["optimizer_states"][0]["state"][0].update(exp_avg=torch.zeros(3)),
-    "an optimiser that is text": lambda c: c.update(optimizer_states="x"),
+    "an optimizer state that is text": lambda c: c.update(optimizer_states="x"),
     "no loops": lambda c: c["loops"].pop("fit_loop"),
-    "loops that are a number": lambda c: c.update(loops=3),
-    "half a loop": lambda c: c["loops"]["fit_loop"].pop("epoch_progress"),
-    "callbacks that are a list": lambda c: c.update(callbacks=[1]),
+    "a number instead of loops": lambda c: c.update(loops=3),
+    "an incomplete loop": lambda c: c["loops"]["fit_loop"].pop("epoch_progress"),
+    "a list instead of callbacks": lambda c: c.update(callbacks=[1]),
     "a callback's state that is text": lambda c: c.update(callbacks=dict.fromkeys(c["callbacks"], "x")),
     "a seed that is text": lambda c: c["condgen"].update(seed="x"),
     "losses that are text": lambda c: c["condgen"].update(train_loss="x"),
@@ -260,43 +274,42 @@ TRAINING_STATE = {
 
 
 @pytest.mark.parametrize("change", TRAINING_STATE.values(), ids=TRAINING_STATE)
-def test_a_training_state_that_does_not_fit_is_refused(change, fit_args, last, tmp_path, capsys):
+def test_resume_rejects_a_checkpoint_with_invalid_training_state(change, fit_args, last, tmp_path, capsys):
     damaged(change)(last, tmp_path / "odd.ckpt")
     common = ["--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "3"]
     assert "odd.ckpt" in refused([*fit_args, *common, "--ckpt_path", str(tmp_path / "odd.ckpt")], capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["odd.ckpt"]
 
 
-# Several at once.
+# Concurrent and interrupted processes.
 
 
-def test_two_fits_in_the_same_second_get_two_runs(fit_args, tmp_path):
-    both = [condgen_process([*fit_args, "--trainer.max_epochs", "1"], tmp_path) for _ in range(2)]
-    finish(*both)
+def test_two_simultaneous_fits_write_separate_run_directories(fit_args, tmp_path):
+    finish(*[condgen_process([*fit_args, "--trainer.max_epochs", "1"], tmp_path) for _ in range(2)])
     runs = sorted((tmp_path / "lightning_logs").iterdir())
     assert [run.name for run in runs] == ["version_0", "version_1"]
     assert (runs[0] / "metrics.csv").read_bytes() == (runs[1] / "metrics.csv").read_bytes()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_an_interrupted_predict_leaves_no_folder_that_looks_whole(signum, last, tmp_path):
-    request = ["predict", "--ckpt_path", last, "--predictions.dirpath", "drawn", "--data.samples_per_label", "3000"]
+def test_interrupted_predict_leaves_no_predictions_folder(signum, last, tmp_path):
+    request = ["predict", "--ckpt_path", last, "--predictions.dirpath", "generated", "--data.samples_per_label", "3000"]
     process = condgen_process(request, tmp_path)
-    while process.poll() is None and not (tmp_path / ".drawn.partial").exists():
+    while process.poll() is None and not (tmp_path / ".generated.partial").exists():
         time.sleep(0.005)
     process.send_signal(signum)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[signum], output
-    assert not (tmp_path / "drawn").exists()
-    assert (tmp_path / ".drawn.partial").exists() is (signum == signal.SIGKILL)
+    assert not (tmp_path / "generated").exists()
+    assert (tmp_path / ".generated.partial").exists() is (signum == signal.SIGKILL)
     if signum != signal.SIGKILL:
         return
     finish(condgen_process([*request[:-1], "2"], tmp_path))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["drawn"]
-    assert len(list((tmp_path / "drawn").glob("*.png"))) == 21
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["generated"]
+    assert len(list((tmp_path / "generated").glob("*.png"))) == 21
 
 
-def test_staging_directory_interrupted_at_any_line_leaves_no_folder(tmp_path):
+def test_staging_directory_interrupted_at_any_line_is_discarded(tmp_path):
     def interrupt(frame, event, _):
         nonlocal lines
         if Path(frame.f_code.co_filename).parent != Path(condgen.files.__file__).parent:
@@ -327,7 +340,7 @@ def test_staging_directory_interrupted_at_any_line_leaves_no_folder(tmp_path):
     StagingDirectory(folder, re.compile("nothing")).lock()
 
 
-def test_a_reader_that_has_seen_enough_is_no_error():
+def test_help_into_a_closed_pipe_exits_with_sigpipe_and_no_error_message():
     with subprocess.Popen(
         [sys.executable, "-m", "condgen", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
@@ -336,7 +349,7 @@ def test_a_reader_that_has_seen_enough_is_no_error():
     assert process.returncode == 128 + signal.SIGPIPE
 
 
-def test_sigterm_ends_what_has_nothing_to_save_at_once(last, tmp_path):
+def test_sigterm_during_import_stops_validate_immediately(last, tmp_path):
     process = python_process(["condgen", "validate", "--ckpt_path", last], tmp_path)
     time.sleep(1.5)  # it is still importing torch
     process.send_signal(signal.SIGTERM)
@@ -345,12 +358,12 @@ def test_sigterm_ends_what_has_nothing_to_save_at_once(last, tmp_path):
     assert "Traceback" not in output
 
 
-def test_two_predicts_into_one_folder_do_not_mix(last, tmp_path):
-    request = ["predict", "--ckpt_path", last, "--predictions.dirpath", "drawn", "--data.samples_per_label", "500"]
-    both = [condgen_process([*request, "--data.sample_seed", seed], tmp_path) for seed in ("1", "2")]
-    outputs = [process.communicate(timeout=100)[0] for process in both]
-    assert sorted(process.returncode for process in both) == [0, 1], outputs
-    loser = outputs[[process.returncode for process in both].index(1)]
-    assert "drawn" in one_line(loser)
-    assert [path.name for path in tmp_path.iterdir()] == ["drawn"]
-    assert len(list((tmp_path / "drawn").glob("*.png"))) == 5001
+def test_one_of_two_simultaneous_predicts_into_one_folder_is_rejected(last, tmp_path):
+    request = ["predict", "--ckpt_path", last, "--predictions.dirpath", "generated", "--data.samples_per_label", "500"]
+    processes = [condgen_process([*request, "--data.sample_seed", seed], tmp_path) for seed in ("1", "2")]
+    outputs = [process.communicate(timeout=100)[0] for process in processes]
+    assert sorted(process.returncode for process in processes) == [0, 1], outputs
+    rejected = outputs[[process.returncode for process in processes].index(1)]
+    assert "generated" in error_line(rejected)
+    assert [path.name for path in tmp_path.iterdir()] == ["generated"]
+    assert len(list((tmp_path / "generated").glob("*.png"))) == 5001

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 
 
 class Failing(Callback):
-    """A callback with a bug that shows in one batch."""
+    """Raises an exception after one step."""
 
     def __init__(self, in_step: int) -> None:
         self.in_step = in_step
@@ -42,7 +42,7 @@ def newest_run(folder: Path) -> Path:
 
 
 def send_signal(process: ForkedPython, folder: Path, signum: int, moment: Callable[[Path], bool], delay: float):
-    """Sends a signal at the first moment of its kind that is at least ``delay`` seconds after the training started."""
+    """Send a signal when `moment(run)` is true, but not before `delay` seconds after the start of the training."""
     started = len(list(folder.rglob("events.out.*")))
     while process.poll() is None and len(list(folder.rglob("events.out.*"))) == started:
         time.sleep(0.01)
@@ -53,12 +53,12 @@ def send_signal(process: ForkedPython, folder: Path, signum: int, moment: Callab
         process.send_signal(signum)
 
 
-def count_kills(
+def train_with_kills(
     kills: list[tuple[int, Callable[[Path], bool], float]], arguments: list[str], folder: Path, whole: Path
 ) -> int:
-    """Trains to the end despite the kills, compares the run with the uninterrupted one, and counts the kills.
+    """Train to the end, resuming after each kill, and assert that the run equals `whole`, the uninterrupted run.
 
-    A kill does not count if the training ended before it.
+    Returns the number of kills. A signal that arrives after the end of the training is not counted.
     """
     killed = 0
     (folder / "nothing.yaml").write_text("{}")
@@ -66,7 +66,7 @@ def count_kills(
         process = condgen_process([*arguments, *resume_options(folder)], folder)
         send_signal(process, folder, signum, moment, delay)
         output, _ = process.communicate(timeout=120)
-        if process.returncode == 0:  # it ended before the signal
+        if process.returncode == 0:  # the training ended before the signal
             break
         killed += 1
         expected = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[signal.Signals(signum)]
@@ -77,24 +77,24 @@ def count_kills(
     assert same_weights(run / "checkpoints" / "last.ckpt", whole / "checkpoints" / "last.ckpt")
     assert same_weights(run / "checkpoints" / "best.ckpt", whole / "checkpoints" / "best.ckpt")
     assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
-    pictures = [path.relative_to(whole) for path in whole.rglob("*") if path.suffix in (".png", ".gif")]
+    images = [path.relative_to(whole) for path in whole.rglob("*") if path.suffix in (".png", ".gif")]
     assert (
-        len([picture for picture in pictures if picture.parent.name != "reconstructions"]) == 5
-    )  # only the VAE has these
-    assert all((run / picture).read_bytes() == (whole / picture).read_bytes() for picture in pictures)
-    assert not list(run.rglob(".*"))  # nothing half-written is left
+        len([image for image in images if image.parent.name != "reconstructions"]) == 5
+    )  # only the VAE writes reconstructions
+    assert all((run / image).read_bytes() == (whole / image).read_bytes() for image in images)
+    assert not list(run.rglob(".*"))  # no partly written files
     return killed
 
 
 def resume_options(folder: Path) -> list[str]:
-    """Resumes if a checkpoint exists; a run that was killed before its first one starts again."""
+    """Options that resume from the last checkpoint. A run that was killed before its first checkpoint starts again."""
     found = list((folder / "lightning_logs").glob("version_*/checkpoints/last.ckpt"))
     return ["--config", "nothing.yaml", *(["--ckpt_path", "last"] if found else [])]
 
 
 @pytest.fixture(scope="module")
 def training(mnist_root):
-    """A training of four epochs of five batches, with a checkpoint every two batches."""
+    """Arguments of a training of four epochs of five batches, with a checkpoint every two batches."""
 
     def arguments(*more: str) -> list[str]:
         few = ["--trainer.max_epochs", "4", "--trainer.log_every_n_steps", "1", "--checkpoint.every_n_train_steps", "2"]
@@ -106,15 +106,15 @@ def training(mnist_root):
 
 @pytest.fixture(scope="module")
 def whole(training, tmp_path_factory):
-    """The same training, uninterrupted, for each set of options."""
-    made: dict[tuple[str, ...], Path] = {}
+    """A function that trains without interruption, once for each set of options, and returns the run directory."""
+    runs: dict[tuple[str, ...], Path] = {}
 
     def run(*more: str) -> Path:
-        if more not in made:
+        if more not in runs:
             folder = tmp_path_factory.mktemp("whole")
             finish(condgen_process(training(*more), folder))
-            made[more] = folder / "lightning_logs" / "version_0"
-        return made[more]
+            runs[more] = folder / "lightning_logs" / "version_0"
+        return runs[more]
 
     return run
 
@@ -126,7 +126,7 @@ def test_resume_after_three_kills_matches_uninterrupted_run(end, training, whole
         (signal.SIGKILL, while_a_grid_is_written, 0.0),
         (signal.SIGTERM, now, 0.4),
     ]
-    assert count_kills(kills, training(*end), tmp_path, whole(*end)) >= 2
+    assert train_with_kills(kills, training(*end), tmp_path, whole(*end)) >= 2
 
 
 def test_resume_after_an_exception_matches_uninterrupted_run(training, whole, tmp_path):
@@ -135,7 +135,7 @@ def test_resume_after_an_exception_matches_uninterrupted_run(training, whole, tm
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 1
     assert "a bug of the user's" in output
-    assert count_kills([], training(), tmp_path, whole()) == 0
+    assert train_with_kills([], training(), tmp_path, whole()) == 0
 
 
 @pytest.mark.slow
@@ -143,25 +143,25 @@ def test_resume_after_an_exception_matches_uninterrupted_run(training, whole, tm
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_resume_after_twenty_kills_matches_uninterrupted_run(family, processes, training, whole, tmp_path):
-    """Two minutes for each family on 2 cores, and six with two processes:
+    """Takes two minutes per family on 2 cores, and six with two processes:
     pytest -m slow -n 0 -s tests/promises/test_kills_lose_nothing.py
 
-    It prints the number of kills.
+    Prints the number of kills.
     """
     options = ["--model", family, *(DDP if processes == 2 else [])]
-    chance = random.Random(f"{family} {processes}")
+    rng = random.Random(f"{family} {processes}")
     killed, attempt = 0, 0
     while killed < 20:
         kills = [
             (
-                chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT]),
-                chance.choice([now, now, while_a_checkpoint_is_written, while_a_grid_is_written]),
-                chance.uniform(0, 0.8),
+                rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT]),
+                rng.choice([now, now, while_a_checkpoint_is_written, while_a_grid_is_written]),
+                rng.uniform(0, 0.8),
             )
             for _ in range(20 - killed)
         ]
         folder = tmp_path / str(attempt)
         folder.mkdir()
-        killed += count_kills(kills, training(*options), folder, whole(*options))
+        killed += train_with_kills(kills, training(*options), folder, whole(*options))
         attempt += 1
-    print(f"{family}, {processes} processes: {killed} kills in {attempt} trainings, all equal to the uninterrupted one")
+    print(f"{family}, {processes} processes: {killed} kills in {attempt} trainings, all equal to the uninterrupted run")

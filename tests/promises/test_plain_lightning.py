@@ -1,4 +1,4 @@
-"""condgen's classes in a notebook: a LightningModule and a LightningDataModule without the command line."""
+"""condgen's generators and data modules work with a plain Lightning Trainer, as in a notebook."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ QUIET = {
 }  # fmt: skip
 LONGER = {"max_epochs": 2, "limit_train_batches": 20}
 ARGUMENTS = {"Diffusion": {"channels": (8, 16)}, "VAE": {"flow_steps": 2}}
-OTHER = {"DNN": {"lr": 3e-4}, "GAN": {"penalty": 0.1}, "VAE": {"lr": 3e-4}, "Drifting": {"lr": 3e-4}}
+OVERRIDES = {"DNN": {"lr": 3e-4}, "GAN": {"penalty": 0.1}, "VAE": {"lr": 3e-4}, "Drifting": {"lr": 3e-4}}
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*logging interval")
 
 
@@ -39,7 +39,7 @@ def images_of(generator):
 
 @pytest.mark.parametrize("written_by", ["Lightning", "condgen"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_load_from_checkpoint_gives_the_trained_generator(family, written_by, data, fit_args, tmp_path):
+def test_load_from_checkpoint_restores_the_trained_generator(family, written_by, data, fit_args, tmp_path):
     generator_class = getattr(condgen.generators, family)
     if written_by == "condgen":
         small = ["--model", family, *SMALL.get(family, []), "--trainer.max_epochs", "1"]
@@ -52,16 +52,16 @@ def test_load_from_checkpoint_gives_the_trained_generator(family, written_by, da
         trainer.save_checkpoint(path)
     loaded = generator_class.load_from_checkpoint(path)
     assert torch.equal(images_of(loaded), images_of(condgen.load(path)))
-    name, value = next(iter(OTHER.get(family, {"guidance": 3.0}).items()))
+    name, value = next(iter(OVERRIDES.get(family, {"guidance": 3.0}).items()))
     assert generator_class.load_from_checkpoint(path, **{name: value}).hparams[name] == value
 
 
-def test_load_from_checkpoint_gives_the_data_module(last, mnist_root):
+def test_load_from_checkpoint_restores_the_data_module(last, mnist_root):
     data = MNIST.load_from_checkpoint(last)
     assert (data.root, data.batch_size) == (mnist_root, 16)
 
 
-def test_fit_twice_in_one_process_starts_from_the_settings_of_the_second(data, tmp_path):
+def test_second_fit_in_one_process_uses_the_changed_learning_rate(data, tmp_path):
     trainer = Trainer(max_epochs=1, default_root_dir=tmp_path, **QUIET)
     trainer.fit(generator := DNN(lr=1e-3), datamodule=data)
     generator.hparams.lr = 1e-5
@@ -71,7 +71,7 @@ def test_fit_twice_in_one_process_starts_from_the_settings_of_the_second(data, t
 
 
 @pytest.mark.parametrize("finder", [BatchSizeFinder, LearningRateFinder])
-def test_finder_as_a_callback_changes_its_setting_and_training_goes_on(finder, data, tmp_path):
+def test_finder_callback_changes_its_hyperparameter_and_the_training_completes(finder, data, tmp_path):
     callback = BatchSizeFinder(max_trials=2) if finder is BatchSizeFinder else LearningRateFinder(num_training_steps=30)
     generator = DNN(lr=1e-4)
     trainer = Trainer(callbacks=[callback], default_root_dir=tmp_path, **{**QUIET, **LONGER})
@@ -81,14 +81,14 @@ def test_finder_as_a_callback_changes_its_setting_and_training_goes_on(finder, d
     assert trainer.optimizers[0].param_groups[0]["lr"] == generator.hparams.lr
 
 
-def test_tuner_finds_a_learning_rate(data, tmp_path):
+def test_tuner_lr_find_tries_the_requested_learning_rates(data, tmp_path):
     trainer = Trainer(default_root_dir=tmp_path, **{**QUIET, **LONGER})
     found = Tuner(trainer).lr_find(DNN(), datamodule=data, num_training=8, update_attr=False)
     assert len(found.results["lr"]) >= 8
 
 
 @pytest.mark.parametrize("finder", ["BatchSizeFinder", "LearningRateFinder"])
-def test_finder_on_the_command_line_trains(finder, fit_args, tmp_path):
+def test_fit_command_trains_with_a_finder_callback(finder, fit_args, tmp_path):
     short = {"BatchSizeFinder": ["--trainer.callbacks.max_trials", "1"], "LearningRateFinder": []}[finder]
     options = ["--trainer.callbacks", finder, *short, "--trainer.default_root_dir", str(tmp_path)]
     assert main([*fit_args, *options, "--trainer.limit_train_batches", "20", "--trainer.max_epochs", "1"]) == 0
@@ -97,8 +97,8 @@ def test_finder_on_the_command_line_trains(finder, fit_args, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["lightning_logs"]
 
 
-class OwnData(LightningDataModule):
-    """A data module that knows nothing of condgen."""
+class UserData(LightningDataModule):
+    """A data module without any class of condgen."""
 
     def train_dataloader(self):
         return loader()
@@ -113,20 +113,20 @@ def loader():
 
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"Diffusion"}))
 @pytest.mark.parametrize("kind", ["loaders", "data module"])
-def test_fit_with_data_of_another_library_trains(kind, family, tmp_path):
+def test_trainer_fits_with_plain_loaders_or_a_plain_data_module(kind, family, tmp_path):
     generator = getattr(condgen.generators, family)(**ARGUMENTS.get(family, {}))
     trainer = Trainer(max_epochs=1, default_root_dir=tmp_path, **QUIET)
     trainer.fit(
         generator,
         *([loader(), loader()] if kind == "loaders" else []),
-        datamodule=OwnData() if kind == "data module" else None,
+        datamodule=UserData() if kind == "data module" else None,
     )
     assert {"val_loss", "variance_ratio"} <= trainer.callback_metrics.keys()
     trainer.save_checkpoint(tmp_path / "own.ckpt")
     assert torch.equal(images_of(condgen.load(tmp_path / "own.ckpt")), images_of(generator))
 
 
-def test_data_module_without_a_trainer_gives_batches(data):
+def test_data_module_without_a_trainer_yields_batches(data):
     data.prepare_data()
     data.setup("fit")
     images, labels = next(iter(data.train_dataloader()))
@@ -147,7 +147,7 @@ def test_data_module_without_a_trainer_shuffles_by_the_global_seed(data, monkeyp
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_generator_is_the_same_after_pickling_in_the_middle_of_a_notebook(family, data, tmp_path):
+def test_pickled_generator_generates_the_same_images(family, data, tmp_path):
     generator = getattr(condgen.generators, family)(**ARGUMENTS.get(family, {}))
     Trainer(max_epochs=1, default_root_dir=tmp_path, **QUIET).fit(generator, datamodule=data)
     assert torch.equal(images_of(pickle.loads(pickle.dumps(generator))), images_of(generator))

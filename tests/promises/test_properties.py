@@ -1,4 +1,4 @@
-"""What parses or indexes, held against inputs that nobody chose."""
+"""Property-based tests of parsers, sample requests, noise and the resumable loader."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ SEEDS = st.integers(0, 2**64 - 1)
 
 
 def idx_of(array: np.ndarray) -> bytes:
+    """The content of an IDX file."""
     code, dtype = (0x08, "u1") if array.dtype == np.uint8 else (0x0C, ">i4")
     return (
         bytes([0, 0, code, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.astype(dtype).tobytes()
@@ -33,6 +34,7 @@ def idx_of(array: np.ndarray) -> bytes:
 
 
 def read_bytes(content: bytes, suffix: str = "") -> torch.Tensor:
+    """Read an IDX file with this content."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"file{suffix}"
         path.write_bytes(content)
@@ -48,41 +50,41 @@ def read_bytes(content: bytes, suffix: str = "") -> torch.Tensor:
     ),
     st.sampled_from(["", ".gz"]),
 )
-def test_what_was_written_as_idx_is_read_again(described, suffix):
-    shape, kind, seed = described
+def test_read_idx_returns_the_written_array(array_arguments, suffix):
+    shape, kind, seed = array_arguments
     array = np.random.default_rng(seed).integers(0, 256, shape).astype(kind)
     content = idx_of(array)
     assert np.array_equal(read_bytes(gzip.compress(content) if suffix else content, suffix).numpy(), array)
 
 
 @given(st.data(), st.sampled_from(["", ".gz"]))
-def test_a_file_that_is_cut_at_any_byte_is_refused_by_name(data, suffix):
+def test_idx_file_truncated_at_any_byte_is_rejected_and_named(data, suffix):
     content = idx_of(np.arange(60, dtype=np.uint8).reshape(3, 4, 5))
     content = gzip.compress(content) if suffix else content
-    cut = data.draw(st.integers(0, len(content) - 1))
+    length = data.draw(st.integers(0, len(content) - 1))
     with pytest.raises(UsageError, match=f"file{suffix} "):
-        read_bytes(content[:cut], suffix)
+        read_bytes(content[:length], suffix)
 
 
 @given(st.binary(max_size=300), st.sampled_from(["", ".gz"]))
 @example(bytes([0, 0, 8, 255]) + bytes(4 * 255), "")
 @example(bytes([0, 0, 8, 4]) + b"\xff" * 16, "")
 @example(gzip.compress(bytes([0, 0, 8, 3]) + b"\xff" * 12), ".gz")
-def test_whatever_a_file_holds_it_is_read_or_refused_by_name(content, suffix):
+def test_idx_file_with_any_content_is_read_or_rejected_and_named(content, suffix):
     try:
         assert isinstance(read_bytes(content, suffix), torch.Tensor)
     except UsageError as error:
         assert f"file{suffix} " in str(error)  # noqa: PT017
 
 
-def test_a_gz_is_unpacked_no_further_than_its_header_says():
-    """Ten gigabytes of noughts in ten megabytes, were it unpacked whole; here a thousandth of that."""
+def test_gzipped_idx_file_is_decompressed_no_further_than_its_header_says():
+    """An attack would compress 10 GB of zeros to 10 MB. This test uses a thousandth of that."""
     bomb = gzip.compress(bytes([0, 0, 8, 1]) + struct.pack(">I", 10) + bytes(10_000_000))
     with pytest.raises(UsageError, match="more bytes"):
         read_bytes(bomb, ".gz")
 
 
-# Requests.
+# Sample requests.
 
 REQUESTS = st.tuples(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(1, 40)).flatmap(
     lambda r: st.tuples(st.just(r[0]), st.just(r[1]), st.integers(0, len(r[0]) * r[1] - 1), st.integers(1, 70))
@@ -90,8 +92,8 @@ REQUESTS = st.tuples(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.int
 
 
 @given(REQUESTS, st.integers(1, 5))
-def test_the_blocks_of_all_processes_are_the_request(described, processes):
-    labels, per_label, first, block_size = described
+def test_blocks_of_all_processes_cover_the_request_exactly_once(request_arguments, processes):
+    labels, per_label, first, block_size = request_arguments
     request = SampleRequest(labels, per_label, first, seed=3, block_size=block_size)
     found: dict[int, int] = {}
     for rank in range(processes):
@@ -100,13 +102,13 @@ def test_the_blocks_of_all_processes_are_the_request(described, processes):
             inside = [i for i in sample.indices.tolist() if first <= i < request.end]
             assert not set(inside) & found.keys()
             found |= {i: int(sample.labels[row]) for row, i in enumerate(sample.indices.tolist()) if i in inside}
-    wanted = [label for label in labels for _ in range(per_label)]
-    assert found == dict(enumerate(wanted[first:], first))
+    expected = [label for label in labels for _ in range(per_label)]
+    assert found == dict(enumerate(expected[first:], first))
 
 
 @given(REQUESTS, st.integers(1, 30))
-def test_every_sample_is_in_one_shard(described, shard_size):
-    labels, per_label, first, block_size = described
+def test_npz_shards_cover_the_request_exactly_once(request_arguments, shard_size):
+    labels, per_label, first, block_size = request_arguments
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("condgen.sampling.prediction_files.SHARD_SIZE", shard_size)
         files = PredictionFiles(format="npz")
@@ -120,7 +122,7 @@ def test_every_sample_is_in_one_shard(described, shard_size):
 
 
 @given(st.lists(st.integers(-(2**70), 2**70), max_size=5), st.integers(-5, 10**12), st.integers(-5, 10**12))
-def test_a_request_is_taken_or_refused_by_the_name_of_its_setting(labels, per_label, first):
+def test_sample_request_is_valid_or_rejected_with_the_name_of_the_option(labels, per_label, first):
     try:
         data = MNIST(labels=labels, samples_per_label=per_label, first_index=first)
     except UsageError as error:
@@ -131,33 +133,39 @@ def test_a_request_is_taken_or_refused_by_the_name_of_its_setting(labels, per_la
         assert 0 <= first < len(labels) * per_label == data.request.end
 
 
-# Numbers.
+# Noise, permutations and the loader.
 
 
 @given(SEEDS, st.lists(st.integers(0, 2**40), min_size=1, max_size=8), st.integers(1, 20))
-def test_a_samples_noise_depends_on_seed_and_index_alone(seed, indices, size):
-    together = uniform(seed, indices, (size,))
-    assert torch.equal(together, torch.cat([uniform(seed, [index], (size,)) for index in indices]))
-    assert together.min() >= 0
-    assert together.max() < 1
+def test_noise_of_a_sample_depends_only_on_seed_and_index(seed, indices, size):
+    batch = uniform(seed, indices, (size,))
+    assert torch.equal(batch, torch.cat([uniform(seed, [index], (size,)) for index in indices]))
+    assert batch.min() >= 0
+    assert batch.max() < 1
 
 
 @given(SEEDS, st.integers(0, 300), st.integers(0, 2**40))
-def test_an_epochs_order_has_every_image_once(seed, size, epoch):
+def test_permutation_contains_every_index_once(seed, size, epoch):
     assert permutation(seed, size, epoch).sort().values.tolist() == list(range(size))
 
 
 @given(st.integers(1, 60), st.integers(1, 4), st.integers(1, 5), st.booleans(), SEEDS, st.data())
 @settings(deadline=None)
-def test_an_epoch_goes_on_from_any_batch_on_any_number_of_processes(size, share, processes, drop_last, seed, data):
+def test_loader_resumes_at_any_batch_with_any_number_of_processes(
+    size, rank_batch_size, processes, drop_last, seed, data
+):
     def loaders() -> list[ImageLoader]:
         images = Images(torch.zeros(size, 1, 1, 1, dtype=torch.uint8), torch.arange(size))
-        shuffled = (size, share * processes, processes)
+        shuffled = (size, rank_batch_size * processes, processes)
         return [ImageLoader(images, ImageSampler(*shuffled, rank, seed, drop_last), 0) for rank in range(processes)]
 
     whole = [[labels.tolist() for _, labels in loader] for loader in loaders()]
-    seen = sorted(label for batches in whole for batch in batches for label in batch)
-    assert len(set(seen)) == len(seen) == (size // (share * processes) * share * processes if drop_last else size)
+    epoch_labels = sorted(label for batches in whole for batch in batches for label in batch)
+    assert (
+        len(set(epoch_labels))
+        == len(epoch_labels)
+        == (size // (rank_batch_size * processes) * rank_batch_size * processes if drop_last else size)
+    )
     for before, after, batches in zip(loaders(), loaders(), whole, strict=True):
         stop = data.draw(st.integers(0, max(0, len(batches) - 1)))
         iterator = iter(before)
@@ -177,7 +185,7 @@ VALUES = st.text(st.characters(exclude_categories=["Cs"]), max_size=8).filter(
 
 
 @given(st.lists(st.tuples(NAMES, VALUES, st.booleans()), max_size=6))
-def test_options_are_read_with_and_without_an_equals_sign(given_options):
+def test_options_are_parsed_with_and_without_an_equals_sign(given_options):
     words = [
         word
         for name, value, joined in given_options

@@ -1,4 +1,4 @@
-"""A run with damaged auxiliary files still resumes, and keeps their content."""
+"""Resume after a stop within an epoch, with other callbacks, and with damaged metrics, config or sample grids."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from condgen.cli.main import main
 
 
 class StopsAfterStep(Callback):
-    """Asks to stop within an epoch, as ``trainer.max_time`` does."""
+    """Requests a stop within an epoch, like ``trainer.max_time``."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -35,9 +35,9 @@ def whole(fit_args, tmp_path_factory):
 
 @pytest.fixture
 def resume(trained, fit_args, tmp_path):
-    """A run of two epochs, and a function that trains its third."""
+    """A function that resumes a run of two epochs and trains the third."""
     shutil.copytree(trained / "lightning_logs", tmp_path / "lightning_logs")
-    (tmp_path / "nothing.yaml").write_text("{}")  # instead of the run's own settings
+    (tmp_path / "nothing.yaml").write_text("{}")  # replaces the run's config.yaml
     three = ["--config", str(tmp_path / "nothing.yaml"), "--trainer.max_epochs", "3"]
 
     def resume(*more: str) -> Path:
@@ -50,57 +50,53 @@ def resume(trained, fit_args, tmp_path):
     return resume
 
 
-def fill(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-
-
-METRICS = {
-    "empty": lambda path: fill(path, b""),
+DAMAGE = {
+    "empty": lambda path: path.write_bytes(b""),
     "missing": lambda path: path.unlink(),
-    "half a header": lambda path: fill(path, b"epoch,st"),
-    "half a row": lambda path: fill(path, path.read_bytes()[:-7]),
-    "binary": lambda path: fill(path, os.urandom(1000)),
-    "UTF-16": lambda path: fill(path, path.read_text().encode("utf-16")),
-    "more cells than columns": lambda path: fill(path, path.read_bytes() + b"1,2,3,4,5,6,7,8,9\r\n"),
-    "a long field": lambda path: fill(path, path.read_bytes() + b"1," + b"9" * 200_000 + b",,,,,\r\n"),
-    "a step that is no number": lambda path: fill(path, path.read_bytes().replace(b",3,", ",²,".encode())),
-    "semicolons": lambda path: fill(path, path.read_bytes().replace(b",", b";")),
-    "the same column twice": lambda path: fill(path, path.read_bytes().replace(b"val_loss,", b"train_loss,")),
+    "half a header": lambda path: path.write_bytes(b"epoch,st"),
+    "half a row": lambda path: path.write_bytes(path.read_bytes()[:-7]),
+    "binary": lambda path: path.write_bytes(os.urandom(1000)),
+    "UTF-16": lambda path: path.write_bytes(path.read_text().encode("utf-16")),
+    "more cells than columns": lambda path: path.write_bytes(path.read_bytes() + b"1,2,3,4,5,6,7,8,9\r\n"),
+    "a long field": lambda path: path.write_bytes(path.read_bytes() + b"1," + b"9" * 200_000 + b",,,,,\r\n"),
+    "a step that is not a number": lambda path: path.write_bytes(path.read_bytes().replace(b",3,", ",²,".encode())),
+    "semicolons": lambda path: path.write_bytes(path.read_bytes().replace(b",", b";")),
+    "the same column twice": lambda path: path.write_bytes(path.read_bytes().replace(b"val_loss,", b"train_loss,")),
     "a folder": lambda path: (path.unlink(), path.mkdir()),
     "a FIFO": lambda path: (path.unlink(), os.mkfifo(path)),
 }
-NOTHING_TO_KEEP = {"empty", "missing", "half a header", "half a row"}
+NOT_RENAMED = {"empty", "missing", "half a header", "half a row"}
 
 
 @pytest.mark.filterwarnings("ignore:.*is damaged")
-@pytest.mark.parametrize("damage", METRICS)
-def test_resume_with_damaged_metrics_trains_and_keeps_the_damaged_file(damage, resume, whole):
-    METRICS[damage](resume.run / "metrics.csv")
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_resume_with_damaged_metrics_trains_and_renames_the_damaged_file(damage, resume, whole):
+    DAMAGE[damage](resume.run / "metrics.csv")
     before = (resume.run / "metrics.csv").read_bytes() if (resume.run / "metrics.csv").is_file() else None
     run = resume()
     assert same_weights(run / "checkpoints" / "last.ckpt", whole / "checkpoints" / "last.ckpt")
     assert rows_of(run)[-1] == rows_of(whole)[-1]
-    aside = run / "metrics.damaged-0.csv"
-    assert aside.exists() is (damage not in NOTHING_TO_KEEP)
-    if aside.is_file():
-        assert aside.read_bytes() == before
+    renamed = run / "metrics.damaged-0.csv"
+    assert renamed.exists() is (damage not in NOT_RENAMED)
+    if renamed.is_file():
+        assert renamed.read_bytes() == before
 
 
 @pytest.mark.filterwarnings("ignore:.*is damaged")
-def test_resume_keeps_the_good_rows_of_damaged_metrics(resume, whole):
-    METRICS["more cells than columns"](resume.run / "metrics.csv")
+def test_resume_keeps_the_valid_rows_of_damaged_metrics(resume, whole):
+    DAMAGE["more cells than columns"](resume.run / "metrics.csv")
     assert (resume() / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"- a\n- b\n", b"\x00\xff\x00", b"[" * 5000], ids=["empty", "list", "binary", "deep"]
 )
-def test_resume_with_a_config_given_ignores_a_damaged_run_config(content, resume):
+def test_resume_with_explicit_config_ignores_a_damaged_run_config(content, resume):
     (resume.run / "config.yaml").write_bytes(content)
     assert "max_epochs: 3" in (resume() / "config.yaml").read_text()
 
 
-def test_resume_from_inside_the_run_continues_it(resume, whole, fit_args, monkeypatch):
+def test_resume_from_inside_the_run_directory_continues_the_run(resume, whole, fit_args, monkeypatch):
     for folder, path in ((resume.run / "checkpoints", "last.ckpt"), (resume.run, "checkpoints/last.ckpt")):
         monkeypatch.chdir(folder)
         epochs = str(len(list((resume.run / "samples").glob("epoch=*.png"))) + 1)
@@ -110,14 +106,14 @@ def test_resume_from_inside_the_run_continues_it(resume, whole, fit_args, monkey
 
 
 def test_resume_through_a_symlink_continues_the_run(resume, tmp_path):
-    (tmp_path / "mine.ckpt").symlink_to(resume.run / "checkpoints" / "last.ckpt")
-    assert main(["fit", "--ckpt_path", str(tmp_path / "mine.ckpt"), "--trainer.max_epochs", "3"]) == 0
+    (tmp_path / "link.ckpt").symlink_to(resume.run / "checkpoints" / "last.ckpt")
+    assert main(["fit", "--ckpt_path", str(tmp_path / "link.ckpt"), "--trainer.max_epochs", "3"]) == 0
     assert (resume.run / "samples" / "epoch=002.png").is_file()
     assert runs_in(tmp_path) == ["version_0"]
 
 
 @pytest.mark.parametrize("step", [3, 7])
-def test_resume_after_a_stop_within_an_epoch_matches_the_uninterrupted_run(step, fit_args, whole, tmp_path):
+def test_resume_after_stop_request_mid_epoch_matches_uninterrupted_run(step, fit_args, whole, tmp_path):
     common = [*fit_args, "--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "3"]
     stop = ["--trainer.callbacks", "test_resume_of_damaged_runs.StopsAfterStep", "--trainer.callbacks.step", str(step)]
     assert main([*common, *stop]) == 0
@@ -131,7 +127,7 @@ def test_resume_after_a_stop_within_an_epoch_matches_the_uninterrupted_run(step,
         assert same_weights(run / "checkpoints" / name, whole / "checkpoints" / name)
 
 
-def test_extra_rows_of_a_stop_are_dropped_even_if_the_resumed_run_fails_before_its_first_row(fit_args, tmp_path):
+def test_metrics_rows_of_a_mid_epoch_stop_are_dropped_even_if_the_resumed_run_fails(fit_args, tmp_path):
     common = [*fit_args, "--trainer.log_every_n_steps", "5", "--trainer.default_root_dir"]
     assert main([*common, str(tmp_path / "whole")]) == 0
     run, resumed = tmp_path / "lightning_logs" / "version_0", [*common, str(tmp_path), "--ckpt_path", "last"]
@@ -162,36 +158,38 @@ def test_resume_after_max_time_needs_a_longer_max_time(fit_args, tmp_path, capsy
 
 
 @pytest.mark.filterwarnings("ignore:.*is left out of samples.gif")
-@pytest.mark.parametrize("content", [b"", b"no picture", b"half"])
-def test_resume_leaves_a_damaged_grid_out_of_the_animation(content, resume):
+@pytest.mark.parametrize("content", [b"", b"no image", b"half"], ids=["empty", "text", "truncated"])
+def test_resume_omits_a_damaged_sample_grid_from_the_gif(content, resume):
     grid = resume.run / "samples" / "epoch=000.png"
     grid.write_bytes(grid.read_bytes()[:500] if content == b"half" else content)
     with Image.open(resume() / "samples.gif") as gif:
         assert gif.n_frames == 2
 
 
-@pytest.mark.parametrize(("limit", "is_enough"), [("2", False), ("3", False), ("4", True)])
-def test_resume_within_an_epoch_refuses_a_limit_that_ends_it_before(limit, is_enough, fit_args, tmp_path, capsys):
+@pytest.mark.parametrize(("limit", "is_valid"), [("2", False), ("3", False), ("4", True)])
+def test_resume_mid_epoch_rejects_limit_train_batches_below_the_resumed_batch(
+    limit, is_valid, fit_args, tmp_path, capsys
+):
     common = [*fit_args, "--trainer.default_root_dir", str(tmp_path)]
     stop = ["--trainer.callbacks", "test_resume_of_damaged_runs.StopsAfterStep", "--trainer.callbacks.step", "3"]
     assert main([*common, *stop]) == 0
     (tmp_path / "nothing.yaml").write_text("{}")
     more = [*common, "--config", str(tmp_path / "nothing.yaml"), "--ckpt_path", "last"]
-    if is_enough:
+    if is_valid:
         assert main([*more, "--trainer.limit_train_batches", limit]) == 0
     else:
         assert "trainer.limit_train_batches" in refused([*more, "--trainer.limit_train_batches", limit], capsys)
 
 
 @pytest.mark.parametrize("finder", ["LearningRateFinder", "BatchSizeFinder"])
-def test_resume_with_a_finder_is_refused_because_it_resets_the_training(finder, resume, capsys):
+def test_resume_rejects_finder_callbacks_because_they_reset_the_training(finder, resume, capsys):
     before = (resume.run / "metrics.csv").read_bytes()
     more = ["fit", "--ckpt_path", str(resume.run), "--trainer.max_epochs", "3", "--trainer.callbacks", finder]
     assert finder in refused(more, capsys)
     assert (resume.run / "metrics.csv").read_bytes() == before
 
 
-def test_checkpoint_after_a_finder_has_the_training_time(fit_args, tmp_path):
+def test_checkpoint_of_a_run_with_lr_finder_has_the_training_time(fit_args, tmp_path):
     finder = ["--trainer.callbacks", "LearningRateFinder", "--trainer.limit_train_batches", "20"]
     assert main([*fit_args, *finder, "--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "1"]) == 0
     last = torch.load(tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
@@ -206,7 +204,7 @@ def test_resume_with_a_callback_that_cannot_restore_its_state_names_the_callback
     assert "SpikeDetection" in refused(["fit", *more], capsys)
 
 
-def test_fit_with_swa_saves_the_averaged_weights(fit_args, tmp_path):
+def test_stochastic_weight_averaging_saves_the_averaged_weights_and_resumes(fit_args, tmp_path):
     average = ["--trainer.callbacks", "StochasticWeightAveraging", "--trainer.callbacks.swa_lrs", "0.01"]
     options = ["--model", "Diffusion", "--model.channels", "[8,16]", "--trainer.max_epochs", "4"]
     start = ["--trainer.callbacks.swa_epoch_start", "1", "--trainer.default_root_dir", str(tmp_path)]
@@ -224,11 +222,11 @@ def test_fit_with_swa_saves_the_averaged_weights(fit_args, tmp_path):
     assert main(["fit", *config]) == 0
 
 
-@pytest.mark.parametrize("given", [["--trainer.callbacks", "LearningRateMonitor"], ["--trainer.callbacks", "null"]])
-def test_resume_takes_callbacks_from_flags(given, fit_args, tmp_path, capsys):
+@pytest.mark.parametrize("flags", [["--trainer.callbacks", "LearningRateMonitor"], ["--trainer.callbacks", "null"]])
+def test_resume_needs_explicit_callbacks_if_the_run_config_has_some(flags, fit_args, tmp_path, capsys):
     common = [*fit_args, "--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "1"]
     assert main([*common, "--trainer.callbacks", "LearningRateMonitor"]) == 0
     run = tmp_path / "lightning_logs" / "version_0"
     more = ["fit", "--ckpt_path", str(run), "--trainer.max_epochs", "2"]
     assert "trainer.callbacks" in refused(more, capsys)
-    assert main([*more, *given]) == 0
+    assert main([*more, *flags]) == 0

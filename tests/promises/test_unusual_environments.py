@@ -1,4 +1,4 @@
-"""Where condgen runs: clusters, terminals, daemons, process limits."""
+"""Unusual environments: SLURM, closed streams, full devices, process limits, and invalid Trainer options."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ SLURM = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "S
 @pytest.mark.parametrize(
     "strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook", "ddp_spawn_find_unused_parameters_true", "fsdp", "deepspeed"]
 )
-def test_fit_refuses_an_unsupported_strategy_before_a_run_exists(strategy, fit_args, tmp_path, capsys):
+def test_fit_rejects_an_unsupported_strategy_and_writes_no_run(strategy, fit_args, tmp_path, capsys):
     two = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", strategy]
     assert strategy in refused([*fit_args, *two, "--trainer.default_root_dir", str(tmp_path)], capsys)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_fit_uses_one_device_unless_asked(trained):
+def test_fit_uses_one_device_by_default(trained):
     assert "devices: 1\n" in (trained / "lightning_logs" / "version_0" / "config.yaml").read_text()
 
 
-def test_fit_under_slurm_saves_on_sigusr1_and_a_new_run_starts_anew(fit_args, tmp_path):
+def test_fit_under_slurm_saves_on_sigusr1_and_a_new_fit_starts_from_scratch(fit_args, tmp_path):
     endless = [*fit_args, "--trainer.max_epochs", "1000", "--checkpoint.every_n_train_steps", "1"]
     process = condgen_process(endless, tmp_path, **SLURM)
     last = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
@@ -40,23 +40,23 @@ def test_fit_under_slurm_saves_on_sigusr1_and_a_new_run_starts_anew(fit_args, tm
     process.send_signal(signal.SIGUSR1)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGUSR1, output
-    assert [path.name for path in tmp_path.iterdir()] == ["lightning_logs"]  # no hpc_ckpt_1.ckpt
-    torch.save(torch.load(last, weights_only=True), tmp_path / "hpc_ckpt_1.ckpt")  # what other programs leave there
+    assert [path.name for path in tmp_path.iterdir()] == ["lightning_logs"]  # Lightning would write hpc_ckpt_1.ckpt
+    torch.save(torch.load(last, weights_only=True), tmp_path / "hpc_ckpt_1.ckpt")  # as another program may do
     process = condgen_process([*fit_args, "--trainer.max_epochs", "1"], tmp_path, **SLURM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
     assert rows_of(tmp_path / "lightning_logs" / "version_1")[0]["step"] == "1"
 
 
-@pytest.mark.parametrize("closed", [1, 2])
-def test_fit_with_a_closed_stream_succeeds(closed, fit_args, tmp_path):
+@pytest.mark.parametrize("closed", [1, 2], ids=["stdout", "stderr"])
+def test_fit_with_closed_stdout_or_stderr_succeeds(closed, fit_args, tmp_path):
     command = f"exec {sys.executable} -m condgen {' '.join(fit_args)} --trainer.max_epochs 1 {closed}>&-"
     assert subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, check=False).returncode == 0
     assert runs_in(tmp_path) == ["version_0"]
     assert {path.name for path in tmp_path.iterdir()} == {"lightning_logs"}
 
 
-def test_output_on_a_full_disk_is_one_line():
+def test_help_on_a_full_device_fails_with_one_line():
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "condgen", "--help"], stdout=full, stderr=-1, text=True, check=False
@@ -65,7 +65,7 @@ def test_output_on_a_full_disk_is_one_line():
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_output_survives_an_encoding_without_its_characters(last, tmp_path):
+def test_error_with_characters_outside_the_output_encoding_has_no_traceback(last, tmp_path):
     process = python_process(["condgen", "nonsense–verb"], tmp_path, PYTHONIOENCODING="ascii")
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -92,29 +92,29 @@ LONG = "x" * 300
     ],
     ids=lambda command: command.replace(LONG, "LONG"),
 )  # fmt: skip
-def test_path_with_a_name_that_is_too_long_is_one_line(command, trained, tmp_path, monkeypatch, capsys):
+def test_too_long_path_is_rejected_in_one_line(command, trained, tmp_path, monkeypatch, capsys):
     (tmp_path / "lightning_logs").symlink_to(trained / "lightning_logs")
     monkeypatch.chdir(tmp_path)
     assert "x" * 100 in refused(command.split(), capsys)
 
 
-def test_path_with_a_null_byte_is_one_line(tmp_path, capsys):
+def test_path_with_a_null_byte_is_rejected_in_one_line(tmp_path, capsys):
     (tmp_path / "config.yaml").write_text('data: {class_path: MNIST, init_args: {root: "a\\0b"}}\n')
     common = ["--trainer.default_root_dir", str(tmp_path)]
     refused(["fit", "--config", str(tmp_path / "config.yaml"), *common], capsys)
 
 
 def test_predict_over_the_file_size_limit_names_the_folder(last, tmp_path):
-    request = f"predict --ckpt_path {last} --predictions.format npz --predictions.dirpath drawn"
+    request = f"predict --ckpt_path {last} --predictions.format npz --predictions.dirpath generated"
     command = f"ulimit -f 8; exec {sys.executable} -m condgen {request} --data.samples_per_label 100"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "drawn" in done.stderr.splitlines()[-1]
+    assert "generated" in done.stderr.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_unreadable_checkpoint_says_so(last, tmp_path):
+def test_checkpoint_without_read_permission_is_rejected(last, tmp_path):
     copy = tmp_path / "secret.ckpt"
     copy.write_bytes(Path(last).read_bytes())
     copy.chmod(0)
@@ -126,7 +126,7 @@ def test_unreadable_checkpoint_says_so(last, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "expected"),
     [
         ("--trainer.callbacks EarlyStoping", "EarlyStopping"),
         ("--trainer.callbacks EarlyStopping", "monitor"),
@@ -144,19 +144,21 @@ def test_unreadable_checkpoint_says_so(last, tmp_path):
         ("--trainer.sync_batchnorm true --trainer.accelerator cpu", "trainer.sync_batchnorm"),
     ],
 )
-def test_trainer_class_that_cannot_be_used_is_one_line_and_leaves_no_run(options, says, fit_args, tmp_path, capsys):
-    assert says in refused([*fit_args, *options.split(), "--trainer.default_root_dir", str(tmp_path)], capsys)
+def test_unusable_trainer_option_is_rejected_in_one_line_and_writes_no_run(
+    options, expected, fit_args, tmp_path, capsys
+):
+    assert expected in refused([*fit_args, *options.split(), "--trainer.default_root_dir", str(tmp_path)], capsys)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("bar", ["RichProgressBar", "TQDMProgressBar"])
-def test_progress_bar_of_the_user_replaces_the_default(bar, fit_args, tmp_path):
+def test_progress_bar_callback_of_the_user_replaces_the_default(bar, fit_args, tmp_path):
     options = ["--trainer.callbacks", bar, "--trainer.max_epochs", "1", "--trainer.default_root_dir", str(tmp_path)]
     assert main([*fit_args, *options]) == 0
 
 
 @pytest.mark.parametrize("callback", ["Timer", "StochasticWeightAveraging --trainer.callbacks.swa_lrs 0.01"])
-def test_run_config_with_a_callback_can_be_used_to_resume(callback, fit_args, tmp_path):
+def test_resume_with_config_of_a_run_with_a_callback_succeeds(callback, fit_args, tmp_path):
     common = ["--trainer.default_root_dir", str(tmp_path)]
     assert main([*fit_args, "--trainer.callbacks", *callback.split(), *common]) == 0
     run = tmp_path / "lightning_logs" / "version_0"

@@ -1,4 +1,4 @@
-"""Each private part of Lightning that condgen relies on: a test fails if Lightning changes it."""
+"""The private APIs of Lightning that condgen uses. A test fails if a new version of Lightning changes one of them."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ SLURM = {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train", "S
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
-class Line(LightningModule):
-    """One weight, trained on four batches an epoch. It records the epochs and the batches in which it is trained."""
+class LinearModule(LightningModule):
+    """A linear layer, trained on four batches per epoch, that records the batches and the ends of epochs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Line(LightningModule):
 
 
 class SavesAtEpochEnd(Callback):
-    """Saves while Lightning calls the hooks of an epoch's end, as condgen does."""
+    """Saves a checkpoint in on_train_epoch_end, like condgen."""
 
     def __init__(self, path, rewind=False):
         self.path, self.rewind = path, rewind
@@ -69,12 +69,12 @@ class SavesAtEpochEnd(Callback):
 def saved(tmp_path):
     """A checkpoint from the end of the first epoch."""
     path = tmp_path / "epoch.ckpt"
-    Trainer(max_epochs=1, callbacks=[SavesAtEpochEnd(path)], **QUIET).fit(Line())
+    Trainer(max_epochs=1, callbacks=[SavesAtEpochEnd(path)], **QUIET).fit(LinearModule())
     return path
 
 
 @pytest.mark.parametrize("found", ["OnExceptionCheckpoint", "SLURM"])
-def test_training_without_a_checkpoint_ignores_files_that_lightning_finds(found, saved, tmp_path, monkeypatch):
+def test_fit_without_ckpt_path_ignores_checkpoints_that_lightning_would_load(found, saved, tmp_path, monkeypatch):
     options = {**QUIET, "default_root_dir": tmp_path}
     if found == "SLURM":
         saved.rename(tmp_path / "hpc_ckpt_1.ckpt")
@@ -83,32 +83,32 @@ def test_training_without_a_checkpoint_ignores_files_that_lightning_finds(found,
     else:
         options |= {"callbacks": [OnExceptionCheckpoint(tmp_path, "epoch")], "enable_checkpointing": True}
     for fixed, first_batch in ((False, (1, 0)), (True, (0, 0))):
-        trainer, module = Trainer(max_epochs=2, **options), Line()
+        trainer, module = Trainer(max_epochs=2, **options), LinearModule()
         if fixed:
             ignore_other_checkpoints(trainer)
         trainer.fit(module, weights_only=False)
         assert module.batches[0] == first_batch
 
 
-def test_training_with_a_checkpoint_loads_it_if_others_are_ignored(saved):
-    trainer, module = Trainer(max_epochs=2, **QUIET), Line()
+def test_fit_with_ckpt_path_loads_it_while_other_checkpoints_are_ignored(saved):
+    trainer, module = Trainer(max_epochs=2, **QUIET), LinearModule()
     ignore_other_checkpoints(trainer)
     trainer.fit(module, ckpt_path=saved, weights_only=True)
     assert module.batches == [(1, 0), (1, 1), (1, 2), (1, 3)]
 
 
 @pytest.mark.parametrize("part", ["optimizer_states", "loops", "lr_schedulers", "callbacks", "state_dict"])
-def test_checkpoint_that_cannot_be_restored_is_named(part, saved):
+def test_error_while_restoring_a_checkpoint_names_the_checkpoint(part, saved):
     checkpoint = torch.load(saved, weights_only=True)
     torch.save(checkpoint | {part: 3}, saved)
     trainer = Trainer(max_epochs=2, **QUIET)
     name_checkpoint_in_errors(trainer, saved)
     with pytest.raises(UsageError, match=re.escape(str(saved))):
-        trainer.fit(Line(), ckpt_path=saved, weights_only=True)
+        trainer.fit(LinearModule(), ckpt_path=saved, weights_only=True)
 
 
-def test_error_after_the_restore_keeps_its_type(saved):
-    class Failing(Line):
+def test_error_after_restoring_a_checkpoint_keeps_its_type(saved):
+    class Failing(LinearModule):
         def training_step(self, batch, batch_idx):
             raise ZeroDivisionError
 
@@ -118,9 +118,9 @@ def test_error_after_the_restore_keeps_its_type(saved):
         trainer.fit(Failing(), ckpt_path=saved, weights_only=True)
 
 
-def test_resume_from_an_epoch_end_with_max_steps_starts_the_next_epoch(saved):
-    for fixed, ended_epochs in ((False, [0]), (True, [1])):  # Lightning alone ends epoch 0 again, and counts two epochs
-        trainer, module = Trainer(max_epochs=2, max_steps=8, **QUIET), Line()
+def test_resume_from_epoch_end_with_max_steps_starts_the_next_epoch(saved):
+    for fixed, ended_epochs in ((False, [0]), (True, [1])):  # Lightning alone repeats the end of epoch 0
+        trainer, module = Trainer(max_epochs=2, max_steps=8, **QUIET), LinearModule()
         if fixed:
             resume_between_epochs(trainer)
         trainer.fit(module, ckpt_path=saved, weights_only=True)
@@ -128,10 +128,10 @@ def test_resume_from_an_epoch_end_with_max_steps_starts_the_next_epoch(saved):
     assert module.batches == [(1, 0), (1, 1), (1, 2), (1, 3)]
 
 
-def test_resume_after_max_steps_within_an_epoch_trains_the_rest_of_the_epoch(tmp_path):
+def test_resume_after_max_steps_mid_epoch_trains_the_rest_of_the_epoch(tmp_path):
     path = tmp_path / "step.ckpt"
-    Trainer(max_steps=2, callbacks=[SavesAtEpochEnd(path, rewind=True)], **QUIET).fit(Line())
-    trainer, module = Trainer(max_steps=6, **QUIET), Line()
+    Trainer(max_steps=2, callbacks=[SavesAtEpochEnd(path, rewind=True)], **QUIET).fit(LinearModule())
+    trainer, module = Trainer(max_steps=6, **QUIET), LinearModule()
     resume_between_epochs(trainer)
     trainer.fit(module, ckpt_path=path, weights_only=True)
     assert [epoch for epoch, _ in module.batches] == [0, 0, 1, 1]
@@ -143,7 +143,7 @@ def test_resume_after_max_steps_within_an_epoch_trains_the_rest_of_the_epoch(tmp
     ("strategy", "expected"),
     [("ddp_spawn", True), ("ddp_fork", True), ("ddp_notebook", True), ("ddp", False), ("auto", False)],
 )
-def test_strategies_that_train_in_child_processes_are_recognised(strategy, expected):
+def test_trains_in_children_recognises_strategies_that_spawn_or_fork(strategy, expected):
     trainer = Trainer(devices=2 if strategy != "auto" else 1, strategy=strategy, **QUIET)
     assert isinstance(trainer.strategy, DDPStrategy | SingleDeviceStrategy)
     assert trains_in_children(trainer.strategy) is expected

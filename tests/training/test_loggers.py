@@ -1,4 +1,4 @@
-"""The loggers of a run directory, and a user's logger beside them."""
+"""The loggers of a run, additional loggers of the user, and the last lines that `condgen fit` prints."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from condgen.cli.main import main
 from condgen.training.loggers import MetricsLogger
 
 
-class Gallery(CSVLogger):
-    """A user's logger that takes images, with the method of W&B's logger."""
+class ImageLogger(CSVLogger):
+    """A logger of the user that accepts images, with the same method as W&B's logger."""
 
     def log_image(self, key, images, step):
         with open(f"{self.root_dir}.json", "a") as file:
@@ -28,33 +28,34 @@ class Gallery(CSVLogger):
 
 
 @pytest.fixture
-def with_gallery(fit_args, tmp_path):
-    options = ["--trainer.logger", "test_loggers.Gallery", "--trainer.logger.save_dir", str(tmp_path / "gallery")]
-    options += ["--trainer.logger.name", "mine", "--trainer.logger.version", "x"]
-    (tmp_path / "gallery").mkdir()
+def image_logger_args(fit_args, tmp_path):
+    """Arguments of a short `condgen fit` with an additional ImageLogger."""
+    options = ["--trainer.logger", "test_loggers.ImageLogger", "--trainer.logger.save_dir", str(tmp_path / "images")]
+    options += ["--trainer.logger.name", "user", "--trainer.logger.version", "x"]
+    (tmp_path / "images").mkdir()
     return [*fit_args, *options, "--trainer.default_root_dir", str(tmp_path)]
 
 
-def test_users_logger_is_added_to_those_of_the_run(with_gallery, tmp_path):
-    assert main(with_gallery) == 0
+def test_logger_of_the_user_is_added_to_the_default_loggers(image_logger_args, tmp_path):
+    assert main(image_logger_args) == 0
     run = tmp_path / "lightning_logs" / "version_0"
     assert rows_of(run)[-1]["val_loss"]
     assert list(run.glob("events.out.tfevents*"))
-    assert "val_loss" in (tmp_path / "gallery" / "mine" / "x" / "metrics.csv").read_text()
+    assert "val_loss" in (tmp_path / "images" / "user" / "x" / "metrics.csv").read_text()
 
 
-def test_logger_that_takes_images_gets_the_sample_grids(with_gallery, tmp_path):
-    assert main([*with_gallery, "--model", "VAE", "--model.flow_steps", "2"]) == 0
-    logged = [json.loads(line) for line in (tmp_path / "gallery" / "mine.json").read_text().splitlines()]
+def test_logger_with_log_image_gets_sample_grids_and_reconstructions(image_logger_args, tmp_path):
+    assert main([*image_logger_args, "--model", "VAE", "--model.flow_steps", "2"]) == 0
+    logged = [json.loads(line) for line in (tmp_path / "images" / "user.json").read_text().splitlines()]
     assert [(name, step) for name, step, _ in logged] == [
         ("samples", 4), ("reconstructions", 4), ("samples", 9), ("reconstructions", 9)
     ]  # fmt: skip
     assert logged[0][2] == [[302, 302, 3]]
 
 
-def test_hyperparameters_reach_every_logger(with_gallery, tmp_path):
-    assert main([*with_gallery, "--model.latent_dim", "7"]) == 0
-    assert json.loads((tmp_path / "gallery" / "mine-settings.json").read_text())["latent_dim"] == "7"
+def test_hyperparameters_are_logged_to_every_logger(image_logger_args, tmp_path):
+    assert main([*image_logger_args, "--model.latent_dim", "7"]) == 0
+    assert json.loads((tmp_path / "images" / "user-settings.json").read_text())["latent_dim"] == "7"
     run = tmp_path / "lightning_logs" / "version_0"
     plugins = EventAccumulator(str(run)).Reload().SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     start = plugin_data_pb2.HParamsPluginData.FromString(plugins).session_start_info
@@ -62,8 +63,8 @@ def test_hyperparameters_reach_every_logger(with_gallery, tmp_path):
     assert start.hparams["batch_size"].number_value == 16
 
 
-def test_commands_in_the_last_lines_of_fit_work(with_gallery, tmp_path, capsys):
-    assert main([*with_gallery, "--trainer.max_epochs", "1"]) == 0
+def test_commands_printed_at_the_end_of_fit_work(image_logger_args, tmp_path, capsys):
+    assert main([*image_logger_args, "--trainer.max_epochs", "1"]) == 0
     lines = [
         line.split("condgen ", 1)[1].split() for line in capsys.readouterr().out.splitlines() if " condgen " in line
     ]
@@ -74,16 +75,16 @@ def test_commands_in_the_last_lines_of_fit_work(with_gallery, tmp_path, capsys):
     assert main(next(line for line in lines if line[0] == "plot")) == 0
 
 
-def test_last_lines_of_fit_without_loggers_omit_the_curves(fit_args, tmp_path, capsys):
+def test_fit_without_loggers_does_not_suggest_plot_or_tensorboard(fit_args, tmp_path, capsys):
     options = ["--trainer.logger", "false", "--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "1"]
     assert main([*fit_args, *options]) == 0
-    said = capsys.readouterr().out
-    assert "condgen plot" not in said
-    assert "tensorboard" not in said
-    assert "condgen predict" in said
+    output = capsys.readouterr().out
+    assert "condgen plot" not in output
+    assert "tensorboard" not in output
+    assert "condgen predict" in output
 
 
-def test_metrics_logger_writes_each_row_at_once_and_adds_columns(tmp_path):
+def test_metrics_logger_writes_each_row_immediately_and_adds_columns(tmp_path):
     logger = MetricsLogger(tmp_path, 0, [])
     logger.log_metrics({"train_loss": torch.tensor(0.5), "epoch": 0}, 3)
     assert rows_of(tmp_path) == [{"epoch": "0", "step": "3", "train_loss": "0.5"}]
@@ -94,7 +95,7 @@ def test_metrics_logger_writes_each_row_at_once_and_adds_columns(tmp_path):
     ]
 
 
-def test_metrics_logger_drops_rows_that_the_resumed_training_logs_again(tmp_path):
+def test_metrics_logger_drops_the_rows_after_the_resumed_step(tmp_path):
     first = MetricsLogger(tmp_path, 0, [])
     for step in range(4):
         first.log_metrics({"train_loss": step}, step)

@@ -1,4 +1,4 @@
-"""Settings of the process."""
+"""Process-wide settings that speed up the training."""
 
 import platform
 import re
@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 
 
 class PageFaults(Callback):
-    """Prints the median number of page faults in a step of the last epoch."""
+    """Prints the median number of page faults per training step of the last epoch."""
 
     def on_train_epoch_start(self, trainer, pl_module):
         self.faults = []
