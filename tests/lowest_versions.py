@@ -21,7 +21,7 @@ PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_t
 
 
 def lower_bounds() -> dict[str, str]:
-    """The lower bound of each package. If an extra needs a higher version than condgen, use that."""
+    """The lower bound of each package: the highest one if condgen and its extras have different bounds."""
     bounds: dict[str, str] = {}
     extras = [requirement for extra in PROJECT["optional-dependencies"].values() for requirement in extra]
     for requirement in [*PROJECT["dependencies"], *extras]:

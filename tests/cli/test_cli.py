@@ -161,7 +161,7 @@ def test_base_config_equals_the_defaults(capsys):
         ),
     ],
 )
-def test_resume_of_a_finished_run_is_rejected_with_a_larger_limit(limit, advice, fit_args, last, capsys):
+def test_resume_of_a_finished_run_is_rejected_and_suggests_a_larger_limit(limit, advice, fit_args, last, capsys):
     assert advice in refused([*fit_args, "--ckpt_path", last, *limit], capsys)
 
 
@@ -185,11 +185,11 @@ def test_resume_after_a_limit_matches_uninterrupted_run_in_the_same_directory(
     assert main([*fit_args, *common, *first]) == 0
     assert main([*fit_args, *common, *then, "--ckpt_path", "last"]) == 0
     assert runs_in(tmp_path) == ["version_0"]
-    run, whole = tmp_path / "lightning_logs" / "version_0", trained / "lightning_logs" / "version_0"
+    run, uninterrupted = tmp_path / "lightning_logs" / "version_0", trained / "lightning_logs" / "version_0"
     assert same_weights(run / "checkpoints" / "last.ckpt", Path(last))
-    assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    assert (run / "metrics.csv").read_bytes() == (uninterrupted / "metrics.csv").read_bytes()
     for picture in ("samples/epoch=000.png", "samples/epoch=001.png", "samples.gif"):
-        assert (run / picture).read_bytes() == (whole / picture).read_bytes()
+        assert (run / picture).read_bytes() == (uninterrupted / picture).read_bytes()
     accumulator = EventAccumulator(str(run)).Reload()
     assert [event.step for event in accumulator.Scalars("val_loss")] == [4, 9]
 
@@ -215,12 +215,12 @@ def killed_at_step_8(monkeypatch, tmp_path):
             patch.setattr(LastAndBestCheckpoint, "on_train_batch_start", save_and_copy)
             common = ["--trainer.default_root_dir", str(tmp_path), "--checkpoint.every_n_train_steps", "4"]
             assert main([*arguments, *common]) == 0
-        whole = Path(shutil.copytree(run, tmp_path / "whole"))
+        uninterrupted = Path(shutil.copytree(run, tmp_path / "uninterrupted"))
         step_8.rename(run / "checkpoints" / "last.ckpt")
         best = run / "checkpoints" / "best.ckpt"
         if best.is_file() and torch.load(best, weights_only=True)["global_step"] > 8:
             best.unlink()
-        return run, whole
+        return run, uninterrupted
 
     return train
 
@@ -238,14 +238,14 @@ def killed_at_step_8(monkeypatch, tmp_path):
 )
 def test_resume_mid_epoch_matches_uninterrupted_run(options, fit_args, tmp_path, killed_at_step_8):
     """Also with loader workers, mid-epoch validation, a monitor without a value yet, and every family's config."""
-    run, whole = killed_at_step_8([*fit_args, *options])
+    run, uninterrupted = killed_at_step_8([*fit_args, *options])
     common = ["--trainer.default_root_dir", str(tmp_path)]
     assert main([*fit_args, *options, *common, "--ckpt_path", "last"]) == 0
-    resumed, expected = ({path.name: path for path in (r / "checkpoints").iterdir()} for r in (run, whole))
+    resumed, expected = ({path.name: path for path in (r / "checkpoints").iterdir()} for r in (run, uninterrupted))
     assert resumed.keys() == expected.keys()
     assert all(same_weights(path, expected[name]) for name, path in resumed.items())
-    assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
-    assert (run / "samples.gif").read_bytes() == (whole / "samples.gif").read_bytes()
+    assert (run / "metrics.csv").read_bytes() == (uninterrupted / "metrics.csv").read_bytes()
+    assert (run / "samples.gif").read_bytes() == (uninterrupted / "samples.gif").read_bytes()
     accumulator = EventAccumulator(str(run)).Reload()
     assert [event.step for event in accumulator.Scalars("train_loss")] == [1, 3, 5, 7, 9]
 
@@ -285,10 +285,11 @@ class StopsAfterOneBatch(Callback):
 def test_stop_request_during_gradient_accumulation_finishes_the_optimizer_step(fit_args, tmp_path):
     options = [*fit_args, "--trainer.accumulate_grad_batches", "2", "--trainer.default_root_dir"]
     stopped, max_time = [*options, str(tmp_path / "stopped")], ["--trainer.max_time", "01:00:00:00"]
-    assert main([*options, str(tmp_path / "whole")]) == 0
+    assert main([*options, str(tmp_path / "uninterrupted")]) == 0
     assert main([*stopped, "--trainer.callbacks", "test_cli.StopsAfterOneBatch", *max_time]) == 0
     last = [
-        tmp_path / name / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt" for name in ("whole", "stopped")
+        tmp_path / name / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+        for name in ("uninterrupted", "stopped")
     ]
     assert torch.load(last[1], weights_only=True)["global_step"] == 1  # a step of two batches
     (tmp_path / "nothing.yaml").write_text("{}")  # replaces the run's config.yaml, which has the callback
@@ -331,7 +332,7 @@ def test_run_directory_is_locked_for_other_trainings_until_the_process_ends(fit_
 
 
 def test_sigterm_to_training_and_its_loader_workers_saves_a_checkpoint(fit_args, tmp_path):
-    """`timeout 60 condgen fit` or Ctrl-C in a terminal sends the signal to the whole process group."""
+    """`timeout 60 condgen fit` or Ctrl-C in a terminal sends the signal to the process group."""
     endless = ["--trainer.max_epochs", "500", "--trainer.limit_train_batches", "20", "--data.num_workers", "2"]
     process = subprocess.Popen(
         [sys.executable, "-m", "condgen", *fit_args, *endless],
@@ -353,10 +354,10 @@ def test_sigterm_to_training_and_its_loader_workers_saves_a_checkpoint(fit_args,
 
 def test_resume_with_cosine_schedule_matches_uninterrupted_run_and_decays_to_zero(fit_args, tmp_path, killed_at_step_8):
     arguments = [*fit_args, "--model.schedule", "cosine", "--model.warmup_steps", "2"]
-    run, whole = killed_at_step_8(arguments)
+    run, uninterrupted = killed_at_step_8(arguments)
     assert main([*arguments, "--trainer.default_root_dir", str(tmp_path), "--ckpt_path", "last"]) == 0
-    assert same_weights(run / "checkpoints" / "last.ckpt", whole / "checkpoints" / "last.ckpt")
-    content = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)
+    assert same_weights(run / "checkpoints" / "last.ckpt", uninterrupted / "checkpoints" / "last.ckpt")
+    content = torch.load(uninterrupted / "checkpoints" / "last.ckpt", weights_only=True)
     assert content["optimizer_states"][0]["param_groups"][0]["lr"] < 1e-10
 
 
@@ -546,7 +547,7 @@ def test_help_and_version_do_not_import_torch():
 
 @pytest.mark.slow
 def test_shell_completion_contains_the_subcommands(capsys):
-    """Half a minute: pytest -m slow -n 0 tests/cli/test_cli.py"""
+    """Takes half a minute: pytest -m slow -n 0 tests/cli/test_cli.py"""
     assert main(["--print_completion", "shtab-bash"]) == 0
     script = capsys.readouterr().out
     assert all(subcommand in script for subcommand in ("fit", "validate", "predict"))

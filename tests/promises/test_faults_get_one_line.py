@@ -351,7 +351,7 @@ def test_help_into_a_closed_pipe_exits_with_sigpipe_and_no_error_message():
 
 def test_sigterm_during_import_stops_validate_immediately(last, tmp_path):
     process = python_process(["condgen", "validate", "--ckpt_path", last], tmp_path)
-    time.sleep(1.5)  # it is still importing torch
+    time.sleep(1.5)  # the process is still importing torch
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=10)
     assert process.returncode == 143

@@ -54,9 +54,9 @@ def send_signal(process: ForkedPython, folder: Path, signum: int, moment: Callab
 
 
 def train_with_kills(
-    kills: list[tuple[int, Callable[[Path], bool], float]], arguments: list[str], folder: Path, whole: Path
+    kills: list[tuple[int, Callable[[Path], bool], float]], arguments: list[str], folder: Path, uninterrupted: Path
 ) -> int:
-    """Train to the end, resuming after each kill, and assert that the run equals `whole`, the uninterrupted run.
+    """Train to the end, resuming after each kill, and assert that the run equals the uninterrupted one.
 
     Returns the number of kills. A signal that arrives after the end of the training is not counted.
     """
@@ -74,14 +74,14 @@ def train_with_kills(
     else:
         finish(condgen_process([*arguments, *resume_options(folder)], folder))
     run = newest_run(folder)
-    assert same_weights(run / "checkpoints" / "last.ckpt", whole / "checkpoints" / "last.ckpt")
-    assert same_weights(run / "checkpoints" / "best.ckpt", whole / "checkpoints" / "best.ckpt")
-    assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
-    images = [path.relative_to(whole) for path in whole.rglob("*") if path.suffix in (".png", ".gif")]
+    assert same_weights(run / "checkpoints" / "last.ckpt", uninterrupted / "checkpoints" / "last.ckpt")
+    assert same_weights(run / "checkpoints" / "best.ckpt", uninterrupted / "checkpoints" / "best.ckpt")
+    assert (run / "metrics.csv").read_bytes() == (uninterrupted / "metrics.csv").read_bytes()
+    images = [path.relative_to(uninterrupted) for path in uninterrupted.rglob("*") if path.suffix in (".png", ".gif")]
     assert (
         len([image for image in images if image.parent.name != "reconstructions"]) == 5
     )  # only the VAE writes reconstructions
-    assert all((run / image).read_bytes() == (whole / image).read_bytes() for image in images)
+    assert all((run / image).read_bytes() == (uninterrupted / image).read_bytes() for image in images)
     assert not list(run.rglob(".*"))  # no partly written files
     return killed
 
@@ -105,13 +105,13 @@ def training(mnist_root):
 
 
 @pytest.fixture(scope="module")
-def whole(training, tmp_path_factory):
+def uninterrupted(training, tmp_path_factory):
     """A function that trains without interruption, once for each set of options, and returns the run directory."""
     runs: dict[tuple[str, ...], Path] = {}
 
     def run(*more: str) -> Path:
         if more not in runs:
-            folder = tmp_path_factory.mktemp("whole")
+            folder = tmp_path_factory.mktemp("uninterrupted")
             finish(condgen_process(training(*more), folder))
             runs[more] = folder / "lightning_logs" / "version_0"
         return runs[more]
@@ -120,29 +120,29 @@ def whole(training, tmp_path_factory):
 
 
 @pytest.mark.parametrize("end", [[], ["--trainer.max_steps", "18"]], ids=lambda end: "".join(end[1:]))
-def test_resume_after_three_kills_matches_uninterrupted_run(end, training, whole, tmp_path):
+def test_resume_after_three_kills_matches_uninterrupted_run(end, training, uninterrupted, tmp_path):
     kills = [
         (signal.SIGKILL, while_a_checkpoint_is_written, 0.3),
         (signal.SIGKILL, while_a_grid_is_written, 0.0),
         (signal.SIGTERM, now, 0.4),
     ]
-    assert train_with_kills(kills, training(*end), tmp_path, whole(*end)) >= 2
+    assert train_with_kills(kills, training(*end), tmp_path, uninterrupted(*end)) >= 2
 
 
-def test_resume_after_an_exception_matches_uninterrupted_run(training, whole, tmp_path):
+def test_resume_after_an_exception_matches_uninterrupted_run(training, uninterrupted, tmp_path):
     failing = ["--trainer.callbacks", "test_kills_lose_nothing.Failing", "--trainer.callbacks.in_step", "9"]
     process = condgen_process(training(*failing), tmp_path)
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 1
     assert "a bug of the user's" in output
-    assert train_with_kills([], training(), tmp_path, whole()) == 0
+    assert train_with_kills([], training(), tmp_path, uninterrupted()) == 0
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_resume_after_twenty_kills_matches_uninterrupted_run(family, processes, training, whole, tmp_path):
+def test_resume_after_twenty_kills_matches_uninterrupted_run(family, processes, training, uninterrupted, tmp_path):
     """Takes two minutes per family on 2 cores, and six with two processes:
     pytest -m slow -n 0 -s tests/promises/test_kills_lose_nothing.py
 
@@ -162,6 +162,6 @@ def test_resume_after_twenty_kills_matches_uninterrupted_run(family, processes, 
         ]
         folder = tmp_path / str(attempt)
         folder.mkdir()
-        killed += train_with_kills(kills, training(*options), folder, whole(*options))
+        killed += train_with_kills(kills, training(*options), folder, uninterrupted(*options))
         attempt += 1
     print(f"{family}, {processes} processes: {killed} kills in {attempt} trainings, all equal to the uninterrupted run")

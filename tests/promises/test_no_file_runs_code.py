@@ -39,7 +39,7 @@ class Unknown:
 
 
 PAYLOAD_PLACES = {  # (checkpoint content, payload) -> content with the payload
-    "as the whole file": lambda c, p: p,
+    "as the entire file": lambda c, p: p,
     "as an additional entry": lambda c, p: {**c, "extra": p},
     "as the weights": lambda c, p: {**c, "state_dict": p},
     "among the weights": lambda c, p: {**c, "state_dict": {**c["state_dict"], "network.fc.0.bias": p}},
@@ -201,28 +201,28 @@ def test_run_config_never_sets_the_number_of_processes(subcommand, untrusted_run
 
 
 def test_compressed_checkpoint_is_rejected_before_it_uses_memory(content, tmp_path, capsys):
-    torch.save(content | {"state_dict": {"network.fc.0.bias": torch.zeros(10**7)}}, tmp_path / "whole.ckpt")
-    with zipfile.ZipFile(tmp_path / "whole.ckpt") as whole, zipfile.ZipFile(tmp_path / "bomb.ckpt", "w") as bomb:
-        for entry in whole.infolist():
-            bomb.writestr(entry.filename, whole.read(entry), zipfile.ZIP_DEFLATED)
+    torch.save(content | {"state_dict": {"network.fc.0.bias": torch.zeros(10**7)}}, tmp_path / "original.ckpt")
+    with zipfile.ZipFile(tmp_path / "original.ckpt") as original, zipfile.ZipFile(tmp_path / "bomb.ckpt", "w") as bomb:
+        for entry in original.infolist():
+            bomb.writestr(entry.filename, original.read(entry), zipfile.ZIP_DEFLATED)
     assert (tmp_path / "bomb.ckpt").stat().st_size < 100_000
     assert "bomb.ckpt" in refused(["validate", "--ckpt_path", str(tmp_path / "bomb.ckpt")], capsys)
 
 
 def test_checkpoint_never_sets_the_number_of_samples_of_predict(content, last, tmp_path):
     request = {"labels": [1] * 99, "samples_per_label": 10**9, "sample_seed": 5, "first_index": 7, "shared_noise": True}
-    whole = torch.load(last, weights_only=True)
+    checkpoint = torch.load(last, weights_only=True)
     data = content["datamodule_hyper_parameters"] | request
-    torch.save(whole | {"datamodule_hyper_parameters": data}, tmp_path / "odd.ckpt")
+    torch.save(checkpoint | {"datamodule_hyper_parameters": data}, tmp_path / "odd.ckpt")
     folder = tmp_path / "samples"
     assert main(["predict", "--ckpt_path", str(tmp_path / "odd.ckpt"), "--predictions.dirpath", str(folder)]) == 0
     assert len((folder / "manifest.csv").read_text().splitlines()) == 101
 
 
 def test_checkpoint_never_sets_loader_workers_and_batch_size_beyond_the_machine(last, tmp_path):
-    whole = torch.load(last, weights_only=True)
-    data = whole["datamodule_hyper_parameters"] | {"num_workers": 512, "batch_size": 2**20}
-    torch.save(whole | {"datamodule_hyper_parameters": data}, tmp_path / "odd.ckpt")
+    checkpoint = torch.load(last, weights_only=True)
+    data = checkpoint["datamodule_hyper_parameters"] | {"num_workers": 512, "batch_size": 2**20}
+    torch.save(checkpoint | {"datamodule_hyper_parameters": data}, tmp_path / "odd.ckpt")
     command = "condgen predict --ckpt_path odd.ckpt --predictions.dirpath samples --data.labels [1]"
     script = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (2**34, 2**34)); "
     script += f"from condgen.cli.main import main; sys.exit(main({command.split()[1:]}))"
@@ -232,9 +232,9 @@ def test_checkpoint_never_sets_loader_workers_and_batch_size_beyond_the_machine(
 
 
 def test_checkpoint_never_sets_the_folder_of_a_download(last, tmp_path, capsys):
-    whole = torch.load(last, weights_only=True)
-    data = whole["datamodule_hyper_parameters"] | {"root": str(tmp_path / "elsewhere"), "source": "full"}
-    torch.save(whole | {"datamodule_hyper_parameters": data}, tmp_path / "odd.ckpt")
+    checkpoint = torch.load(last, weights_only=True)
+    data = checkpoint["datamodule_hyper_parameters"] | {"root": str(tmp_path / "elsewhere"), "source": "full"}
+    torch.save(checkpoint | {"datamodule_hyper_parameters": data}, tmp_path / "odd.ckpt")
     for subcommand in ("validate", "test", "fit"):
         more = ["--trainer.max_epochs", "9"] if subcommand == "fit" else []
         assert "--data.root" in refused([subcommand, "--ckpt_path", str(tmp_path / "odd.ckpt"), *more], capsys)
@@ -276,12 +276,12 @@ def test_expanding_config_is_rejected(text, tmp_path, capsys):
 
 
 def test_checkpoint_with_expanded_weights_is_rejected_before_it_uses_memory(last, tmp_path, capsys):
-    whole = torch.load(last, weights_only=True)
-    settings = whole["hyper_parameters"] | {"latent_dim": 1_000_000}
+    checkpoint = torch.load(last, weights_only=True)
+    settings = checkpoint["hyper_parameters"] | {"latent_dim": 1_000_000}
     with torch.device("meta"):
         shapes = {name: weights.shape for name, weights in DNN(**settings).state_dict().items()}
     expanded = {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
-    odd = whole | {"hyper_parameters": settings, "state_dict": expanded, "optimizer_states": []}
+    odd = checkpoint | {"hyper_parameters": settings, "state_dict": expanded, "optimizer_states": []}
     torch.save(odd, tmp_path / "odd.ckpt")
     assert (tmp_path / "odd.ckpt").stat().st_size < 100_000
     assert "odd.ckpt" in refused(["validate", "--ckpt_path", str(tmp_path / "odd.ckpt")], capsys)

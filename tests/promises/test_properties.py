@@ -159,14 +159,14 @@ def test_loader_resumes_at_any_batch_with_any_number_of_processes(
         shuffled = (size, rank_batch_size * processes, processes)
         return [ImageLoader(images, ImageSampler(*shuffled, rank, seed, drop_last), 0) for rank in range(processes)]
 
-    whole = [[labels.tolist() for _, labels in loader] for loader in loaders()]
-    epoch_labels = sorted(label for batches in whole for batch in batches for label in batch)
+    epoch_batches = [[labels.tolist() for _, labels in loader] for loader in loaders()]
+    epoch_labels = sorted(label for batches in epoch_batches for batch in batches for label in batch)
     assert (
         len(set(epoch_labels))
         == len(epoch_labels)
         == (size // (rank_batch_size * processes) * rank_batch_size * processes if drop_last else size)
     )
-    for before, after, batches in zip(loaders(), loaders(), whole, strict=True):
+    for before, after, batches in zip(loaders(), loaders(), epoch_batches, strict=True):
         stop = data.draw(st.integers(0, max(0, len(batches) - 1)))
         iterator = iter(before)
         for _ in range(stop):

@@ -26,9 +26,9 @@ class StopsAfterStep(Callback):
 
 
 @pytest.fixture(scope="module")
-def whole(fit_args, tmp_path_factory):
+def uninterrupted(fit_args, tmp_path_factory):
     """An uninterrupted run of three epochs."""
-    folder = tmp_path_factory.mktemp("whole")
+    folder = tmp_path_factory.mktemp("uninterrupted")
     assert main([*fit_args, "--trainer.default_root_dir", str(folder), "--trainer.max_epochs", "3"]) == 0
     return folder / "lightning_logs" / "version_0"
 
@@ -70,12 +70,12 @@ NOT_RENAMED = {"empty", "missing", "half a header", "half a row"}
 
 @pytest.mark.filterwarnings("ignore:.*is damaged")
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_resume_with_damaged_metrics_trains_and_renames_the_damaged_file(damage, resume, whole):
+def test_resume_with_damaged_metrics_trains_and_renames_the_damaged_file(damage, resume, uninterrupted):
     DAMAGE[damage](resume.run / "metrics.csv")
     before = (resume.run / "metrics.csv").read_bytes() if (resume.run / "metrics.csv").is_file() else None
     run = resume()
-    assert same_weights(run / "checkpoints" / "last.ckpt", whole / "checkpoints" / "last.ckpt")
-    assert rows_of(run)[-1] == rows_of(whole)[-1]
+    assert same_weights(run / "checkpoints" / "last.ckpt", uninterrupted / "checkpoints" / "last.ckpt")
+    assert rows_of(run)[-1] == rows_of(uninterrupted)[-1]
     renamed = run / "metrics.damaged-0.csv"
     assert renamed.exists() is (damage not in NOT_RENAMED)
     if renamed.is_file():
@@ -83,9 +83,9 @@ def test_resume_with_damaged_metrics_trains_and_renames_the_damaged_file(damage,
 
 
 @pytest.mark.filterwarnings("ignore:.*is damaged")
-def test_resume_keeps_the_valid_rows_of_damaged_metrics(resume, whole):
+def test_resume_keeps_the_valid_rows_of_damaged_metrics(resume, uninterrupted):
     DAMAGE["more cells than columns"](resume.run / "metrics.csv")
-    assert (resume() / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    assert (resume() / "metrics.csv").read_bytes() == (uninterrupted / "metrics.csv").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_resume_with_explicit_config_ignores_a_damaged_run_config(content, resum
     assert "max_epochs: 3" in (resume() / "config.yaml").read_text()
 
 
-def test_resume_from_inside_the_run_directory_continues_the_run(resume, whole, fit_args, monkeypatch):
+def test_resume_from_inside_the_run_directory_continues_the_run(resume, uninterrupted, fit_args, monkeypatch):
     for folder, path in ((resume.run / "checkpoints", "last.ckpt"), (resume.run, "checkpoints/last.ckpt")):
         monkeypatch.chdir(folder)
         epochs = str(len(list((resume.run / "samples").glob("epoch=*.png"))) + 1)
@@ -113,7 +113,7 @@ def test_resume_through_a_symlink_continues_the_run(resume, tmp_path):
 
 
 @pytest.mark.parametrize("step", [3, 7])
-def test_resume_after_stop_request_mid_epoch_matches_uninterrupted_run(step, fit_args, whole, tmp_path):
+def test_resume_after_stop_request_mid_epoch_matches_uninterrupted_run(step, fit_args, uninterrupted, tmp_path):
     common = [*fit_args, "--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "3"]
     stop = ["--trainer.callbacks", "test_resume_of_damaged_runs.StopsAfterStep", "--trainer.callbacks.step", str(step)]
     assert main([*common, *stop]) == 0
@@ -122,14 +122,14 @@ def test_resume_after_stop_request_mid_epoch_matches_uninterrupted_run(step, fit
     assert rows_of(run)[-1]["val_loss"]
     assert (run / "checkpoints" / "best.ckpt").is_file()
     assert main(["fit", "--ckpt_path", str(run), "--trainer.callbacks", "null", "--trainer.max_epochs", "3"]) == 0
-    assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    assert (run / "metrics.csv").read_bytes() == (uninterrupted / "metrics.csv").read_bytes()
     for name in ("last.ckpt", "best.ckpt"):
-        assert same_weights(run / "checkpoints" / name, whole / "checkpoints" / name)
+        assert same_weights(run / "checkpoints" / name, uninterrupted / "checkpoints" / name)
 
 
 def test_metrics_rows_of_a_mid_epoch_stop_are_dropped_even_if_the_resumed_run_fails(fit_args, tmp_path):
     common = [*fit_args, "--trainer.log_every_n_steps", "5", "--trainer.default_root_dir"]
-    assert main([*common, str(tmp_path / "whole")]) == 0
+    assert main([*common, str(tmp_path / "uninterrupted")]) == 0
     run, resumed = tmp_path / "lightning_logs" / "version_0", [*common, str(tmp_path), "--ckpt_path", "last"]
     (tmp_path / "nothing.yaml").write_text("{}")
     resumed += ["--config", str(tmp_path / "nothing.yaml"), "--checkpoint.every_n_train_steps", "1"]
@@ -141,8 +141,8 @@ def test_metrics_rows_of_a_mid_epoch_stop_are_dropped_even_if_the_resumed_run_fa
         main([*resumed, *fail])
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
     assert main(resumed) == 0
-    whole = tmp_path / "whole" / "lightning_logs" / "version_0"
-    assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    uninterrupted = tmp_path / "uninterrupted" / "lightning_logs" / "version_0"
+    assert (run / "metrics.csv").read_bytes() == (uninterrupted / "metrics.csv").read_bytes()
 
 
 def test_resume_after_max_time_needs_a_longer_max_time(fit_args, tmp_path, capsys):
