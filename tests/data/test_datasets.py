@@ -1,3 +1,5 @@
+"""The data sets: where their files are found, downloads, and damaged files."""
+
 import gzip
 import hashlib
 import http.server
@@ -23,7 +25,7 @@ from condgen.errors import UsageError
 
 @pytest.fixture
 def offline(monkeypatch):
-    """No server answers, on whatever machine the tests run."""
+    """Points all download mirrors to a port that nothing listens on."""
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
 
@@ -50,8 +52,8 @@ def test_data_set_files_are_found_in_all_layouts(mnist_root, tmp_path, layout, z
     assert (len(data.train_images), len(data.val_images)) == (330, 70)
 
 
-def test_data_sets_with_mnists_filenames_do_not_read_mnist(mnist_root, tmp_path):
-    """Their files have the same names: they are found in folders of their own only."""
+def test_fashion_mnist_and_kmnist_do_not_read_mnist_files(mnist_root, tmp_path):
+    """Their files have the same names as MNIST's, so they are only read from a folder of the data set's name."""
     raw = mnist_root / "MNIST" / "raw"
     shutil.copytree(raw, tmp_path, dirs_exist_ok=True)
     for kind in (FashionMNIST, KMNIST):
@@ -72,13 +74,13 @@ def test_mnist_sample_has_400_and_100_digits_of_each_label(digits):
 
 
 def test_mnist_without_files_and_network_uses_the_sample_and_warns_once(offline, tmp_path):
-    with pytest.warns(SampleDataWarning) as warned:
+    with pytest.warns(SampleDataWarning) as caught:
         data = loaded(MNIST(root=str(tmp_path / "data")))
     data.setup("fit")  # pytest turns a second warning into a failure
-    assert len([w for w in warned if w.category is SampleDataWarning]) == 1
+    assert len([w for w in caught if w.category is SampleDataWarning]) == 1
     assert len(data.train_images) == 4000
     assert data.hparams.source == "sample"
-    assert not (tmp_path / "data").exists()  # no empty folder
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize("data_class", [MNIST, FashionMNIST])
@@ -94,7 +96,7 @@ def test_source_sample_is_refused_for_other_data_sets():
         KMNIST(source="sample")
 
 
-def test_download_is_complete(mnist_root, tmp_path, monkeypatch):
+def test_mnist_download_writes_only_the_mnist_folder(mnist_root, tmp_path, monkeypatch):
     served = tmp_path / "served"
     served.mkdir()
     resources = []
@@ -103,14 +105,14 @@ def test_download_is_complete(mnist_root, tmp_path, monkeypatch):
         (served / f"{path.name}.gz").write_bytes(content)
         resources.append((f"{path.name}.gz", hashlib.md5(content).hexdigest()))
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
+    class QuietHandler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args):
             super().__init__(*args, directory=str(served))
 
         def log_message(self, *args):
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), QuietHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
         monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
@@ -131,7 +133,7 @@ def test_download_from_a_silent_server_times_out(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("damage", "complaint"),
+    ("damage", "message"),
     [
         (lambda content: content[:1000], "984 bytes after its header"),
         (lambda content: content[:9], "cut off in its header"),
@@ -141,26 +143,26 @@ def test_download_from_a_silent_server_times_out(tmp_path, monkeypatch):
         (lambda content: b"\0\0\x0d" + content[3:], "not an IDX file"),
     ],
 )
-def test_damaged_idx_file_error_names_the_file(mnist_root, tmp_path, damage, complaint):
+def test_damaged_idx_file_error_names_the_file(mnist_root, tmp_path, damage, message):
     shutil.copytree(mnist_root, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(UsageError, match=complaint) as refused:
+    with pytest.raises(UsageError, match=message) as error:
         loaded(MNIST(root=str(tmp_path)))
-    assert str(path) in str(refused.value)
+    assert str(path) in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("labels", "complaint"),
+    ("labels", "message"),
     [
         (np.zeros(329, np.uint8), r"labels of shape \(329,\) for the 330 images"),
         (np.full(330, 10, np.uint8), "labels from 10 to 10, not 0 to 9"),
     ],
 )
-def test_labels_that_do_not_match_images_or_classes_are_refused(mnist_root, tmp_path, labels, complaint):
+def test_labels_that_do_not_match_the_images_or_classes_are_refused(mnist_root, tmp_path, labels, message):
     shutil.copytree(mnist_root, tmp_path, dirs_exist_ok=True)
     write_idx(tmp_path / "MNIST" / "raw" / "train-labels-idx1-ubyte", labels)
-    with pytest.raises(UsageError, match=complaint):
+    with pytest.raises(UsageError, match=message):
         loaded(MNIST(root=str(tmp_path)))
 
 
@@ -198,7 +200,7 @@ def test_emnist_images_are_upright_and_letters_start_at_0(digits, tmp_path):
     ("split", "classes"),
     [("byclass", 62), ("bymerge", 47), ("balanced", 47), ("letters", 26), ("digits", 10), ("mnist", 10)],
 )
-def test_emnist_has_the_classes_of_its_split(split, classes):
+def test_emnist_has_the_number_of_classes_of_its_split(split, classes):
     assert EMNIST(split).num_classes == classes
 
 
@@ -227,7 +229,7 @@ def test_label_means_are_means_of_training_images(mnist_root):
 
 
 @pytest.mark.parametrize(
-    ("settings", "complaint"),
+    ("settings", "message"),
     [
         ({"labels": [3, 10]}, "0 to 9"),
         ({"labels": [-1]}, "0 to 9"),
@@ -243,6 +245,6 @@ def test_label_means_are_means_of_training_images(mnist_root):
         ({"num_workers": -1}, "num_workers is -1"),
     ],
 )
-def test_invalid_settings_are_refused(settings, complaint):
-    with pytest.raises(UsageError, match=complaint):
+def test_data_set_refuses_invalid_settings(settings, message):
+    with pytest.raises(UsageError, match=message):
         MNIST(**settings)

@@ -1,4 +1,4 @@
-"""What the contract promises of every family, whatever it learns."""
+"""The contract of ``ConditionalGenerator``, tested with every family."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def family(name: str, **settings):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_noise_determines_the_image(name):
+def test_noise_determines_the_image(name):
     generator = family(name)
     labels = torch.tensor([3, 3, 7])
     noise = generator.draw_noise(5, [0, 1, 2])
@@ -36,18 +36,18 @@ def test_the_noise_determines_the_image(name):
         assert images.shape == (3, 1, 28, 28)
         assert 0 <= images.min() <= images.max() <= 1
         assert torch.equal(generator.generate(labels, noise), images)
-        assert not torch.equal(images[0], images[1])  # the same label, other noise
+        assert not torch.equal(images[0], images[1])  # same label, different noise
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_samples_noise_hangs_on_its_number_and_seed_alone(name):
+def test_draw_noise_depends_only_on_seed_and_sample_index(name):
     generator = family(name)
-    whole = generator.draw_noise(5, range(10))
-    assert torch.equal(generator.draw_noise(5, [7, 2]), whole[[7, 2]])
-    assert not torch.equal(generator.draw_noise(6, [7, 2]), whole[[7, 2]])
+    noise = generator.draw_noise(5, range(10))
+    assert torch.equal(generator.draw_noise(5, [7, 2]), noise[[7, 2]])
+    assert not torch.equal(generator.draw_noise(6, [7, 2]), noise[[7, 2]])
 
 
-WRONG_REQUESTS = {
+INVALID_INPUTS = {
     "label 10": lambda labels, noise: (torch.tensor([3, 10]), noise),
     "label -1": lambda labels, noise: (torch.tensor([-1, 3]), noise),
     "label 2**40": lambda labels, noise: (torch.tensor([3, 2**40]), noise),
@@ -65,22 +65,22 @@ WRONG_REQUESTS = {
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_generate_refuses_labels_and_noise_that_do_not_fit(name):
+def test_generate_refuses_invalid_labels_and_noise(name):
     generator = family(name)
     labels, noise = torch.tensor([3, 7]), generator.draw_noise(0, range(2))
-    for wrong in WRONG_REQUESTS.values():
+    for invalid in INVALID_INPUTS.values():
         with pytest.raises(UsageError):
-            generator.generate(*wrong(labels, noise))
+            generator.generate(*invalid(labels, noise))
 
 
-def test_generate_names_the_wrong_label_and_the_labels_that_there_are():
+def test_generate_error_names_the_invalid_label_and_the_valid_range():
     generator = family("DNN")
     with pytest.raises(UsageError, match=r"-2.*0 to 9"):
         generator.generate(torch.tensor([3, -2]), generator.draw_noise(0, range(2)))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_generate_of_no_labels_gives_no_images(name):
+def test_generate_with_no_labels_returns_an_empty_batch(name):
     settings = {"guidance": 2.0} if name == "Diffusion" else {}
     generator = family(name, **settings)
     with torch.no_grad():
@@ -89,7 +89,7 @@ def test_generate_of_no_labels_gives_no_images(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_copied_generator_generates_the_same_images(name):
+def test_copied_generator_generates_the_same_images(name):
     generator = family(name)
     labels, noise = torch.tensor([3, 7]), generator.draw_noise(0, range(2))
     content = io.BytesIO()
@@ -105,7 +105,7 @@ def test_a_copied_generator_generates_the_same_images(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_generator_without_its_training_parts_generates_the_same_images(name):
+def test_generator_without_training_parts_generates_the_same_images(name):
     generator = family(name)
     labels, noise = torch.tensor([3, 7]), generator.draw_noise(0, range(2))
     needed = {id(weights) for weights in generator.sampler.state_dict(keep_vars=True).values()}
@@ -118,44 +118,44 @@ def test_a_generator_without_its_training_parts_generates_the_same_images(name):
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("setting", [{"num_classes": 0}, {"image_shape": (1, -28, -28)}, {"image_shape": (28, 28)}])
-def test_settings_without_labels_or_pixels_are_refused(name, setting):
+def test_constructor_rejects_invalid_num_classes_and_image_shape(name, setting):
     with pytest.raises(UsageError, match=next(iter(setting))):
         family(name, **setting)
 
 
-def test_predict_refuses_images_that_are_nan(trained, tmp_path, capsys):
-    """Weights of 1e38 are finite, and their products are not."""
+def test_predict_refuses_nan_images_of_finite_weights(trained, tmp_path, capsys):
+    """Weights of 1e38 are finite, but their products overflow."""
     path = tmp_path / "last.ckpt"
     checkpoint = torch.load(trained / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
     checkpoint["state_dict"]["network.fc.0.weight"].fill_(1e38)
     torch.save(checkpoint, path)
     folder = tmp_path / "predictions"
-    said = refused(["predict", "--ckpt_path", str(path), "--predictions.dirpath", str(folder)], capsys)
-    assert "NaN" in said
+    error = refused(["predict", "--ckpt_path", str(path), "--predictions.dirpath", str(folder)], capsys)
+    assert "NaN" in error
     assert not folder.exists()
 
 
-def test_a_grid_shows_each_sample_in_its_place_and_is_drawn_few_at_a_time():
-    drawn_at_once = []
+def test_sample_grid_places_samples_by_index_and_generates_in_small_batches():
+    batch_sizes = []
 
-    class Counted(generators.DNN):
+    class CountingDNN(generators.DNN):
         def generate(self, labels, noise):
-            drawn_at_once.append(len(labels))
+            batch_sizes.append(len(labels))
             return super().generate(labels, noise)
 
-    generator = Counted().eval()
+    generator = CountingDNN().eval()
     picture = sample_grid(generator, range(10), 13, seed=5)
-    assert sum(drawn_at_once) == 130
-    assert max(drawn_at_once) <= 64  # memory does not grow with labels and samples
+    assert sum(batch_sizes) == 130
+    assert max(batch_sizes) <= 64  # so that memory does not grow with the number of samples
     with torch.no_grad():
         sample = generator.generate(torch.tensor([7]), generator.draw_noise(5, [7 * 13 + 4]))
-    top, left = 7 * 30 + 2, 4 * 30 + 2  # two pixels around each image of 28 by 28
-    shown = picture[0, top : top + 28, left : left + 28].int()
-    assert (shown - to_bytes(sample)[0, 0].int()).abs().max() <= 1
+    top, left = 7 * 30 + 2, 4 * 30 + 2  # images of 28 by 28 pixels with a margin of 2
+    tile = picture[0, top : top + 28, left : left + 28].int()
+    assert (tile - to_bytes(sample)[0, 0].int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_another_shape_and_number_of_classes(name):
+def test_generate_supports_other_image_shapes_and_numbers_of_classes(name):
     generator = family(name, num_classes=26, image_shape=(3, 32, 24))
     noise = generator.draw_noise(0, range(2))
     with torch.no_grad():
@@ -163,7 +163,7 @@ def test_another_shape_and_number_of_classes(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_constructor_rejects_sides_that_are_not_divisible_by_four(name):
+def test_constructor_rejects_image_sides_not_divisible_by_four(name):
     with pytest.raises(UsageError, match=r"\[1, 30, 28\]"):
         family(name, image_shape=(1, 30, 28))
 
@@ -174,7 +174,7 @@ def rows(run) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_mixed_precision_trains_what_float32_trains(name, fit_args, tmp_path):
+def test_bf16_mixed_precision_reaches_the_validation_loss_of_float32(name, fit_args, tmp_path):
     losses = []
     few = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1"]
     for precision in ("32-true", "bf16-mixed"):
@@ -183,11 +183,11 @@ def test_mixed_precision_trains_what_float32_trains(name, fit_args, tmp_path):
         assert main([*fit_args, "--model", name, *SMALL.get(name, []), *few, *common]) == 0
         losses.append([float(row["val_loss"]) for row in rows(folder / "lightning_logs/version_0") if row["val_loss"]])
     assert losses[1] == pytest.approx(losses[0], rel=0.1)
-    assert losses[1] != losses[0]  # it was another precision
+    assert losses[1] != losses[0]  # the precision did change
     assert main(["predict", "--data.samples_per_label", "1", *common]) == 0
 
 
-def test_gradients_are_clipped_in_mixed_precision_too(fit_args, tmp_path):
+def test_gradients_are_clipped_in_bf16_mixed_precision(fit_args, tmp_path):
     common = ["--trainer.precision", "bf16-mixed", "--trainer.default_root_dir", str(tmp_path)]
     assert main([*fit_args, *common, "--trainer.gradient_clip_val", "1e-6"]) == 0
     saved = torch.load(tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
@@ -198,25 +198,29 @@ def test_gradients_are_clipped_in_mixed_precision_too(fit_args, tmp_path):
 @pytest.mark.parametrize(
     "name", [name if name == "GAN" else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 )
-def test_two_processes_resume_every_family_exactly(name, fit_args, tmp_path):
-    """Two networks that learn; a minute for the others: pytest -m slow -n 0 tests/generators/test_contract.py"""
+def test_resume_with_two_processes_matches_uninterrupted_run(name, fit_args, tmp_path):
+    """The GAN is always tested because it trains two networks. The other families take a minute:
+    pytest -m slow -n 0 tests/generators/test_contract.py
+    """
     few = ["--trainer.limit_val_batches", "1", "--sample_grids.every_n_epochs", "9"]
-    few += ["--model.schedule", "constant"]  # any other follows the length of the training
+    few += ["--model.schedule", "constant"]  # other schedules depend on max_epochs, which differs here
     fit = [*fit_args, "--model", name, *SMALL.get(name, []), *few, "--trainer.default_root_dir"]
-    finish(*two_processes([*fit, "whole"], tmp_path))
-    finish(*two_processes([*fit, "cut", "--trainer.max_epochs", "1"], tmp_path))
-    finish(*two_processes([*fit, "cut", "--ckpt_path", "last"], tmp_path))
-    whole, cut = (tmp_path / folder / "lightning_logs" / "version_0" for folder in ("whole", "cut"))
-    assert (cut / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
-    a, b = (condgen.load(run).state_dict() for run in (whole, cut))
+    finish(*two_processes([*fit, "uninterrupted"], tmp_path))
+    finish(*two_processes([*fit, "resumed", "--trainer.max_epochs", "1"], tmp_path))
+    finish(*two_processes([*fit, "resumed", "--ckpt_path", "last"], tmp_path))
+    uninterrupted, resumed = (
+        tmp_path / folder / "lightning_logs" / "version_0" for folder in ("uninterrupted", "resumed")
+    )
+    assert (resumed / "metrics.csv").read_bytes() == (uninterrupted / "metrics.csv").read_bytes()
+    a, b = (condgen.load(run).state_dict() for run in (uninterrupted, resumed))
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_gradients_are_gathered_and_clipped_for_every_family(name, fit_args, tmp_path):
+def test_gradients_are_accumulated_and_clipped(name, fit_args, tmp_path):
     few = ["--trainer.limit_val_batches", "1", *SMALL.get(name, [])]
     options = ["--trainer.accumulate_grad_batches", "2", "--trainer.gradient_clip_val", "0.5"]
     folder = ["--trainer.default_root_dir", str(tmp_path)]
     assert main([*fit_args, "--model", name, *few, *options, *folder]) == 0
     checkpoint = torch.load(tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
-    assert checkpoint["global_step"] == 6  # of 2 epochs of 5 batches
+    assert checkpoint["global_step"] == 6  # 2 epochs of 5 batches: 3 steps each

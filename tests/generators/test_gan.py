@@ -1,4 +1,4 @@
-"""The GAN's two losses, its gradient penalty, and the gradients of both networks."""
+"""The GAN's two losses, its gradient penalty, the gradients of both networks, and the EMA."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import nn
 from condgen.generators import GAN
 
 
-class Linear(nn.Module):
-    """A discriminator with a constant gradient."""
+class LinearDiscriminator(nn.Module):
+    """A discriminator whose gradient with respect to the image is constant."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,40 +29,40 @@ def gan() -> GAN:
 
 @pytest.fixture
 def images() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Real images, generated ones, and their labels."""
+    """Real images, generated images, and their labels."""
     generator = torch.Generator().manual_seed(0)
     real, fake = torch.rand(2, 6, 1, 28, 28, generator=generator)
     return real, fake, torch.tensor([0, 1, 2, 3, 4, 4])
 
 
 def test_gradient_penalty_is_the_mean_squared_gradient_on_real_and_fake_images(gan, images):
-    gan.discriminator = Linear()
+    gan.discriminator = LinearDiscriminator()
     penalty = gan.gradient_penalty(*images)
-    squared = gan.discriminator.weights.square().sum()
-    assert penalty.item() == pytest.approx(0.5 / 2 * 2 * squared.item(), rel=1e-5)
-    penalty.backward()  # its gradient: twice the weights
+    squared_norm = gan.discriminator.weights.square().sum()
+    assert penalty.item() == pytest.approx(0.5 / 2 * 2 * squared_norm.item(), rel=1e-5)
+    penalty.backward()  # the gradient of the squared norm is twice the weights
     assert torch.allclose(gan.discriminator.weights.grad, 0.5 * 2 * gan.discriminator.weights, rtol=1e-4)
 
 
 def test_relativistic_logits_are_the_difference_of_real_and_fake_logits_of_the_same_label(gan, images):
     real, fake, labels = images
     with torch.no_grad():
-        more_real = gan.discriminator(real, labels) - gan.discriminator(fake, labels)
+        expected = gan.discriminator(real, labels) - gan.discriminator(fake, labels)
         logits = gan.relativistic_logits(real, fake, labels)
-    assert torch.allclose(logits, more_real, rtol=1e-4, atol=1e-6)
+    assert torch.allclose(logits, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("ahead", [0.0, 8.0, -8.0])
-def test_one_backward_pass_gives_each_network_the_gradient_of_its_own_loss(gan, ahead, monkeypatch):
-    """Also if real images seem far more real than generated ones, or far less."""
+@pytest.mark.parametrize("offset", [0.0, 8.0, -8.0])
+def test_gan_training_step_gives_each_network_the_gradient_of_its_own_loss(gan, offset, monkeypatch):
+    """The offset is added to the logits of real images, so that the discriminator is almost certain, right or wrong."""
     generator = torch.Generator().manual_seed(0)
     real, labels, noise = torch.rand(20, 1, 28, 28, generator=generator), torch.arange(20) % 10, torch.rand(20, 62)
     monkeypatch.setattr(gan, "batch_uniform", lambda *_: noise)
     monkeypatch.setattr(gan, "log_train_loss", lambda *_, **__: None)
-    real[:, 0, 0, 0] = 1  # exactly, unlike any generated image, so that real images can be told from them
+    real[:, 0, 0, 0] = 1  # a value that no generated image has: it marks real images
     logits = gan.discriminator.forward
     monkeypatch.setattr(
-        gan.discriminator, "forward", lambda x, labels: logits(x, labels) + ahead * (x[:, 0, 0, 0] == 1)
+        gan.discriminator, "forward", lambda x, labels: logits(x, labels) + offset * (x[:, 0, 0, 0] == 1)
     )
     gan.training_step((real, labels), 0).backward()
 
@@ -76,12 +76,12 @@ def test_one_backward_pass_gives_each_network_the_gradient_of_its_own_loss(gan, 
             assert torch.allclose(parameter.grad, expected, rtol=1e-3, atol=1e-7 + 1e-3 * float(expected.abs().max()))
 
 
-def test_discriminator_depends_on_the_label(gan, images):
+def test_gan_discriminator_depends_on_the_label(gan, images):
     real, _, labels = images
     assert not torch.allclose(gan.discriminator(real, labels), gan.discriminator(real, (labels + 1) % 10))
 
 
-def test_generate_uses_the_ema_weights(gan):
+def test_gan_generates_with_the_ema_weights(gan):
     gan.eval()
     labels, noise = torch.tensor([3]), gan.draw_noise(0, [0])
     with torch.no_grad():

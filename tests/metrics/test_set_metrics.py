@@ -1,4 +1,4 @@
-"""Set metrics against closed forms, scipy, torchmetrics and values computed by hand."""
+"""Set metrics compared with closed forms, scipy, torchmetrics and values computed by hand."""
 
 import math
 import resource
@@ -36,13 +36,13 @@ def filled(metric, samples, real, labels=None, real_labels=None):
 # Fréchet distance.
 
 
-def test_frechet_distance_of_two_gaussians_in_one_dimension():
-    """Means 1 and 7, variances 2 and 8: 36 + 2 + 8 - 2·√16."""
+def test_frechet_distance_of_1d_gaussians_equals_the_closed_form():
+    """The means are 1 and 7, the variances 2 and 8, so the distance is 36 + 2 + 8 - 2·√16."""
     assert frechet_distance(column(0, 2), column(5, 9)).item() == pytest.approx(38)
 
 
-def test_frechet_distance_of_gaussians_with_a_known_covariance():
-    """N(0, I) and N(m, s²I) are |m|² + D(s - 1)² apart."""
+def test_frechet_distance_of_gaussians_with_known_covariance_equals_the_closed_form():
+    """The distance of N(0, I) and N(m, s²I) in D dimensions is |m|² + D(s - 1)²."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(100_000, 8, generator=generator, dtype=torch.float64) for _ in range(2))
     assert frechet_distance(a, 3 * b + 2).item() == pytest.approx(8 * 2**2 + 8 * 2**2, rel=0.02)
@@ -64,13 +64,13 @@ def test_frechet_distance_equals_torchmetrics():
 
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.rand(500, 1, 4, 4, generator=generator) ** power for power in (1, 2))
-    theirs = FrechetInceptionDistance(Pixels(), normalize=True)
-    theirs.update(a, real=False)
-    theirs.update(b, real=True)
-    assert filled(FrechetDistance(), a, b).compute().item() == pytest.approx(theirs.compute().item(), rel=1e-4)
+    reference = FrechetInceptionDistance(Pixels(), normalize=True)
+    reference.update(a, real=False)
+    reference.update(b, real=True)
+    assert filled(FrechetDistance(), a, b).compute().item() == pytest.approx(reference.compute().item(), rel=1e-4)
 
 
-def test_frechet_distance_of_equal_constant_and_single_images():
+def test_frechet_distance_is_defined_for_equal_and_constant_images_and_nan_for_a_single_one():
     same = torch.rand(50, 3, dtype=torch.float64)
     assert frechet_distance(same, same).item() == pytest.approx(0, abs=1e-9)
     assert frechet_distance(torch.zeros(5, 3), torch.zeros(9, 3) + 2).item() == 12  # constant images
@@ -90,10 +90,12 @@ def test_label_frechet_distance_detects_swapped_labels():
 
 
 def test_prdc_equals_values_computed_by_hand():
-    """Real 0, 1, 3, 10: radii 1 1 2 7 to the nearest, 3 2 3 9 to the second. Samples .5, 4, 100: radii 3.5 3.5 96."""
+    """Real points 0, 1, 3, 10 have the radii 1, 1, 2, 7 (k=1) and 3, 2, 3, 9 (k=2). Samples .5, 4, 100 have the radii
+    3.5, 3.5, 96 (k=1).
+    """
     precision, recall, density, coverage = prdc(column(0.5, 4, 100), column(0, 1, 3, 10), 1, 2).tolist()
-    assert precision == pytest.approx(2 / 3)  # 100 is 90 from 10
-    assert recall == 1  # 10 is 90 from 100, whose ball is as large as an outlier's is
+    assert precision == pytest.approx(2 / 3)  # the sample 100 is at distance 90 from 10
+    assert recall == 1  # 10 is at distance 90 from the outlier 100, which has a large ball
     assert density == pytest.approx((3 + 2 + 0) / (2 * 3))
     assert coverage == 1
     precision, recall, density, coverage = prdc(column(9, 9.5), column(0, 1, 3, 10), 1, 2).tolist()
@@ -106,23 +108,23 @@ def test_prdc_equals_its_definition(samples, real, seed):
     generator = np.random.default_rng(seed)
     s, r = generator.integers(0, 6, (samples, 2)).astype(float), generator.integers(0, 6, (real, 2)).astype(float)
 
-    def apart(a, b):
+    def distance(a, b):
         return math.sqrt(((a - b) ** 2).sum())
 
     def radius(points, i, k):
-        return sorted(apart(points[i], p) for p in points)[min(k, len(points) - 1)]
+        return sorted(distance(points[i], p) for p in points)[min(k, len(points) - 1)]
 
-    ball = [[apart(x, y) <= radius(r, i, 5) for y in s] for i, x in enumerate(r)]
+    is_in_ball = [[distance(x, y) <= radius(r, i, 5) for y in s] for i, x in enumerate(r)]
     expected = [
-        np.mean([any(apart(x, y) <= radius(r, i, 3) for i, x in enumerate(r)) for y in s]),
-        np.mean([any(apart(x, y) <= radius(s, j, 3) for j, y in enumerate(s)) for x in r]),
-        np.sum(ball) / (max(1, min(5, real - 1)) * samples),
-        np.mean([any(row) for row in ball]),
+        np.mean([any(distance(x, y) <= radius(r, i, 3) for i, x in enumerate(r)) for y in s]),
+        np.mean([any(distance(x, y) <= radius(s, j, 3) for j, y in enumerate(s)) for x in r]),
+        np.sum(is_in_ball) / (max(1, min(5, real - 1)) * samples),
+        np.mean([any(row) for row in is_in_ball]),
     ]
     assert prdc(torch.tensor(s), torch.tensor(r)).tolist() == pytest.approx(expected)
 
 
-def test_prdc_of_equal_and_of_distant_sets():
+def test_prdc_has_the_expected_values_for_equal_distributions_and_0_for_distant_sets():
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(1000, 4, generator=generator) for _ in range(2))
     precision, recall, density, coverage = prdc(a, b).tolist()
@@ -130,24 +132,20 @@ def test_prdc_of_equal_and_of_distant_sets():
     assert density == pytest.approx(1, abs=0.1)
     assert coverage == pytest.approx(1 - 2**-5, abs=0.02)
     assert prdc(a + 100, b).tolist() == [0, 0, 0, 0]
-    one = a[:1].expand(1000, -1)  # the same image again and again: real, but all that it covers is itself
+    one = a[:1].expand(1000, -1)  # one real image repeated: precise, but without coverage
     assert prdc(one, b).tolist()[1] == 0
     assert prdc(one, b).tolist()[3] < 0.05
 
 
-def test_prdc_of_constant_images_and_of_few():
+def test_prdc_is_defined_for_constant_images_and_fewer_images_than_k():
     one = torch.rand(1, 128, generator=torch.Generator().manual_seed(0)).expand(1500, -1)
     assert prdc(one, one).tolist() == [1, 1, 1500 / 5, 1]
     assert all(math.isnan(value) for value in prdc(one[:0], one).tolist())
     assert prdc(torch.zeros(5, 2), torch.zeros(7, 2)).tolist() == [1, 1, 7 / 5, 1]
     assert prdc(column(1), column(1)).tolist() == [1, 1, 1, 1]
     assert prdc(column(2), column(1)).tolist() == [0, 0, 0, 0]
-    assert prdc(column(1, 2), column(1, 2, 3)).tolist() == [
-        1,
-        1,
-        6 / 4,
-        1,
-    ]  # fewer than k: the farthest is a ball's reach
+    # with fewer than k neighbours, the radius is the distance to the farthest one
+    assert prdc(column(1, 2), column(1, 2, 3)).tolist() == [1, 1, 6 / 4, 1]
 
 
 # Distances.
@@ -160,28 +158,28 @@ def test_distances_are_exact_for_whole_numbers():
     assert torch.equal(found, expected)
 
 
-def test_nearest_and_mean_pairwise_distance_by_hand():
-    found, rows = nearest(column(0, 4, 9), column(10, 1, 5))
-    assert found.tolist() == [1, 1, 1]
+def test_nearest_and_mean_pairwise_distance_equal_values_computed_by_hand():
+    smallest, rows = nearest(column(0, 4, 9), column(10, 1, 5))
+    assert smallest.tolist() == [1, 1, 1]
     assert rows.tolist() == [1, 2, 0]
     assert mean_pairwise_distance(column(0, 1, 3)).item() == pytest.approx(2)
     assert math.isnan(mean_pairwise_distance(column(1)))
 
 
-def test_block_size_does_not_change_scores(monkeypatch):
+def test_block_size_does_not_change_set_metrics(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(50, 3, generator=generator), torch.randn(40, 3, generator=generator)
 
-    def all_of_it():
+    def all_metrics():
         return [*prdc(a, b).tolist(), mean_pairwise_distance(a).item(), *nearest(a, b)[0].tolist()]
 
-    whole = all_of_it()
+    expected = all_metrics()
     for module in ("distances", "prdc"):
         monkeypatch.setattr(f"condgen.metrics.{module}.ROWS", 7)
-    assert all_of_it() == pytest.approx(whole)
+    assert all_metrics() == pytest.approx(expected)
 
 
-def compare_six_thousand(rank: int) -> None:
+def check_memory_of_6000_images(rank: int) -> None:
     torch.manual_seed(0)
     a, b = torch.randn(6000, 16), torch.randn(6000, 16)
     prdc(a[:1000], b[:1000])
@@ -191,9 +189,9 @@ def compare_six_thousand(rank: int) -> None:
     assert grown < 250e6, f"{grown / 1e6:.0f} MB"
 
 
-def test_memory_does_not_grow_with_square_of_images():
-    """6,000 × 6,000 distances in float64 are 288 MB. In a process of its own, as a peak is one's highest ever."""
-    torch.multiprocessing.start_processes(compare_six_thousand, nprocs=1, start_method="forkserver")
+def test_set_metrics_memory_does_not_grow_with_the_square_of_the_number_of_images():
+    """6,000 × 6,000 distances in float64 need 288 MB. A new process is used because peak memory never decreases."""
+    torch.multiprocessing.start_processes(check_memory_of_6000_images, nprocs=1, start_method="forkserver")
 
 
 # Diversity, novelty, GAN-train.
@@ -218,7 +216,7 @@ def test_novelty_is_0_for_copies_and_1_for_new_real_images():
     assert filled(Novelty(training, labels), new, test, labels, labels).compute().tolist() == pytest.approx(
         [1, 1], abs=0.1
     )
-    # a copy of another label's image is no copy of this label's
+    # novelty compares images of the same label only
     assert filled(Novelty(training, labels), training, test, 1 - labels, labels).compute().min() > 0.8
 
 
@@ -227,68 +225,71 @@ def test_classifier_trains_for_any_number_of_epochs(epochs):
     images = torch.randint(0, 256, (80, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     classifier = Classifier((1, 8, 8), 2, [[4, 3, 2]], 8)
     before = classifier.head.weight.clone()
-    train(classifier, images, torch.arange(80) % 2, epochs=epochs, seed=0, augment=True)  # five steps each
+    train(classifier, images, torch.arange(80) % 2, epochs=epochs, seed=0, augment=True)  # five steps per epoch
     assert not torch.equal(classifier.head.weight, before)
     assert not classifier.training
 
 
-def test_kernel_distance_separates_equal_and_different_sets():
+def test_kernel_distance_separates_equal_and_different_distributions():
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(600, 4, generator=generator) for _ in range(2))
     same, other = filled(KernelDistance(), a, b), filled(KernelDistance(), a + 1, b)
     assert abs(same.compute()) < 3 * same.uncertainty()
     assert other.compute() > 10 * other.uncertainty() > 0
-    assert torch.equal(other.compute(), filled(KernelDistance(), a + 1, b).compute())  # its subsets are always the same
+    again = filled(KernelDistance(), a + 1, b)
+    assert torch.equal(other.compute(), again.compute())  # because the random subsets are always the same
 
 
-def test_gan_train_accuracy_depends_on_labels_of_samples(digits):
+def test_gan_train_accuracy_depends_on_the_labels_of_the_samples(digits):
     images, labels = torch.from_numpy(digits[0])[:, None], torch.from_numpy(digits[1]).long()
     rows = torch.randperm(5000, generator=torch.Generator().manual_seed(0))
     train, test = rows[:600], rows[600:1600]
-    taught = {}
-    for name, told in (("right", labels[train]), ("next", (labels[train] + 1) % 10)):
-        metric = filled(GANTrainAccuracy(10, classifiers=2), images[train], images[test], told, labels[test])
-        taught[name] = metric.compute().item()
-        assert math.sqrt(taught[name] * (1 - taught[name]) / 1000) < metric.uncertainty().item() < 0.02
-    assert taught["right"] > 0.9
-    assert taught["next"] < 0.05
+    accuracy = {}
+    for name, sample_labels in (("correct", labels[train]), ("shifted", (labels[train] + 1) % 10)):
+        metric = filled(GANTrainAccuracy(10, classifiers=2), images[train], images[test], sample_labels, labels[test])
+        accuracy[name] = metric.compute().item()
+        assert math.sqrt(accuracy[name] * (1 - accuracy[name]) / 1000) < metric.uncertainty().item() < 0.02
+    assert accuracy["correct"] > 0.9
+    assert accuracy["shifted"] < 0.05
 
 
-# What all of them share.
+# All set metrics.
 
 
-def test_uncertainty_is_near_deviation_of_independent_samples():
-    """The deviation of 60 independent pairs of sets, against the mean of what each tells of itself."""
+def test_uncertainty_is_near_the_standard_deviation_over_independent_samples():
+    """The standard deviation of a metric over 60 independent pairs of sets is compared with its mean uncertainty."""
     generator = torch.Generator().manual_seed(0)
     for kind in (FrechetDistance, PrecisionRecallDensityCoverage, Diversity):
-        values, told = [], []
+        values, uncertainties = [], []
         for _ in range(60):
             a, b = (torch.randn(300, 3, generator=generator) for _ in range(2))
             metric = filled(kind(), a * 1.5, b)
             values.append(metric.compute().flatten())
-            told.append(metric.uncertainty().flatten())
-        ratio = torch.stack(told).mean(0) / torch.stack(values).std(0)
+            uncertainties.append(metric.uncertainty().flatten())
+        ratio = torch.stack(uncertainties).mean(0) / torch.stack(values).std(0)
         assert ratio.min() > 0.6, kind
         assert ratio.max() < 1.7, kind
 
 
-def share_of_sets(rank: int, port: str) -> None:
-    """In each of two processes: a part of the images gives what one process computes with all of them."""
+def check_metrics_over_two_processes(rank: int, port: str) -> None:
+    """Runs in each of two processes: each gets half of the images, and the metrics equal those of all images."""
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     torch.manual_seed(0)
     labels = torch.arange(120) % 3
     a, b, c = (torch.rand(120, 1, 4, 4) for _ in range(3))
-    mine = slice(rank, 120, 2)
+    rows = slice(rank, 120, 2)
     for kind in (FrechetDistance, LabelFrechetDistance, PrecisionRecallDensityCoverage, Diversity, Novelty):
         training = (c, labels) if kind is Novelty else ()
-        shared, alone = kind(*training), kind(*training, sync_on_compute=False)
-        shared.update(a[mine], labels[mine], real=False)
-        shared.update(b[mine], labels[mine], real=True)
-        alone.update(a, labels, real=False)
-        alone.update(b, labels, real=True)
-        torch.testing.assert_close(shared.compute(), alone.compute(), rtol=1e-9, atol=0)
+        distributed, single = kind(*training), kind(*training, sync_on_compute=False)
+        distributed.update(a[rows], labels[rows], real=False)
+        distributed.update(b[rows], labels[rows], real=True)
+        single.update(a, labels, real=False)
+        single.update(b, labels, real=True)
+        torch.testing.assert_close(distributed.compute(), single.compute(), rtol=1e-9, atol=0)
     dist.destroy_process_group()
 
 
-def test_set_metrics_use_images_of_all_processes():
-    torch.multiprocessing.start_processes(share_of_sets, (free_port(),), nprocs=2, start_method="forkserver")
+def test_set_metrics_of_two_processes_equal_those_of_one():
+    torch.multiprocessing.start_processes(
+        check_metrics_over_two_processes, (free_port(),), nprocs=2, start_method="forkserver"
+    )

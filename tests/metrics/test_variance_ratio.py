@@ -3,7 +3,7 @@ import torch
 from condgen.metrics.variance_ratio import VarianceRatio
 
 
-def test_variance_ratio_equals_variance_within_labels():
+def test_variance_ratio_is_generated_over_real_variance_within_labels():
     torch.manual_seed(0)
     labels = torch.arange(300) % 3
     real, generated = torch.rand(300, 1, 4, 4), 0.45 + torch.rand(300, 1, 4, 4) * 0.1

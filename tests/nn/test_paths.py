@@ -29,7 +29,7 @@ def test_variance_preserving_path_matches_the_thousand_steps_of_ddpm():
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: type(path).__name__)
 @pytest.mark.parametrize("t", [0.05, 0.4, 0.9])
-def test_preconditioning_gives_input_and_target_of_the_network_unit_variance(path, t):
+def test_preconditioning_scales_network_input_and_target_to_unit_variance(path, t):
     generator = torch.Generator().manual_seed(0)
     images, noise = torch.randn(2, 50_000, 1, 1, 1, generator=generator)
     images *= DATA_VARIANCE**0.5
@@ -38,4 +38,4 @@ def test_preconditioning_gives_input_and_target_of_the_network_unit_variance(pat
     network_input, network_target = c_in * x_t, (path.target(images, noise) - c_skip * x_t) / c_out
     assert float(network_input.var()) == pytest.approx(1, abs=0.02)
     assert float(network_target.var()) == pytest.approx(1, abs=0.02)
-    assert abs(float((network_input * network_target).mean())) < 0.02  # nothing left that is linear in x_t
+    assert abs(float((network_input * network_target).mean())) < 0.02  # the rest of the target is uncorrelated with x_t

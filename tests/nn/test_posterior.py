@@ -1,4 +1,4 @@
-"""The empirical posterior against Bayes' rule."""
+"""The empirical posterior compared with Bayes' rule."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def log_density(x_t: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
 def test_posterior_follows_bayes_rule(random):
     images = torch.rand(7, 1, 4, 4, generator=random) * 2 - 1
     x, buffer = images[:2], images[2:]
-    own_labels, buffer_labels = torch.tensor([1, 2]), [0, 0, 1, 1, 1]
+    batch_labels, buffer_labels = torch.tensor([1, 2]), [0, 0, 1, 1, 1]
     x_t = ALPHA.view(-1, 1, 1, 1) * x + 0.6 * torch.randn(2, 1, 4, 4, generator=random)
     posterior = posterior_of(buffer, buffer_labels)
     log_likelihood = posterior.log_likelihood(x_t, x, ALPHA, SIGMA)
@@ -38,18 +38,18 @@ def test_posterior_follows_bayes_rule(random):
     assert density.std(1).min() > 0.5
     assert (log_likelihood[:, 6:] == -torch.inf).all()  # the buffer is not full
     for row in range(2):
-        own_first = [row, 2, 3, 4, 5, 6]
-        expected = density[row, own_first]
+        candidates = [row, 2, 3, 4, 5, 6]  # the image itself, then the buffer
+        expected = density[row, candidates]
         assert torch.allclose(log_likelihood[row, :6].softmax(0), expected.softmax(0), atol=1e-5)
-        members = [int(own_labels[row]), *buffer_labels]
-        for label in {*members, 3}:  # 3: any label
-            chosen = [place for place, member in enumerate(members) if label in (member, 3)]
-            mean = (expected[chosen].softmax(0)[:, None, None, None] * images[own_first][chosen]).sum(0)
-            found = posterior.mean(log_likelihood, x, own_labels, torch.tensor([label, label]))[row]
+        candidate_labels = [int(batch_labels[row]), *buffer_labels]
+        for label in {*candidate_labels, 3}:  # 3 is the null label: all candidates count
+            chosen = [i for i, candidate in enumerate(candidate_labels) if label in (candidate, 3)]
+            mean = (expected[chosen].softmax(0)[:, None, None, None] * images[candidates][chosen]).sum(0)
+            found = posterior.mean(log_likelihood, x, batch_labels, torch.tensor([label, label]))[row]
             assert torch.allclose(found, mean, atol=1e-5)
 
 
-def test_posterior_samples_labels_with_their_probabilities_and_leaves_the_own_image_out(random):
+def test_posterior_samples_labels_by_their_probability_over_the_buffer_alone(random):
     images, labels = torch.rand(5, 1, 2, 2, generator=random) * 2 - 1, [0, 0, 1, 1, 1]
     x = torch.rand(2, 1, 2, 2, generator=random) * 2 - 1
     x_t = 0.3 * x + 0.6 * torch.randn(2, 1, 2, 2, generator=random)
@@ -59,13 +59,13 @@ def test_posterior_samples_labels_with_their_probabilities_and_leaves_the_own_im
         posterior.sample_labels(row.expand(20_000, -1), torch.rand(20_000, 3, generator=random))
         for row in log_likelihood
     ]
-    for found, likelihood in zip(sampled, log_density(x_t, images).exp(), strict=True):
-        weights = torch.stack([likelihood[:2].mean(), likelihood[2:].mean()])  # labels equally likely
-        frequencies = found.bincount(minlength=3) / len(found)
+    for labels_of_row, likelihood in zip(sampled, log_density(x_t, images).exp(), strict=True):
+        weights = torch.stack([likelihood[:2].mean(), likelihood[2:].mean()])  # the prior over labels is uniform
+        frequencies = labels_of_row.bincount(minlength=3) / len(labels_of_row)
         assert frequencies.tolist() == pytest.approx([*(weights / weights.sum()).tolist(), 0], abs=0.02)
 
 
-def test_posterior_mean_with_an_empty_buffer_is_the_own_image(random):
+def test_posterior_mean_with_an_empty_buffer_is_the_image_itself(random):
     posterior = EmpiricalPosterior(8, (1, 2, 2), num_classes=3)
     x, labels = torch.rand(2, 1, 2, 2, generator=random), torch.tensor([0, 3])
     log_likelihood = posterior.log_likelihood(torch.rand(2, 1, 2, 2, generator=random), x, ALPHA, SIGMA)
@@ -73,7 +73,7 @@ def test_posterior_mean_with_an_empty_buffer_is_the_own_image(random):
 
 
 @pytest.mark.parametrize("batches", [[8, 8, 5], [3, 3, 3, 3, 3, 3, 3], [21]])
-def test_posterior_keeps_the_latest_images(batches):
+def test_posterior_buffer_keeps_the_latest_images(batches):
     images, posterior = torch.arange(21.0).view(21, 1, 1, 1), EmpiricalPosterior(8, (1, 1, 1), num_classes=21)
     for batch in images.split(batches):
         posterior.add(batch, batch.flatten().long())

@@ -1,4 +1,4 @@
-"""The solvers end in the right image, with the order that they claim."""
+"""The solvers reach the known solution, and their error shrinks with the order of the method."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def times(steps: int) -> list[float]:
 
 @pytest.mark.parametrize("solver", [euler, heun, multistep])
 @pytest.mark.parametrize("steps", [1, 2, 7])
-def test_flow_solver_with_a_single_image_ends_in_it(solver, steps):
+def test_flow_solver_reaches_the_only_image_of_the_data(solver, steps):
     def velocity(x, t):
         return (IMAGE - x) / (1 - t)
 
@@ -26,18 +26,18 @@ def test_flow_solver_with_a_single_image_ends_in_it(solver, steps):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
-def test_ddim_with_a_single_image_ends_in_it(steps):
+def test_ddim_reaches_the_only_image_of_the_data(steps):
     path = VariancePreserving()
 
-    def noise_in(x, t):
+    def predicted_noise(x, t):
         alpha_t, sigma_t = path.coefficients(torch.tensor(t, dtype=torch.float64))
         return (x - alpha_t * IMAGE) / sigma_t
 
-    assert torch.allclose(ddim(noise_in, NOISE, times(steps), path).float(), IMAGE, atol=1e-4)
+    assert torch.allclose(ddim(predicted_noise, NOISE, times(steps), path).float(), IMAGE, atol=1e-4)
 
 
 def error(solver, steps: int) -> float:
-    """The error for normally distributed images, for which velocity and solution are known."""
+    """The largest error for normally distributed images, whose velocity and solution have a closed form."""
     mean, std, noise = 0.3, 2.0, NOISE.double()
 
     def velocity(x, t):
@@ -51,12 +51,12 @@ def test_euler_is_first_order():
     assert error(euler, 40) == pytest.approx(error(euler, 20) / 2, rel=0.2)
 
 
-def test_heun_is_second_order_and_worth_its_two_evaluations():
+def test_heun_is_second_order_and_beats_euler_at_the_same_nfe():
     assert error(heun, 40) == pytest.approx(error(heun, 20) / 4, rel=0.2)
     assert error(heun, 20) < error(euler, 39) / 2
 
 
-def test_multistep_is_second_order_with_one_evaluation_a_step():
+def test_multistep_is_second_order_with_one_evaluation_per_step():
     evaluations = []
 
     def velocity(x, t):
