@@ -1,4 +1,4 @@
-"""``condgen plot`` draws what ``metrics.csv`` has."""
+"""``condgen plot`` plots the curves in ``metrics.csv``."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from condgen.cli.main import main
 from condgen.evaluation.plot import COLOURS, read_curves
 
 
-def pixels_like(picture: np.ndarray, colour: str) -> int:
-    wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
-    return int((np.abs(picture.astype(int) - wanted).max(2) <= 2).sum())
+def count_pixels(picture: np.ndarray, colour: str) -> int:
+    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+    return int((np.abs(picture.astype(int) - rgb).max(2) <= 2).sum())
 
 
 def test_plot_without_arguments_writes_metrics_png_into_the_newest_run(trained, tmp_path, monkeypatch, capsys):
@@ -29,10 +29,10 @@ def test_plot_without_arguments_writes_metrics_png_into_the_newest_run(trained, 
     image = Image.open(path)
     assert image.format == "PNG"
     picture = np.asarray(image.convert("RGBA"))
-    assert (picture[0, 0] == 255).all()  # opaque and white: as readable where all around it is dark
+    assert (picture[0, 0] == 255).all()  # opaque and white, so that it is readable on a dark page
     assert (picture[..., 3] == 255).all()
-    assert pixels_like(picture[..., :3], COLOURS[0]) > 100
-    assert pixels_like(picture[..., :3], COLOURS[1]) == 0
+    assert count_pixels(picture[..., :3], COLOURS[0]) > 100
+    assert count_pixels(picture[..., :3], COLOURS[1]) == 0
 
 
 def test_read_curves_returns_the_epoch_values_of_metrics_csv(trained):
@@ -44,7 +44,7 @@ def test_read_curves_returns_the_epoch_values_of_metrics_csv(trained):
     for name in ("train_loss_epoch", "val_loss", "val_loss_floor", "variance_ratio"):
         assert curves.values[name] == [(int(row["epoch"]) + 1, float(row[name])) for row in ends]
     assert [epoch for epoch, _ in curves.values["val_loss"]] == [1, 2]
-    assert "score_accuracy" not in curves.values  # it was trained without
+    assert "score_accuracy" not in curves.values  # the run was trained without scores
 
 
 def test_plot_of_several_runs_shares_panels_and_names_the_runs(trained, tmp_path, monkeypatch):
@@ -54,12 +54,12 @@ def test_plot_of_several_runs_shares_panels_and_names_the_runs(trained, tmp_path
     monkeypatch.chdir(tmp_path)
     assert main(["plot", *runs]) == 0
     picture = np.asarray(Image.open(tmp_path / "metrics.png").convert("RGB"))
-    assert pixels_like(picture, COLOURS[1]) > 100  # the second lies on top of the first, whose curves are the same
-    assert pixels_like(picture, COLOURS[0]) > 20  # in the legend
+    assert count_pixels(picture, COLOURS[1]) > 100  # the curves are equal, and the second run's are on top
+    assert count_pixels(picture, COLOURS[0]) > 20  # in the legend
     assert not (tmp_path / "first" / "metrics.png").exists()
 
 
-def test_plot_refuses_run_without_finished_epoch(trained, tmp_path, capsys):
+def test_plot_refuses_a_run_without_a_finished_epoch(trained, tmp_path, capsys):
     run = shutil.copytree(trained / "lightning_logs" / "version_0", tmp_path / "run")
     lines = (run / "metrics.csv").read_text().splitlines()
     (run / "metrics.csv").write_text("\n".join(lines[:2]) + "\n")
@@ -69,7 +69,7 @@ def test_plot_refuses_run_without_finished_epoch(trained, tmp_path, capsys):
     assert not (run / "metrics.png").exists()
 
 
-METRICS = {
+INVALID_METRICS = {
     "huge value": "epoch,val_loss\n0,1e308\n",
     "huge negative value": "epoch,val_loss,train_loss_epoch\n0,-1e308,1e308\n",
     "huge epoch": f"epoch,val_loss\n{10**400},0.5\n",
@@ -85,8 +85,8 @@ METRICS = {
 }
 
 
-@pytest.mark.parametrize("content", METRICS.values(), ids=METRICS)
-def test_plot_refuses_metrics_that_no_training_writes(content, trained, tmp_path, capsys):
+@pytest.mark.parametrize("content", INVALID_METRICS.values(), ids=INVALID_METRICS)
+def test_plot_refuses_invalid_metrics_csv(content, trained, tmp_path, capsys):
     shutil.copy(trained / "lightning_logs" / "version_0" / "config.yaml", tmp_path)
     (tmp_path / "metrics.csv").write_text(content)
     assert str(tmp_path / "metrics.csv") in refused(["plot", str(tmp_path)], capsys)
@@ -105,13 +105,13 @@ def test_plot_accepts_extreme_values(value, epoch, trained, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a$b$c", r"$\frac{$", "_hidden", "line\nbreak"])
-def test_plot_shows_run_name_without_parsing_it(name, trained, tmp_path):
+def test_plot_does_not_parse_the_run_name(name, trained, tmp_path):
     runs = [str(shutil.copytree(trained / "lightning_logs" / "version_0", tmp_path / part)) for part in (name, "b")]
     assert main(["plot", *runs, "--output", str(tmp_path / "metrics.png")]) == 0
 
 
 @pytest.mark.parametrize("family", [r"$\frac{$", "x" * 100_000, "\x1b[31mred"])
-def test_plot_shows_family_name_without_parsing_it_or_refuses_it(family, trained, tmp_path, capsys):
+def test_plot_does_not_parse_the_family_name_or_refuses_it(family, trained, tmp_path, capsys):
     shutil.copy(trained / "lightning_logs" / "version_0" / "metrics.csv", tmp_path)
     (tmp_path / "config.yaml").write_text(json.dumps({"model": {"class_path": family}}))
     code = main(["plot", str(tmp_path)])
@@ -121,9 +121,9 @@ def test_plot_shows_family_name_without_parsing_it_or_refuses_it(family, trained
 
 
 @pytest.mark.parametrize("config", ["- 1\n", "a: !Ref b\n", "model: {class_path: [1]}\n", "model: 5\n", ""])
-def test_plot_names_config_without_a_generator(config, trained, tmp_path, capsys):
+def test_plot_error_names_a_config_without_a_generator(config, trained, tmp_path, capsys):
     shutil.copy(trained / "lightning_logs" / "version_0" / "metrics.csv", tmp_path)
     (tmp_path / "config.yaml").write_text(config)
-    said = refused(["plot", str(tmp_path)], capsys)
-    assert str(tmp_path / "config.yaml") in said
-    assert "--config" not in said
+    error = refused(["plot", str(tmp_path)], capsys)
+    assert str(tmp_path / "config.yaml") in error
+    assert "--config" not in error

@@ -1,4 +1,4 @@
-"""``scores.json`` may come from anybody: it is checked when it is read, and its text is harmless in a terminal."""
+"""``scores.json`` may come from anybody: it is validated when it is read, and printed without control characters."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ CONTENT: dict[str, Any] = {
 }
 
 
-def put(content: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
-    """A copy in which the value at a place, as ``scores.accuracy.value``, is another one; it is left out if ``...``."""
+def with_value(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """A copy with another value at a path such as ``scores.accuracy.value``, or without the key if it is ``...``."""
     content = copy.deepcopy(content)
-    *parents, name = place.split(".")
+    *parents, name = path.split(".")
     inner = content
     for parent in parents:
         inner = inner[parent]
@@ -97,8 +97,8 @@ def damaged_id(damage: tuple[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=damaged_id)
-def test_scores_with_a_wrong_value_are_refused_by_name(damage, tmp_path):
-    (tmp_path / "scores.json").write_text(json.dumps(put(CONTENT, *damage)))
+def test_read_scores_error_names_a_file_with_an_invalid_value(damage, tmp_path):
+    (tmp_path / "scores.json").write_text(json.dumps(with_value(CONTENT, *damage)))
     with pytest.raises(UsageError, match=r"scores\.json") as refusal:
         read_scores(tmp_path)
     assert len(str(refusal.value)) < 600
@@ -121,30 +121,30 @@ def test_scores_with_a_wrong_value_are_refused_by_name(damage, tmp_path):
         json.dumps(CONTENT).encode() + b" " * 2**21,
     ],
 )
-def test_file_that_holds_no_scores_is_refused_by_name(content, tmp_path, capsys):
+def test_compare_error_names_a_file_without_valid_json_scores(content, tmp_path, capsys):
     (tmp_path / "scores.json").write_bytes(content)
     assert "scores.json" in refused(["compare", str(tmp_path), "--output", str(tmp_path / "x.png")], capsys)
     assert not (tmp_path / "x.png").exists()
 
 
-def test_scores_without_optional_values_are_read(tmp_path):
+def test_read_scores_accepts_a_file_without_optional_values(tmp_path):
     content = copy.deepcopy(CONTENT)
     for name in ("generator", "settings", "checkpoint"):
         del content[name]
-    content["samples"] = {"number": 70, "path": "drawn"}
+    content["samples"] = {"number": 70, "path": "samples"}
     (tmp_path / "scores.json").write_text(json.dumps(content))
     assert read_scores(tmp_path) == content
 
 
-def test_written_scores_are_read_again(tmp_path):
+def test_read_scores_returns_the_content_of_write_scores(tmp_path):
     about = {key: value for key, value in CONTENT.items() if key not in ("scores", "cost")}
     write_scores(tmp_path / "scores.json", CONTENT["scores"], CONTENT["cost"], about)
     assert read_scores(tmp_path) == CONTENT
 
 
-def test_scores_of_a_path_that_is_no_text_are_written_and_read(tmp_path):
-    """A file's name may be any bytes."""
-    about = {**CONTENT, "samples": {"number": 70, "path": os.fsdecode(b"drawn\xff\n.npz")}}
+def test_scores_of_a_file_with_an_undecodable_name_are_written_and_read(tmp_path):
+    """On Linux, a file name is a sequence of bytes and need not be valid UTF-8."""
+    about = {**CONTENT, "samples": {"number": 70, "path": os.fsdecode(b"samples\xff\n.npz")}}
     write_scores(tmp_path / "scores.json", CONTENT["scores"], CONTENT["cost"], about)
     assert read_scores(tmp_path)["samples"]["number"] == 70
 
@@ -152,19 +152,18 @@ def test_scores_of_a_path_that_is_no_text_are_written_and_read(tmp_path):
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("command", ["compare", "plot"])
 @pytest.mark.parametrize("kind", ["fifo", "folder", "name"])
-def test_run_whose_file_is_none_is_refused_without_waiting(command, kind, tmp_path, capsys):
+def test_compare_and_plot_refuse_a_fifo_a_folder_and_a_long_name_without_waiting(command, kind, tmp_path, capsys):
     file = tmp_path / {"compare": "scores.json", "plot": "metrics.csv"}[command]
     if kind == "name":
-        said = refused([command, "x" * 300], capsys)
-        assert "too long" in said
+        assert "too long" in refused([command, "x" * 300], capsys)
         return
     os.mkfifo(file) if kind == "fifo" else file.mkdir()
-    said = refused([command, str(tmp_path)], capsys)
-    assert str(file) in said
-    assert "not a regular file" in said
+    error = refused([command, str(tmp_path)], capsys)
+    assert str(file) in error
+    assert "not a regular file" in error
 
 
-# Text from a file.
+# Text from a file is not interpreted.
 
 ESCAPES = "\x1b[31mred\x1b[0m\nnext\r\u202eback\ud800"
 
@@ -183,8 +182,8 @@ ESCAPES = "\x1b[31mred\x1b[0m\nnext\r\u202eback\ud800"
     ],
     ids=damaged_id,
 )
-def test_compare_prints_text_of_file_without_control_characters(damage, tmp_path, capsys):
-    for name, content in (("a", put(CONTENT, *damage)), ("b", CONTENT)):
+def test_compare_prints_no_control_characters_of_a_scores_file(damage, tmp_path, capsys):
+    for name, content in (("a", with_value(CONTENT, *damage)), ("b", CONTENT)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "scores.json").write_text(json.dumps(content))
     output = ["--output", str(tmp_path / "scores.png")]
@@ -198,24 +197,25 @@ def test_compare_prints_text_of_file_without_control_characters(damage, tmp_path
 
 
 @pytest.mark.parametrize("text", ["$", r"$\frac{1}$", "a$b$c_", "_hidden", "%s {0}"])
-def test_compare_plots_text_of_file_without_parsing_it(text, tmp_path):
-    (tmp_path / "scores.json").write_text(json.dumps(put(put(CONTENT, "generator", text), "data", text)))
+def test_compare_does_not_parse_the_text_of_a_scores_file(text, tmp_path):
+    (tmp_path / "scores.json").write_text(json.dumps(with_value(with_value(CONTENT, "generator", text), "data", text)))
     assert main(["compare", str(tmp_path), "--output", str(tmp_path / "scores.png")]) == 0
     assert Image.open(tmp_path / "scores.png").format == "PNG"
 
 
 @pytest.mark.parametrize("value", [0, 1, 0.5])
 @pytest.mark.parametrize("uncertainty", [0, None, 1e19])
-def test_extreme_scores_are_compared(value, uncertainty, tmp_path):
+def test_compare_accepts_extreme_scores(value, uncertainty, tmp_path):
     score = {"value": value, "uncertainty": uncertainty, "real": value, "real_uncertainty": uncertainty}
     huge = {"value": -1e19, "uncertainty": 1e19, "real": 10**19, "real_uncertainty": None}
-    content = put(CONTENT, "scores", {"accuracy": score, "coverage": score, "novelty": huge})
-    (tmp_path / "scores.json").write_text(json.dumps(put(content, "cost", {"parameters": 10**19, "minutes": -1e19})))
+    content = with_value(CONTENT, "scores", {"accuracy": score, "coverage": score, "novelty": huge})
+    (tmp_path / "scores.json").write_text(
+        json.dumps(with_value(content, "cost", {"parameters": 10**19, "minutes": -1e19}))
+    )
     assert main(["compare", str(tmp_path), "--output", str(tmp_path / "scores.png")]) == 0
 
 
-def test_long_file_is_compared_quickly(tmp_path):
-    """As many scores and costs as a file may have."""
+def test_compare_reads_a_file_of_10000_entries_quickly(tmp_path):
     content = copy.deepcopy(CONTENT)
     content["scores"] |= {f"score {number}": SCORE for number in range(5_000)}
     content["cost"] |= {f"cost {number}": number for number in range(5_000)}
@@ -225,17 +225,17 @@ def test_long_file_is_compared_quickly(tmp_path):
     assert time.monotonic() - began < 20
 
 
-# Who reads it.
+# The demo page.
 
 
 @pytest.fixture
 def two_runs(trained, tmp_path):
-    """Two runs, the first with scores of its checkpoint."""
+    """Two runs, and the content of ``scores.json`` for the checkpoint of the first, which has it."""
     for name in ("good", "damaged"):
         shutil.copytree(trained / "lightning_logs" / "version_0", tmp_path / name)
     checkpoint = tmp_path / "good" / "checkpoints" / "last.ckpt"
     steps = torch.load(checkpoint, weights_only=True)["global_step"]
-    content = put(CONTENT, "checkpoint", {"path": str(checkpoint), "steps": steps})
+    content = with_value(CONTENT, "checkpoint", {"path": str(checkpoint), "steps": steps})
     (tmp_path / "good" / "scores.json").write_text(json.dumps(content))
     return tmp_path, content
 
@@ -243,9 +243,9 @@ def two_runs(trained, tmp_path):
 @pytest.mark.parametrize(
     "damage", [("test_images", ...), ("scores.accuracy.real", ...), ("scores", None), ("cost", [])], ids=damaged_id
 )
-def test_demo_shows_the_scores_of_other_runs_beside_a_damaged_file(damage, two_runs):
+def test_demo_shows_the_scores_of_other_runs_if_one_file_is_damaged(damage, two_runs):
     folder, content = two_runs
-    (folder / "damaged" / "scores.json").write_text(json.dumps(put(content, *damage)))
+    (folder / "damaged" / "scores.json").write_text(json.dumps(with_value(content, *damage)))
     runs = list(find_runs([str(folder / "good"), str(folder / "damaged")], folder).values())
     for order in (runs, runs[::-1]):
         page = score_tables(order)
@@ -254,9 +254,9 @@ def test_demo_shows_the_scores_of_other_runs_beside_a_damaged_file(damage, two_r
         assert page.count("<table>") == 1
 
 
-def test_demo_shows_a_score_that_real_images_lack(two_runs):
+def test_demo_shows_a_score_without_a_value_for_real_images(two_runs):
     folder, content = two_runs
-    content = put(content, "scores.novelty", {**SCORE, "value": 0.25, "real": None, "real_uncertainty": None})
+    content = with_value(content, "scores.novelty", {**SCORE, "value": 0.25, "real": None, "real_uncertainty": None})
     (folder / "good" / "scores.json").write_text(json.dumps(content))
     page = score_tables(list(find_runs([str(folder / "good")], folder).values()))
     assert "<th>novelty</th><td>0.250" in page

@@ -1,4 +1,4 @@
-"""``condgen export``: the files generate the same images as PyTorch and describe themselves."""
+"""``condgen export``: the files generate the same images as PyTorch, and contain their metadata."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from condgen.export.formats import exported_program, from_onnx, from_pt2
 
 @pytest.fixture(scope="module")
 def run_of(fit_args, tmp_path_factory):
-    """A function that trains a small run of a family at its first call."""
-    found = {}
+    """A function that returns a small run of a family, and trains it at the first call."""
+    runs = {}
 
     def run_of(name: str):
-        if name not in found:
+        if name not in runs:
             folder = tmp_path_factory.mktemp(name)
             few = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1"]
             short = ["--model.sampling_steps", "2", "--model.solver", "euler"] if name == "Diffusion" else []
             options = ["--model", name, *SMALL.get(name, []), *short, *few, "--trainer.default_root_dir", str(folder)]
             assert main([*fit_args, *options]) == 0
-            found[name] = folder / "lightning_logs" / "version_0"
-        return found[name]
+            runs[name] = folder / "lightning_logs" / "version_0"
+        return runs[name]
 
     return run_of
 
@@ -56,26 +56,26 @@ def expected(generator, number: int):
         return labels, noise, generator.generate(labels, noise)
 
 
-WRONG_REQUESTS = [([10], 1), ([-1], 1), ([-2], 1), ([-11], 1), ([2**40], 1), ([3, -1], 2)]
-WRONG_REQUESTS += [([3], 4), ([3, 4, 5, 6], 1), ([3, 4], 3), ([3, 4], 0), ([], 3)]
+INVALID_REQUESTS = [([10], 1), ([-1], 1), ([-2], 1), ([-11], 1), ([2**40], 1), ([3, -1], 2)]
+INVALID_REQUESTS += [([3], 4), ([3, 4, 5, 6], 1), ([3, 4], 3), ([3, 4], 0), ([], 3)]
 
 
-def check_refuses_wrong_requests(generate, generator) -> None:
-    for labels, noises in WRONG_REQUESTS:
-        with pytest.raises(Exception, match=r"(?s)."):  # each runtime has exceptions of its own
-            print(generate(torch.tensor(labels, dtype=torch.int64), generator.draw_noise(0, range(noises))).shape)
+def check_refuses_invalid_requests(generate, generator) -> None:
+    for labels, noise_count in INVALID_REQUESTS:
+        with pytest.raises(Exception, match=r"(?s)."):  # each runtime raises exceptions of its own type
+            print(generate(torch.tensor(labels, dtype=torch.int64), generator.draw_noise(0, range(noise_count))).shape)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_onnx_file_generates_the_images_of_pytorch_and_has_metadata(name, run_of, capsys):
+def test_onnx_file_generates_the_same_images_as_pytorch_and_has_metadata(name, run_of, capsys):
     file = export(run_of(name), "onnx")
     session = onnxruntime.InferenceSession(str(file))
     generator = condgen.load(run_of(name))
     for number in (1, 12):
         labels, noise, images = expected(generator, number)
-        (found,) = session.run(None, {"labels": labels.numpy(), "noise": noise.numpy()})
-        assert found.shape == images.shape
-        assert np.abs(found - images.numpy()).max() < 1e-4
+        (onnx_images,) = session.run(None, {"labels": labels.numpy(), "noise": noise.numpy()})
+        assert onnx_images.shape == images.shape
+        assert np.abs(onnx_images - images.numpy()).max() < 1e-4
     about = session.get_modelmeta().custom_metadata_map
     assert (about["family"], about["data"]) == (name, "MNIST")
     assert json.loads(about["labels"]) == list("0123456789")
@@ -84,14 +84,14 @@ def test_onnx_file_generates_the_images_of_pytorch_and_has_metadata(name, run_of
     assert (about["noise_distribution"] == "uniform") == (0 <= noise.min() <= noise.max() < 1)
     assert about["command"] == f"condgen export --ckpt_path {run_of(name)} --format onnx"
     assert "Largest difference to PyTorch" in capsys.readouterr().out
-    assert b"site-packages" not in file.read_bytes()  # paths of the machine stay there
-    check_refuses_wrong_requests(from_onnx(file.read_bytes()), generator)
+    assert b"site-packages" not in file.read_bytes()  # the file contains no paths of this machine
+    check_refuses_invalid_requests(from_onnx(file.read_bytes()), generator)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_pt2_file_refuses_wrong_labels_and_contains_no_training_weights(name, run_of):
+def test_pt2_file_refuses_invalid_requests_and_contains_no_training_weights(name, run_of):
     file, generator = export(run_of(name), "pt2"), condgen.load(run_of(name))
-    check_refuses_wrong_requests(from_pt2(file.read_bytes()), generator)
+    check_refuses_invalid_requests(from_pt2(file.read_bytes()), generator)
     needed = sum(weights.nbytes for weights in generator.sampler.state_dict().values())
     assert file.stat().st_size < 1.1 * needed + 500_000
 
@@ -117,7 +117,7 @@ print(extra["metadata.json"])
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_load_of_exported_safetensors_generates_the_same_images(name, run_of):
+def test_exported_safetensors_can_be_loaded_and_generate_the_same_images(name, run_of):
     file = export(run_of(name), "safetensors")
     labels, noise, images = expected(condgen.load(run_of(name)), 3)
     loaded = condgen.load(file)
@@ -131,16 +131,21 @@ def test_load_of_exported_safetensors_generates_the_same_images(name, run_of):
     assert set(names.values()) == needed
 
 
-def test_reconstruct_fails_without_the_encoder(run_of):
-    """Untrained weights in its place would silently give wrong images."""
+def test_reconstruct_of_an_exported_vae_fails_because_it_has_no_encoder(run_of):
+    """An encoder with untrained weights would silently give wrong images."""
     with pytest.raises(AttributeError, match="encoder"):
         condgen.load(export(run_of("VAE"), "safetensors")).reconstruct(torch.rand(2, 1, 28, 28), torch.tensor([0, 1]))
 
 
 def test_load_refuses_truncated_and_foreign_safetensors(run_of, tmp_path):
     content = export(run_of("DNN"), "safetensors").read_bytes()
-    for name, wrong in (("cut", content[:-1]), ("header", content[:100]), ("empty", b""), ("pickle", b"\x80\x02." * 9)):
-        (tmp_path / f"{name}.safetensors").write_bytes(wrong)
+    for name, damaged_content in (
+        ("truncated", content[:-1]),
+        ("header", content[:100]),
+        ("empty", b""),
+        ("pickle", b"\x80\x02." * 9),
+    ):
+        (tmp_path / f"{name}.safetensors").write_bytes(damaged_content)
         with pytest.raises(UsageError, match=f"{name}.safetensors is not a whole file"):
             condgen.load(tmp_path / f"{name}.safetensors")
     foreign = content.replace(b"condgen.generators.dnn.DNN", b"elsewhere.families.dnn.DNN", 1)
@@ -149,7 +154,7 @@ def test_load_refuses_truncated_and_foreign_safetensors(run_of, tmp_path):
         condgen.load(tmp_path / "foreign.safetensors")
 
 
-def test_export_contains_the_given_sampling_settings(run_of, capsys):
+def test_export_uses_the_given_sampling_settings(run_of, capsys):
     options = ["--model.guidance", "3", "--model.sampling_steps", "3", "--model.guidance_interval", "[0,1]"]
     file = export(run_of("Diffusion"), "safetensors", *options)
     guided = condgen.load(run_of("Diffusion"), guidance=3, sampling_steps=3, guidance_interval=[0, 1])
@@ -165,7 +170,7 @@ def test_export_contains_the_given_sampling_settings(run_of, capsys):
 
 @pytest.mark.parametrize("settings", [{}, {"objective": "noise", "sampling_steps": 3}])
 def test_export_of_guided_diffusion_generates_the_same_images(settings):
-    """The networks of the other tests have no guidance."""
+    """The other tests export the diffusion without guidance."""
     generator = generators.Diffusion(channels=(8, 16), guidance=1.5, **settings).eval()
     generate = exported_program(generator).module()
     labels, noise, images = expected(generator, 3)
@@ -183,14 +188,14 @@ def test_export_replaces_its_own_readme_only(run_of, tmp_path, capsys):
 
 
 class HiddenRandomness(generators.DNN):
-    """A family that breaks the contract that noise determines the image."""
+    """A family that breaks the contract: noise does not determine the image."""
 
     def forward(self, labels, noise):
         return super().forward(labels, torch.rand_like(noise))
 
 
-def damaged(run, folder, change):
-    """A copy of a run whose checkpoint is changed."""
+def copy_with_changed_checkpoint(run, folder, change):
+    """Copies a run and applies ``change`` to the content of its checkpoint."""
     shutil.copytree(run, folder, ignore=shutil.ignore_patterns("export"))
     last = folder / "checkpoints" / "last.ckpt"
     checkpoint = torch.load(last, weights_only=True)
@@ -206,17 +211,17 @@ def damaged(run, folder, change):
         (lambda content: content["state_dict"]["network.fc.0.weight"].fill_(1e38), "NaN"),
         (lambda content: content["condgen"].update(model="test_export.HiddenRandomness"), "nothing is written"),
     ],
-    ids=["weights that are NaN", "images that are NaN", "other images each time"],
+    ids=["NaN weights", "NaN images", "random images"],
 )
-def test_export_refuses_generators_with_wrong_images(change, reason, run_of, tmp_path, capsys):
-    run = damaged(run_of("DNN"), tmp_path / "run", change)
+def test_export_refuses_nan_weights_nan_images_and_random_images(change, reason, run_of, tmp_path, capsys):
+    run = copy_with_changed_checkpoint(run_of("DNN"), tmp_path / "run", change)
     capsys.readouterr()
     assert main(["export", "--ckpt_path", str(run), "--format", "safetensors"]) == 1
     assert reason in capsys.readouterr().err
     assert not (run / "export").exists()
 
 
-def test_export_writes_everything_before_it_prints(run_of, tmp_path):
+def test_export_writes_all_files_before_it_prints(run_of, tmp_path):
     run, full = run_of("DNN"), os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb", buffering=0)
     output = io.TextIOWrapper(full, write_through=True)
     with contextlib.redirect_stdout(output), pytest.raises(OSError, match="No space left"):
@@ -224,7 +229,7 @@ def test_export_writes_everything_before_it_prints(run_of, tmp_path):
     assert len(list(tmp_path.iterdir())) == 4
 
 
-def test_two_exports_at_once_into_one_folder_succeed(run_of, tmp_path):
+def test_concurrent_exports_into_one_folder_succeed(run_of, tmp_path):
     errors = []
 
     def export_three_times():
@@ -245,7 +250,7 @@ def test_two_exports_at_once_into_one_folder_succeed(run_of, tmp_path):
     condgen.load(tmp_path / "generator.safetensors")
 
 
-def test_generator_json_repeats_the_metadata(run_of):
+def test_generator_json_equals_the_metadata_of_the_safetensors_file(run_of):
     folder = export(run_of("DNN"), "safetensors").parent
     about = json.loads((folder / "generator.json").read_text())
     with safetensors.safe_open(folder / "generator.safetensors", framework="pt") as content:
@@ -255,7 +260,7 @@ def test_generator_json_repeats_the_metadata(run_of):
     assert about["noise_shape"] == [62]
 
 
-def test_export_without_onnx_says_in_one_line_what_to_install(run_of, monkeypatch, capsys):
+def test_export_without_onnx_packages_says_what_to_install(run_of, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert main(["export", "--ckpt_path", str(run_of("DNN"))]) == 1
     assert "pip install onnx onnxscript onnxruntime" in capsys.readouterr().err
@@ -286,7 +291,7 @@ def test_model_card_has_the_scores_of_its_own_checkpoint_only(run_of, tmp_path):
     shutil.copytree(run_of("DNN"), tmp_path / "run", ignore=shutil.ignore_patterns("export"))
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     score = {"value": 0.75, "uncertainty": 0.01, "real": 0.9, "real_uncertainty": None}
-    found = {
+    content = {
         "checkpoint": {"steps": checkpoint["global_step"]},
         "settings": {k: list(v) if isinstance(v, tuple) else v for k, v in checkpoint["hyper_parameters"].items()},
         "data": "MNIST",
@@ -295,12 +300,12 @@ def test_model_card_has_the_scores_of_its_own_checkpoint_only(run_of, tmp_path):
         "cost": {},
     }
     cards = []
-    for steps in (found["checkpoint"]["steps"], 1):
-        found["checkpoint"]["steps"] = steps
-        (tmp_path / "run" / "scores.json").write_text(json.dumps(found))
+    for steps in (content["checkpoint"]["steps"], 1):
+        content["checkpoint"]["steps"] = steps
+        (tmp_path / "run" / "scores.json").write_text(json.dumps(content))
         cards.append(ModelCard((export(tmp_path / "run", "safetensors").parent / "README.md").read_text()))
-    found["checkpoint"]["steps"], found["data"] = checkpoint["global_step"], "QMNIST"
-    (tmp_path / "run" / "scores.json").write_text(json.dumps(found))
+    content["checkpoint"]["steps"], content["data"] = checkpoint["global_step"], "QMNIST"
+    (tmp_path / "run" / "scores.json").write_text(json.dumps(content))
     cards.append(ModelCard((export(tmp_path / "run", "safetensors").parent / "README.md").read_text()))
     assert cards[2].data.eval_results is None
     results = cards[0].data.eval_results
@@ -312,8 +317,8 @@ def test_model_card_has_the_scores_of_its_own_checkpoint_only(run_of, tmp_path):
 
 @pytest.mark.parametrize("name", ["generator.safetensors", "generator.json", "grid.png", "README.md"])
 def test_export_refuses_to_replace_foreign_files(name, run_of, tmp_path, capsys):
-    (tmp_path / name).write_text("mine")
+    (tmp_path / name).write_text("other program")
     command = ["export", "--ckpt_path", str(run_of("DNN")), "--format", "safetensors", "--output", str(tmp_path)]
     assert main(command) == 1
     assert name in capsys.readouterr().err
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["other program"]

@@ -1,4 +1,4 @@
-"""Files are written completely or not at all, and files of other programs are never removed."""
+"""Files are written completely or not at all. Files of other programs are never removed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_and_die(path: Path) -> None:
         os._exit(9)
 
 
-def test_atomic_write_by_two_writers_keeps_the_last_one(tmp_path):
+def test_atomic_write_by_two_writers_keeps_the_content_of_the_last(tmp_path):
     path = tmp_path / "picture.png"
     with atomic_write(path) as slow:
         slow.write(b"slow" * 1000)
@@ -39,18 +39,18 @@ def test_atomic_write_by_two_writers_keeps_the_last_one(tmp_path):
     assert os.listdir(tmp_path) == ["picture.png"]
 
 
-def test_atomic_write_killed_keeps_the_previous_content(tmp_path):
+def test_atomic_write_keeps_the_previous_content_if_it_is_killed(tmp_path):
     path = tmp_path / "picture.png"
-    path.write_bytes(b"former")
+    path.write_bytes(b"previous")
     writer = FORK.Process(target=write_and_die, args=(path,))
     writer.start()
     writer.join()
-    assert path.read_bytes() == b"former"
+    assert path.read_bytes() == b"previous"
     assert len(os.listdir(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("days", [0, 2])
-def test_atomic_write_removes_temporary_files_of_yesterday(days, tmp_path):
+def test_atomic_write_removes_temporary_files_older_than_a_day(days, tmp_path):
     temporary = tmp_path / ".picture.png.01234567.partial"
     temporary.write_text("half")
     written = time.time() - days * 24 * 3600
@@ -80,7 +80,7 @@ def test_directory_lock_refuses_a_second_process(tmp_path):
     assert not is_locked(tmp_path)
 
 
-def test_directory_lock_ends_with_its_process_although_a_child_lives_on(tmp_path):
+def test_directory_lock_is_released_with_its_process_although_a_child_keeps_running(tmp_path):
     ready, child = FORK.Queue(), FORK.Queue()
     holder = FORK.Process(target=hold_lock_with_child, args=(tmp_path, ready, child))
     holder.start()
@@ -89,7 +89,7 @@ def test_directory_lock_ends_with_its_process_although_a_child_lives_on(tmp_path
     assert is_locked(tmp_path)
     holder.kill()
     holder.join()
-    os.kill(child_pid, 0)  # it lives
+    os.kill(child_pid, 0)  # fails if the child has ended
     assert not is_locked(tmp_path)
     os.kill(child_pid, signal.SIGKILL)
 
@@ -112,15 +112,15 @@ def hold_lock_with_child(folder: Path, ready: Queue, child: Queue) -> None:
         time.sleep(60)
 
 
-def test_atomic_write_removes_no_files_of_others(tmp_path):
+def test_atomic_write_keeps_files_of_other_programs(tmp_path):
     others = {".picture.png.partial", ".picture.png.notes.partial", ".picture.png.01234567", "picture.png.old"}
     others.add(".picture.png.download.partial")
     for name in others:
-        (tmp_path / name).write_text("mine")
+        (tmp_path / name).write_text("other program")
         os.utime(tmp_path / name, (0, 0))
     with atomic_write(tmp_path / "picture.png") as file:
         file.write(b"new")
-    assert {path.name for path in tmp_path.iterdir() if path.read_text() == "mine"} == others
+    assert {path.name for path in tmp_path.iterdir() if path.read_text() == "other program"} == others
 
 
 def test_atomic_write_error_names_the_file(tmp_path):
@@ -131,7 +131,7 @@ def test_atomic_write_error_names_the_file(tmp_path):
 
 WITHOUT_POSIX = """
 import importlib, os, pathlib, pkgutil, sys
-import lightning.pytorch, torchvision  # on this system they need fcntl themselves
+import lightning.pytorch, torchvision  # imported first, because they need fcntl on this system
 sys.modules["fcntl"] = None
 del os.O_NONBLOCK, os.setpgrp
 for package in map(importlib.import_module, ("condgen.data", "condgen.files", "condgen.sampling")):
