@@ -1,4 +1,4 @@
-"""``condgen demo`` against hostile programs: wrong hosts, routes, bodies and values, floods, and damaged files."""
+"""``condgen demo`` and hostile requests: wrong hosts, routes, bodies and values, floods of them, and damaged files."""
 
 from __future__ import annotations
 
@@ -70,24 +70,24 @@ class Server(NamedTuple):
         return connection.getresponse()
 
     def functions(self) -> dict[str, int]:
-        """Gradio's number of each view."""
+        """Gradio's function number of each view."""
         functions = json.load(self.send("GET", "/config"))["dependencies"]
         return {function["api_name"]: function["id"] for function in functions}
 
     def call(self, number: int, data: list[Any]) -> tuple[int, str]:
-        """The status and the content of the answer to a call of a function."""
-        answer = self.send("POST", CALL_PATH, {"data": data, "fn_index": number, "session_hash": "program"})
-        return answer.status, answer.read().decode()
+        """The status and the content of the response to a call of a function."""
+        response = self.send("POST", CALL_PATH, {"data": data, "fn_index": number, "session_hash": "program"})
+        return response.status, response.read().decode()
 
 
 def start(folder: Path, **environment: str) -> Server:
     port = free_port()
     process = condgen_process(["demo", "--port", port], folder, **environment)
     server = Server(process, int(port))
-    until = time.monotonic() + 120
+    deadline = time.monotonic() + 120
     while True:
         assert process.poll() is None
-        assert time.monotonic() < until, process.communicate(timeout=1)[0]
+        assert time.monotonic() < deadline, process.communicate(timeout=1)[0]
         with contextlib.suppress(OSError):
             if server.send("GET", "/").status == 200:
                 return server
@@ -96,7 +96,7 @@ def start(folder: Path, **environment: str) -> Server:
 
 @pytest.fixture(scope="module")
 def server(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The page of a DNN. During all tests it prints only its address, and writes no file."""
+    """The page of a DNN. After all tests, it must have printed only its address and written no file."""
     temporary = tmp_path_factory.mktemp("gradio")
     server = start(trained, GRADIO_TEMP_DIR=str(temporary))
     yield server
@@ -114,16 +114,16 @@ def server(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     "host", ["evil.com", "evil.com:{port}", "127.0.0.1.evil.com", "localhost.evil.com", "10.0.0.1", "[", ""]
 )
 @pytest.mark.parametrize("method", ["GET", "OPTIONS"])
-def test_page_refuses_another_host_name(server, host, method):
+def test_demo_refuses_other_host_names(server, host, method):
     host = host.format(port=server.port)
     headers = {"Host": host, "Origin": f"http://{host}", "Access-Control-Request-Method": "POST"}
-    answer = server.send(method, "/config", **headers)
-    assert answer.status in (400, 403)
-    assert answer.getheader("Access-Control-Allow-Origin") is None
+    response = server.send(method, "/config", **headers)
+    assert response.status in (400, 403)
+    assert response.getheader("Access-Control-Allow-Origin") is None
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:{port}", "localhost:{port}", "LocalHost"])
-def test_page_accepts_its_own_host_names(server, host):
+def test_demo_accepts_its_own_host_names(server, host):
     assert server.send("GET", "/config", Host=host.format(port=server.port)).status == 200
 
 
@@ -139,7 +139,7 @@ def test_page_accepts_its_own_host_names(server, host):
         ("localhost", "192.168.1.7", 403),
     ],
 )
-def test_public_page_accepts_ip_addresses_and_names_of_the_machine(host, name, status):
+def test_public_demo_accepts_ip_addresses_and_the_machines_names(host, name, status):
     client = TestClient(PageRequests(PlainTextResponse("page"), host, {}))
     assert client.get("/", headers={"Host": name}).status_code == status
 
@@ -173,24 +173,24 @@ def test_public_page_accepts_ip_addresses_and_names_of_the_machine(host, name, s
         ("DELETE", "/"),
     ],
 )
-def test_page_refuses_routes_that_it_does_not_need(server, method, path):
+def test_demo_refuses_routes_that_the_page_does_not_use(server, method, path):
     body = {"data": CALLS["morph"], "session_hash": "x", "fn_index": 1} if method == "POST" else None
     assert server.send(method, path, body).status in (400, 404)
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"xy"])
-def test_page_refuses_uploads(server, content):
+def test_demo_refuses_uploads(server, content):
     body = b'--b\r\nContent-Disposition: form-data; name="files"; filename="x"\r\n\r\n' + content + b"\r\n--b--\r\n"
-    answer = server.send("POST", "/gradio_api/upload", body, **{"Content-Type": "multipart/form-data; boundary=b"})
-    assert answer.status in (400, 404)
+    response = server.send("POST", "/gradio_api/upload", body, **{"Content-Type": "multipart/form-data; boundary=b"})
+    assert response.status in (400, 404)
 
 
-def test_host_header_with_a_path_does_not_allow_another_route(server):
+def test_demo_host_header_with_a_path_does_not_allow_other_routes(server):
     for host in ("127.0.0.1/assets/", "127.0.0.1/config?", "127.0.0.1/config#"):
         assert server.send("GET", "/gradio_api/file=/etc/hostname", Host=host).status in (400, 403, 404)
 
 
-def test_page_refuses_a_large_body(server):
+def test_demo_refuses_a_large_request_body(server):
     assert server.send("POST", CALL_PATH, b"x" * (MAX_BODY + 1)).status == 413
     assert server.send("POST", CALL_PATH, iter([b"x" * MAX_BODY, b"x"])).status == 413  # in chunks
     assert server.send("POST", CALL_PATH, b"x" * MAX_BODY).status == 400
@@ -199,22 +199,22 @@ def test_page_refuses_a_large_body(server):
 # Floods.
 
 
-def test_server_refuses_too_many_requests_at_once_and_answers_the_others(server):
+def test_demo_refuses_requests_over_the_connection_limit_and_answers_the_others(server):
     number = server.functions()["morph"]
     with ThreadPoolExecutor(MAX_CONNECTIONS + 20) as pool:
-        answers = list(pool.map(lambda _: server.call(number, CALLS["morph"]), range(MAX_CONNECTIONS + 20)))
-    assert {status for status, _ in answers} == {200, 503}
-    assert all("base64" in content for status, content in answers if status == 200)
+        responses = list(pool.map(lambda _: server.call(number, CALLS["morph"]), range(MAX_CONNECTIONS + 20)))
+    assert {status for status, _ in responses} == {200, 503}
+    assert all("base64" in content for status, content in responses if status == 200)
     assert server.call(number, CALLS["morph"])[0] == 200
 
 
-def test_request_of_a_closed_connection_is_not_computed(trained, monkeypatch):
+def test_demo_does_not_compute_the_request_of_a_closed_connection(trained, monkeypatch):
     """The second client closes its connection while the server computes for the first one."""
-    computed, first_began, second_closed = [], threading.Event(), threading.Event()
+    computed, first_started, second_closed = [], threading.Event(), threading.Event()
 
     def epoch(views: Views, request: EpochsRequest) -> str:
         computed.append(request.grid)
-        first_began.set()
+        first_started.set()
         second_closed.wait(20)
         return "computed"
 
@@ -230,7 +230,7 @@ def test_request_of_a_closed_connection_is_not_computed(trained, monkeypatch):
     number = server.functions()["epoch"]
     with ThreadPoolExecutor() as pool:
         first = pool.submit(server.call, number, [RUN, 1])
-        assert first_began.wait(20)
+        assert first_started.wait(20)
         second = http.client.HTTPConnection("127.0.0.1", port)
         body = json.dumps({"data": [RUN, 2], "fn_index": number, "session_hash": "closed"})
         second.request("POST", CALL_PATH, body, {"Content-Type": "application/json"})
@@ -245,50 +245,50 @@ def test_request_of_a_closed_connection_is_not_computed(trained, monkeypatch):
     thread.join()
 
 
-def test_states_of_old_sessions_are_dropped(trained):
+def test_demo_drops_the_states_of_old_sessions(trained):
     def states() -> int:
-        return sum(type(kept) is SessionState for kept in gc.get_objects())
+        return sum(type(instance) is SessionState for instance in gc.get_objects())
 
-    others = states()
+    states_before = states()
     with TestClient(application(find_runs([], trained), "localhost"), "http://localhost") as client:
         functions = client.get("/config").json()["dependencies"]
         number = next(function["id"] for function in functions if function["api_name"] == "epochs")
         for session in range(MAX_SESSIONS + 5):
             call = {"data": [RUN, 1], "fn_index": number, "session_hash": f"session{session}"}
             assert client.post(CALL_PATH, json=call).status_code == 200
-        assert states() - others == MAX_SESSIONS
+        assert states() - states_before == MAX_SESSIONS
 
 
 # Values.
 
 
-def test_request_with_a_wrong_number_of_values_is_refused(server):
+def test_demo_refuses_a_request_with_a_wrong_number_of_values(server):
     number = server.functions()["morph"]
     for data in ([], [*CALLS["morph"], 1], CALLS["morph"][1:]):
         assert server.call(number, data)[0] == 400
 
 
-def test_random_requests_are_answered(server):
-    chance, functions = random.Random(0), server.functions()
+def test_demo_answers_every_random_request_with_a_known_status(server):
+    rng, functions = random.Random(0), server.functions()
 
     def request(_: int) -> str:
-        """The status of the answer to a call with some random parts, or "alert" if it explains what is wrong."""
-        name = chance.choice(list(functions))
+        """The status of the response to a partly random call, or "alert" if the response is a message to the user."""
+        name = rng.choice(list(functions))
         data = [*CALLS[name]]
-        for place in chance.sample(range(len(data)), min(len(data), chance.randrange(3))):
-            data[place] = chance.choice(VALUES)
-        call = {"data": data, "fn_index": functions[name], "session_hash": f"session{chance.randrange(100)}"}
-        if chance.random() < 0.1:
-            call["data"] = chance.choice(VALUES)
-        if chance.random() < 0.1:
-            call["fn_index"] = chance.choice(VALUES)
-        if chance.random() < 0.1:
-            call["session_hash"] = chance.choice([None, 1, "", "é", "x" * 65, [], FILE])
-        call |= {chance.choice(["event_data", "trigger_id", "event_id", "batched"]): chance.choice(VALUES)}
-        route = CALL_PATH if chance.random() < 0.9 else f"/gradio_api/{chance.choice(VALUES)!r:.9}"
-        body = json.dumps(call if chance.random() < 0.95 else chance.choice(VALUES)).encode()
-        answer = server.send("POST", quote(route), body)
-        return "alert" if b"role=alert" in answer.read() else str(answer.status)
+        for position in rng.sample(range(len(data)), min(len(data), rng.randrange(3))):
+            data[position] = rng.choice(VALUES)
+        call = {"data": data, "fn_index": functions[name], "session_hash": f"session{rng.randrange(100)}"}
+        if rng.random() < 0.1:
+            call["data"] = rng.choice(VALUES)
+        if rng.random() < 0.1:
+            call["fn_index"] = rng.choice(VALUES)
+        if rng.random() < 0.1:
+            call["session_hash"] = rng.choice([None, 1, "", "é", "x" * 65, [], FILE])
+        call |= {rng.choice(["event_data", "trigger_id", "event_id", "batched"]): rng.choice(VALUES)}
+        route = CALL_PATH if rng.random() < 0.9 else f"/gradio_api/{rng.choice(VALUES)!r:.9}"
+        body = json.dumps(call if rng.random() < 0.95 else rng.choice(VALUES)).encode()
+        response = server.send("POST", quote(route), body)
+        return "alert" if b"role=alert" in response.read() else str(response.status)
 
     with ThreadPoolExecutor(4) as pool:
         outcomes = Counter(pool.map(request, range(600)))
@@ -299,41 +299,41 @@ def test_random_requests_are_answered(server):
 # Damaged files.
 
 
-def damaged(path: Path, how: str) -> None:
+def damage_file(path: Path, damage: str) -> None:
     content = path.read_bytes()
     path.unlink()
-    if how == "FIFO":
+    if damage == "FIFO":
         os.mkfifo(path)
-    elif how == "folder":
+    elif damage == "folder":
         path.mkdir()
-    elif how == "large":
+    elif damage == "large":
         path.write_bytes(content + bytes(20_000_000))
-    elif how == "many pixels":
+    elif damage == "many pixels":
         Image.new("1", (20_000, 20_000)).save(path)
-    elif how == "another format":
+    elif damage == "another format":
         Image.new("L", (9, 9)).save(path, "GIF")
     else:
-        path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "text": b"text"}[how])
+        path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "text": b"text"}[damage])
 
 
-@pytest.mark.parametrize("how", ["empty", "cut", "text", "another format", "FIFO", "folder", "large", "many pixels"])
-def test_damaged_grid_of_an_epoch_is_named(trained, tmp_path, how):
+@pytest.mark.parametrize("damage", ["empty", "cut", "text", "another format", "FIFO", "folder", "large", "many pixels"])
+def test_demo_error_names_a_damaged_sample_grid(trained, tmp_path, damage):
     shutil.copytree(trained / "lightning_logs" / RUN, tmp_path / "run")
     grid = tmp_path / "run" / "samples" / "epoch=000.png"
-    damaged(grid, how)
+    damage_file(grid, damage)
     with pytest.raises(UsageError, match=r"epoch=000\.png") as error:
         Views(find_runs([str(tmp_path / "run")], tmp_path)).epoch(EpochsRequest(run="run", grid=1))
     assert "\n" not in str(error.value)
 
 
-def test_damaged_bytes_of_a_grid_raise_only_usage_errors(trained, tmp_path):
+def test_read_grid_of_damaged_bytes_raises_only_usage_errors(trained, tmp_path):
     content = (trained / "lightning_logs" / RUN / "samples" / "epoch=000.png").read_bytes()
-    grid, chance = tmp_path / "grid.png", np.random.default_rng(0)
+    grid, rng = tmp_path / "grid.png", np.random.default_rng(0)
     for number in range(300):
         changed = bytearray(content)
-        for place in chance.integers(200 if number % 2 else len(changed), size=3):
-            changed[place] = chance.integers(256)
-        if number % 3 == 0:  # a short chunk with the right checksum
+        for position in rng.integers(200 if number % 2 else len(changed), size=3):
+            changed[position] = rng.integers(256)
+        if number % 3 == 0:  # a short chunk with a valid checksum
             chunk = [b"iCCP", b"tRNS", b"gAMA", b"cHRM"][number % 4] + bytes(number % 7)
             chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
             changed = bytearray(content[:-12] + chunk + content[-12:])

@@ -1,4 +1,4 @@
-"""``condgen demo``: the page in a browser, with small real runs, and requests of programs."""
+"""``condgen demo`` with small trained runs: the page in a browser, and requests without a browser."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ def folder(trained, mnist_root, digits, tmp_path_factory) -> Path:
 
 
 def scores_of(run: Path) -> dict:
-    """The part of the content of ``scores.json`` that the page shows."""
+    """The part of the content of ``scores.json`` that the page needs."""
     steps = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
-    number = {"value": 0.125, "uncertainty": 0.01, "real": 0.9375, "real_uncertainty": 0.02}
+    score = {"value": 0.125, "uncertainty": 0.01, "real": 0.9375, "real_uncertainty": 0.02}
     return {
         "generator": "DNN",
         "settings": {},
@@ -77,17 +77,17 @@ def scores_of(run: Path) -> dict:
         "source": "full",
         "test_images": 70,
         "evaluator": "0",
-        "scores": {"accuracy": number, "coverage": number},
+        "scores": {"accuracy": score, "coverage": score},
         "cost": {"parameters": 6_650_433},
     }
 
 
 @pytest.fixture(scope="module")
 def address(folder) -> Iterator[str]:
-    """The address of the page of these runs, in an environment with a proxy that does not answer."""
+    """The address of the page of these runs, served in an environment with an unreachable proxy."""
     port = free_port()
-    nobody = "http://127.0.0.1:9"
-    process = condgen_process(["demo", "--port", port], folder, HTTP_PROXY=nobody, HTTPS_PROXY=nobody, ALL_PROXY=nobody)
+    proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
+    process = condgen_process(["demo", "--port", port], folder, **proxies)
     wait_for(int(port), process)
     yield f"http://127.0.0.1:{port}"
     process.send_signal(signal.SIGINT)
@@ -97,8 +97,8 @@ def address(folder) -> Iterator[str]:
 
 
 def wait_for(port: int, process) -> None:
-    until = time.monotonic() + 120
-    while time.monotonic() < until and process.poll() is None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
         with socket.socket() as client:
             if client.connect_ex(("127.0.0.1", port)) == 0:
                 return
@@ -118,11 +118,12 @@ def browser() -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def page(browser, address) -> Iterator[Page]:
-    """The page in a new window. It sends no request to another host and logs no error."""
+    """The page in a new window. After the test, it must have sent no request to another host and logged no error."""
     page = browser.new_page()
-    elsewhere, errors = [], []
+    foreign_requests, errors = [], []
     page.on(
-        "request", lambda r: None if r.url.startswith((f"{address}/", "data:", "blob:")) else elsewhere.append(r.url)
+        "request",
+        lambda r: None if r.url.startswith((f"{address}/", "data:", "blob:")) else foreign_requests.append(r.url),
     )
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -130,26 +131,27 @@ def page(browser, address) -> Iterator[Page]:
     page.locator("#samples img").first.wait_for(timeout=60_000)
     yield page
     page.close()
-    assert not elsewhere
+    assert not foreign_requests
     assert not errors
 
 
 def eventually(page: Page, condition: Callable[[], object]) -> None:
     """Waits until a condition holds."""
-    until = time.monotonic() + 30
+    deadline = time.monotonic() + 30
     while not condition():
-        assert time.monotonic() < until, f"not within half a minute: {page.locator('.shown:visible').all_inner_texts()}"
+        assert time.monotonic() < deadline, f"not within 30 seconds: {page.locator('.shown:visible').all_inner_texts()}"
         page.wait_for_timeout(50)
 
 
 def pictures(page: Page, name: str) -> list[np.ndarray]:
     """The pictures that a part of the page shows: (H, W, 3) uint8 each."""
-    found = page.locator(f"#{name} img").evaluate_all("images => images.map(image => image.src)")
-    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(src.partition(",")[2]))).convert("RGB")) for src in found]
+    sources = page.locator(f"#{name} img").evaluate_all("images => images.map(image => image.src)")
+    contents = [base64.b64decode(source.partition(",")[2]) for source in sources]
+    return [np.asarray(Image.open(io.BytesIO(content)).convert("RGB")) for content in contents]
 
 
 def tiles(picture: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """The images of a grid: (rows * columns, 28, 28) of red."""
+    """The red channel of the images of a grid: (rows * columns, 28, 28)."""
     assert picture.shape == (30 * rows + 2, 30 * columns + 2, 3)
     return np.stack(
         [picture[30 * r + 2 : 30 * r + 30, 30 * c + 2 : 30 * c + 30, 0] for r in range(rows) for c in range(columns)]
@@ -159,7 +161,7 @@ def tiles(picture: np.ndarray, rows: int, columns: int) -> np.ndarray:
 def generated(
     folder: Path, run: str, labels: list[int], indices: list[int] | range, seed: int = 0, **settings
 ) -> np.ndarray:
-    """The images that Python generates: (N, 28, 28) uint8."""
+    """The images that ``generate`` returns in Python: (N, 28, 28) uint8."""
     generator = condgen.load(folder / "lightning_logs" / run, **settings)
     with torch.no_grad():
         return to_bytes(generator.generate(torch.tensor(labels), generator.draw_noise(seed, indices)))[:, 0].numpy()
@@ -170,7 +172,7 @@ def field(page: Page, label: str):
 
 
 def choose(page: Page, run: str) -> None:
-    """Chooses another run in the open tab."""
+    """Selects another run in the open tab."""
     field(page, "Run").click()
     page.get_by_role("option", name=run).click()
 
@@ -183,15 +185,15 @@ def slide(page: Page, name: str, value: float) -> None:
     page.locator(f"#{name} input[type=range]").fill(str(value))
 
 
-def shows(page: Page, name: str, image: np.ndarray) -> Callable[[], bool]:
-    """Whether the one picture of a part of the page is this image (28, 28)."""
+def has_picture(page: Page, name: str, image: np.ndarray) -> Callable[[], bool]:
+    """A function that says whether a part of the page has exactly one picture, this image (28, 28)."""
     return lambda: [picture[..., 0].tolist() for picture in pictures(page, name)] == [image.tolist()]
 
 
-# A person in a browser.
+# In a browser.
 
 
-def test_page_shows_samples_of_typed_labels_by_each_run(page, folder):
+def test_page_shows_each_runs_samples_of_the_typed_labels(page, folder):
     assert page.locator("#samples b").all_inner_texts() == ["DNN", "Diffusion"]
     for run, picture in zip((DNN, DIFFUSION), pictures(page, "samples"), strict=True):
         assert (tiles(picture, 1, 10) == generated(folder, run, [2] * 10, range(10))).all()
@@ -206,18 +208,18 @@ def test_page_shows_samples_of_typed_labels_by_each_run(page, folder):
     assert (tiles(pictures(page, "samples")[1], 2, 3) == generated(folder, DIFFUSION, labels, range(6), 7)).all()
 
 
-def test_pictures_are_enlarged_by_a_whole_number_that_fits(page):
+def test_page_enlarges_pictures_by_a_whole_number_that_fits(page):
     image = page.locator("#samples img").first
     assert image.evaluate("image => getComputedStyle(image).imageRendering") == "pixelated"
-    shown = image.bounding_box()
-    assert shown["x"] + shown["width"] <= 1280
-    assert shown["width"] % 302 == 0  # ten samples
+    box = image.bounding_box()
+    assert box["x"] + box["width"] <= 1280
+    assert box["width"] % 302 == 0  # ten samples
 
 
-def test_phone_shows_pictures_first_and_digits_of_56_pixels(page):
+def test_page_on_a_phone_shows_pictures_first_and_digits_of_56_pixels(page):
     page.set_viewport_size({"width": 390, "height": 844})
     image = page.locator("#samples img").first
-    assert image.bounding_box()["width"] / 302 * 28 >= 56  # ten samples, to which the figure scrolls
+    assert image.bounding_box()["width"] / 302 * 28 >= 56  # ten samples: the figure scrolls
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert image.bounding_box()["y"] < field(page, "Seed").first.bounding_box()["y"]
     for tab, name in (("Morph", "interpolated"), ("Noise", "moved"), ("Epochs", "epoch")):
@@ -233,12 +235,12 @@ LUMINANCE = """element => {
 }"""
 
 
-def test_hints_have_enough_contrast(page):
+def test_page_hints_have_enough_contrast(page):
     hint = page.get_by_text("in amber, below").first
-    assert 1.05 / (hint.evaluate(LUMINANCE) + 0.05) >= 4.5  # of WCAG 2, level AA
+    assert 1.05 / (hint.evaluate(LUMINANCE) + 0.05) >= 4.5  # WCAG 2, level AA
 
 
-def test_arrow_keys_move_between_tabs(page):
+def test_arrow_keys_move_between_the_tabs_of_the_page(page):
     page.get_by_role("tab", name="Side by side").focus()
     for key, expected in (("ArrowRight", "Morph"), ("ArrowLeft", "Side by side"), ("ArrowLeft", "Scores")):
         page.keyboard.press(key)
@@ -247,7 +249,7 @@ def test_arrow_keys_move_between_tabs(page):
         assert focused.inner_text() == expected
 
 
-def test_page_samples_with_other_settings_and_runs(page, folder):
+def test_page_samples_with_the_selected_settings_and_runs(page, folder):
     field(page, "Sampling steps").fill("2")
     field(page, "Guidance").fill("3")
     other = generated(folder, DIFFUSION, [2] * 10, range(10), sampling_steps=2, guidance=3.0)
@@ -259,7 +261,7 @@ def test_page_samples_with_other_settings_and_runs(page, folder):
     eventually(page, lambda: page.locator("#samples b").all_inner_texts() == ["DNN"])
 
 
-def test_labels_are_those_of_the_data_set_of_the_run(page, folder):
+def test_page_uses_the_labels_of_each_runs_data_set(page, folder):
     field(page, "Labels").fill("cab")
     page.get_by_text("MNIST has no 'c'").first.wait_for()
     field(page, "Runs").press("Backspace")
@@ -273,49 +275,51 @@ def test_labels_are_those_of_the_data_set_of_the_run(page, folder):
     for run, label in ((LETTERS, "a"), (DIFFUSION, "0")):
         choose(page, run)
         eventually(page, lambda label=label: field(page, "Label").input_value() == label)
-        eventually(page, shows(page, "interpolated", generated(folder, run, [0], [0])[0]))
+        eventually(page, has_picture(page, "interpolated", generated(folder, run, [0], [0])[0]))
 
 
-def test_nearest_training_image_is_below_each_sample(page, mnist_root):
+def test_page_shows_the_nearest_training_image_below_each_sample(page, mnist_root):
     page.get_by_label("Nearest training images").check()
     eventually(page, lambda: pictures(page, "samples")[0].shape == (62, 302, 3))
     raw = mnist_root / "MNIST" / "raw"
-    images = np.frombuffer((raw / "train-images-idx3-ubyte").read_bytes(), np.uint8, offset=16).reshape(-1, 28, 28)
-    twos = images[np.frombuffer((raw / "train-labels-idx1-ubyte").read_bytes(), np.uint8, offset=8) == 2].astype(float)
+    training = np.frombuffer((raw / "train-images-idx3-ubyte").read_bytes(), np.uint8, offset=16).reshape(-1, 28, 28)
+    twos = training[np.frombuffer((raw / "train-labels-idx1-ubyte").read_bytes(), np.uint8, offset=8) == 2].astype(
+        float
+    )
     for picture in pictures(page, "samples"):
-        shown = tiles(picture, 2, 10)
-        for sample, found in zip(shown[:10], shown[10:], strict=True):
-            assert (found == twos[((twos - sample) ** 2).sum((1, 2)).argmin()]).all()
+        images = tiles(picture, 2, 10)
+        for sample, nearest in zip(images[:10], images[10:], strict=True):
+            assert (nearest == twos[((twos - sample) ** 2).sum((1, 2)).argmin()]).all()
 
 
-def test_morph_follows_the_slider_and_saves_an_animation(page, folder):
+def test_morph_tab_follows_the_slider_and_saves_an_animation(page, folder):
     open_tab(page, "Morph")
     field(page, "To sample").fill("5")
     choose(page, DNN)
     ends = generated(folder, DNN, [2, 2], [0, 5])
-    eventually(page, shows(page, "interpolated", ends[0]))
+    eventually(page, has_picture(page, "interpolated", ends[0]))
     box = page.locator("#part input[type=range]").bounding_box()
     page.mouse.move(box["x"] + 9, box["y"] + box["height"] / 2)
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=4)
-    eventually(page, lambda: not shows(page, "interpolated", ends[0])())  # the button is still down
+    eventually(page, lambda: not has_picture(page, "interpolated", ends[0])())  # while the mouse button is still down
     page.mouse.up()
     slide(page, "part", 0.5)
     generator = condgen.load(folder / "lightning_logs" / DNN)
     noise = slerp(*generator.draw_noise(0, [0, 5]), torch.tensor([0.5]), "uniform")
     with torch.no_grad():
         middle = to_bytes(generator.generate(torch.tensor([2]), noise))[0, 0].numpy()
-    eventually(page, shows(page, "interpolated", middle))
+    eventually(page, has_picture(page, "interpolated", middle))
     assert (middle != ends[0]).any()
     assert (middle != ends[1]).any()
     slide(page, "part", 1)
-    eventually(page, shows(page, "interpolated", ends[1]))
+    eventually(page, has_picture(page, "interpolated", ends[1]))
     strip = tiles(pictures(page, "strip")[0], 1, 11)
     assert (strip[[0, 5, 10]] == [ends[0], middle, ends[1]]).all()
     with page.expect_download() as download:
         page.locator("#animation a", has_text="WEBP").click()
     with Image.open(download.value.path()) as animation:
-        assert (animation.n_frames, animation.size) == (40, (280, 280))  # there and back, each pixel ten times ten
+        assert (animation.n_frames, animation.size) == (40, (280, 280))  # forwards and backwards, enlarged ten times
         assert (np.asarray(animation.convert("L"))[5::10, 5::10] == ends[0]).all()
         animation.seek(20)
         assert (np.asarray(animation.convert("L"))[5::10, 5::10] == ends[1]).all()
@@ -332,11 +336,12 @@ def test_page_sends_no_requests_when_nothing_changes(page):
     assert not requests
 
 
-def test_noise_slider_changes_one_coordinate(page, folder):
+def test_noise_tab_slider_changes_one_coordinate(page, folder):
     open_tab(page, "Noise")
     page.locator("#moved img").wait_for()
     slider = page.locator("#value input[type=range]")
-    eventually(page, lambda: [slider.get_attribute(name) for name in ("min", "max")] == ["0", "1"])  # the DNN's 62
+    # the noise of the DNN is uniform
+    eventually(page, lambda: [slider.get_attribute(name) for name in ("min", "max")] == ["0", "1"])
     choose(page, DIFFUSION)
     eventually(page, lambda: [slider.get_attribute(name) for name in ("min", "max")] == ["-3", "3"])
     choose(page, DNN)
@@ -351,18 +356,18 @@ def test_noise_slider_changes_one_coordinate(page, folder):
         span = to_bytes(generator.generate(torch.full((11,), 2), noise))[:, 0].numpy()
     eventually(page, lambda: (tiles(pictures(page, "range")[0], 1, 11) == span).all())
     slide(page, "value", 1)
-    eventually(page, shows(page, "moved", span[10]))
+    eventually(page, has_picture(page, "moved", span[10]))
 
 
 def frames_of(source: str) -> int:
     return Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).n_frames
 
 
-def test_epoch_slider_shows_the_grids_of_all_epochs(page, folder):
+def test_epochs_tab_slider_shows_the_grids_of_all_epochs(page, folder):
     open_tab(page, "Epochs")
     choose(page, DNN)
     slider = page.locator("#grid input[type=range]")
-    eventually(page, lambda: slider.input_value() == "2")  # it opens on the last one
+    eventually(page, lambda: slider.input_value() == "2")  # the last epoch is selected first
     eventually(page, lambda: frames_of(page.locator("#film img").get_attribute("src")) == 2)
     for number, file in ((1, "epoch=000.png"), (2, "epoch=001.png")):
         eventually(page, lambda: slider.get_attribute("max") == "2")
@@ -371,7 +376,7 @@ def test_epoch_slider_shows_the_grids_of_all_epochs(page, folder):
         eventually(page, lambda picture=picture: [p.tolist() for p in pictures(page, "epoch")] == [picture.tolist()])
 
 
-def test_scores_are_beside_those_of_real_images_and_missing_ones_are_named(page, folder):
+def test_scores_tab_shows_scores_of_real_images_and_the_command_for_missing_scores(page, folder):
     assert "accuracy 0.125 · coverage 0.125" in page.locator("#samples figure").first.inner_text()
     open_tab(page, "Scores")
     row = page.locator("#scores tr", has_text="coverage")
@@ -402,7 +407,7 @@ def test_saved_files_equal_those_of_condgen_predict(page, folder, tmp_path):
         assert page_has["images"].shape == (8, 1, 28, 28)
 
 
-WRONG_INPUTS = (
+INVALID_INPUTS = (
     ("Labels", "20x6", "MNIST has no 'x', but 0, 1, 2"),
     ("Labels", "<img src=x onerror=alert(1)>", "MNIST has no '<'"),
     ("Labels", "2" * 21, "type at most 20"),
@@ -412,18 +417,17 @@ WRONG_INPUTS = (
 )
 
 
-def test_wrong_input_gets_a_message_instead_of_pictures(page):
-    for label, typed, says in WRONG_INPUTS:
-        right = field(page, label).input_value()
+def test_page_shows_a_message_instead_of_pictures_for_invalid_input(page):
+    for label, typed, message in INVALID_INPUTS:
+        valid = field(page, label).input_value()
         field(page, label).fill(typed)
-        page.get_by_text(says).first.wait_for()
+        page.get_by_text(message).first.wait_for()
         eventually(page, lambda: page.locator("#samples img").count() == 0)
-        field(page, label).fill(right)
+        field(page, label).fill(valid)
         eventually(page, lambda: page.locator("#samples img").count() > 0)
 
 
-# A program without a browser.
-
+# Requests to the server without a browser.
 
 JSON = {"Content-Type": "application/json"}
 
@@ -432,24 +436,24 @@ DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def call(address: str, view: str, *values: object) -> str:
-    """The first value with which the page's server answers a request with the values of a tab's inputs."""
-    with DIRECT.open(f"{address}/config") as answer:
-        functions = json.load(answer)["dependencies"]
+    """Calls a view with the values of a tab's inputs, as the page does. Returns the first value of the response."""
+    with DIRECT.open(f"{address}/config") as response:
+        functions = json.load(response)["dependencies"]
     number = next(function["id"] for function in functions if function["api_name"] == view)
     body = {"data": values, "fn_index": number, "session_hash": "program"}
     url = f"{address}/gradio_api/run/predict"
-    with DIRECT.open(urllib.request.Request(url, json.dumps(body).encode(), JSON), timeout=60) as answer:
-        return json.load(answer)["data"][0]
+    with DIRECT.open(urllib.request.Request(url, json.dumps(body).encode(), JSON), timeout=60) as response:
+        return json.load(response)["data"][0]
 
 
-def test_program_gets_the_same_picture(address, folder):
+def test_demo_request_returns_the_images_of_generate(address, folder):
     source = call(address, "samples", [DNN], "2", 2, 0, "", "", False).partition("base64,")[2].partition('"')[0]
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(source))))
     assert (tiles(picture, 1, 2) == generated(folder, DNN, [2, 2], [0, 1])).all()
 
 
 @pytest.mark.parametrize(
-    ("view", "values", "says"),
+    ("view", "values", "message"),
     [
         ("samples", ([DNN], "2", 10_000, 0, "", "", False), "samples per label is 10000. Input should be less than"),
         ("samples", ([DNN], "2", 1.5, 0, "", "", False), "samples per label is 1.5. Input should be a valid integer"),
@@ -479,29 +483,29 @@ def test_program_gets_the_same_picture(address, folder):
         ("scores", (["../.."],), "There is no run"),
     ],
 )  # fmt: skip
-def test_request_of_a_program_has_the_same_bounds(address, view, values, says):
-    answer = html.unescape(call(address, view, *values))
-    assert answer.startswith("<p role=alert>")
-    assert says in answer
-    assert len(answer) < 700
+def test_demo_request_with_values_out_of_bounds_returns_a_short_message(address, view, values, message):
+    response = html.unescape(call(address, view, *values))
+    assert response.startswith("<p role=alert>")
+    assert message in response
+    assert len(response) < 700
 
 
 @pytest.mark.parametrize("value", [{"path": "/etc/passwd"}, [{"path": "/etc/passwd"}], [1], [[DNN]], [DNN] * 999])
-def test_request_with_values_of_wrong_types_is_refused(address, value):
-    with pytest.raises(urllib.error.HTTPError) as refused:
+def test_demo_refuses_a_request_with_values_of_wrong_types(address, value):
+    with pytest.raises(urllib.error.HTTPError) as error:
         call(address, "scores", value)
-    assert refused.value.code == 400
+    assert error.value.code == 400
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", f"lightning_logs/{DNN}/config.yaml", "../../etc/passwd"])
-def test_server_serves_no_files_of_the_disk(address, folder, path):
+def test_demo_serves_no_files_from_the_disk(address, folder, path):
     for file in (path, str(folder / path)):
-        with pytest.raises(urllib.error.HTTPError) as refused:
+        with pytest.raises(urllib.error.HTTPError) as error:
             DIRECT.open(f"{address}/gradio_api/file={file}")
-        assert refused.value.code in (403, 404)
+        assert error.value.code in (403, 404)
 
 
-def test_page_is_reachable_from_this_machine_only_and_names_a_taken_port(address, folder, monkeypatch, capsys):
+def test_demo_listens_on_this_machine_only_and_names_a_port_in_use(address, folder, monkeypatch, capsys):
     port = address.rpartition(":")[2]
     with socket.socket() as client:
         assert client.connect_ex(("127.0.0.2", int(port))) != 0
@@ -511,23 +515,24 @@ def test_page_is_reachable_from_this_machine_only_and_names_a_taken_port(address
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signal_stops_the_server_while_it_generates(folder, signum, code):
+def test_signal_stops_the_demo_while_it_generates(folder, signum, code):
     port = free_port()
-    process = python_process(["condgen", "demo", "--port", port], folder)  # the interpreter's own end can abort
+    # not a forked process, because the interpreter's own shutdown, which can abort, is tested too
+    process = python_process(["condgen", "demo", "--port", port], folder)
     wait_for(int(port), process)
     address, values = f"http://127.0.0.1:{port}", ([DIFFUSION] * 8, "22222", 20, 0, "2", "50", False)
-    call(address, "scores", [DIFFUSION])  # until the server answers
+    call(address, "scores", [DIFFUSION])  # waits until the server responds
     with ThreadPoolExecutor() as pool:
-        answer = pool.submit(call, address, "samples", *values)
+        response = pool.submit(call, address, "samples", *values)
         time.sleep(1)
-        assert not answer.done()
+        assert not response.done()
         process.send_signal(signum)
         process.communicate(timeout=20)
-        assert isinstance(answer.exception(), OSError)
+        assert isinstance(response.exception(), OSError)
     assert process.returncode == code
 
 
-# Without a browser.
+# Without a server.
 
 
 def one_line(capsys) -> str:
@@ -544,7 +549,7 @@ def test_demo_without_gradio_says_what_to_install(folder, monkeypatch, capsys):
     assert "pip install 'gradio" in one_line(capsys)
 
 
-def test_runs_are_newest_first_or_in_the_given_order(folder, last, monkeypatch):
+def test_find_runs_returns_newest_runs_first_or_the_given_order(folder, last, monkeypatch):
     assert list(find_runs([], folder)) == [DIFFUSION, DNN, LETTERS]
     runs = folder / "lightning_logs"
     best = runs / DNN / "checkpoints" / "best.ckpt"
@@ -553,7 +558,7 @@ def test_runs_are_newest_first_or_in_the_given_order(folder, last, monkeypatch):
     assert [run.family for run in given.values()] == ["DNN"] * 3
 
 
-def test_damaged_run_is_left_out_unless_it_is_given(folder, tmp_path, capsys):
+def test_find_runs_skips_a_damaged_run_unless_it_is_given(folder, tmp_path, capsys):
     shutil.copytree(folder / "lightning_logs", tmp_path / "lightning_logs")
     broken = tmp_path / "lightning_logs" / DNN
     (broken / "checkpoints" / "last.ckpt").write_bytes(b"half")
@@ -563,7 +568,7 @@ def test_damaged_run_is_left_out_unless_it_is_given(folder, tmp_path, capsys):
         find_runs([str(broken)], tmp_path)
 
 
-def test_nearest_training_images_are_not_downloaded(folder, tmp_path, monkeypatch):
+def test_demo_does_not_download_training_images(folder, tmp_path, monkeypatch):
     runs = find_runs([], folder)
     monkeypatch.setattr(runs[DNN].data, "root", tmp_path)
     with pytest.raises(UsageError, match="not on this disk"):
@@ -571,7 +576,7 @@ def test_nearest_training_images_are_not_downloaded(folder, tmp_path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
-def test_scores_of_another_checkpoint_are_not_shown(folder):
+def test_demo_shows_no_scores_of_another_checkpoint(folder):
     checkpoints = folder / "lightning_logs" / DNN / "checkpoints"
     run = find_runs([str(checkpoints / "best.ckpt")], folder)[f"{DNN}/best.ckpt"]
     with pytest.raises(UsageError, match=r"another checkpoint or other data: `condgen test --ckpt_path .*best.ckpt`"):
@@ -581,7 +586,7 @@ def test_scores_of_another_checkpoint_are_not_shown(folder):
     )
 
 
-def test_scores_are_not_shown_after_the_run_is_resumed(folder, tmp_path):
+def test_demo_shows_no_scores_after_the_run_is_resumed(folder, tmp_path):
     shutil.copytree(folder / "lightning_logs" / DNN, tmp_path / "run")
     (run,) = find_runs([str(tmp_path / "run")], tmp_path).values()
     assert "accuracy" in run.scores["scores"]
@@ -591,7 +596,7 @@ def test_scores_are_not_shown_after_the_run_is_resumed(folder, tmp_path):
         _ = run.scores
 
 
-def test_rewritten_checkpoint_is_loaded_again(folder, tmp_path):
+def test_demo_loads_a_rewritten_checkpoint_again(folder, tmp_path):
     path = tmp_path / "some.ckpt"
     shutil.copy(folder / "lightning_logs" / DNN / "checkpoints" / "last.ckpt", path)
     run = find_runs([str(path)], tmp_path)["some.ckpt"]

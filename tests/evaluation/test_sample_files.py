@@ -1,4 +1,4 @@
-"""``condgen score`` reads samples in files right, or refuses them with a message that names the file."""
+"""``condgen score`` reads samples from files without changing them, or raises an error that names the file."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Writer = Callable[[Path], Path]
 
 
 def save(image: Image.Image, name: str, **options: Any) -> Writer:
-    """Saves a picture into a folder."""
+    """A function that saves the picture in a folder and returns its path."""
 
     def save_into(folder: Path) -> Path:
         image.save(folder / name, **options)
@@ -58,7 +58,7 @@ def save(image: Image.Image, name: str, **options: Any) -> Writer:
 
 
 def write(name: str, content: bytes) -> Writer:
-    """Writes a file into a folder."""
+    """A function that writes the file in a folder and returns its path."""
 
     def write_into(folder: Path) -> Path:
         (folder / name).write_bytes(content)
@@ -103,7 +103,7 @@ def with_alpha(mode: str, alpha: np.ndarray) -> Image.Image:
 
 
 def read_picture(path: Path, data: ImageDataModule | None = None) -> np.ndarray:
-    """The pixels (C, H, W) of a picture, which is read as the only sample of a folder."""
+    """The pixels (C, H, W) of a picture when it is read as the only sample of a folder."""
     folder = path.parent / "samples"
     (folder / "0").mkdir(parents=True)
     path.rename(folder / "0" / path.name)
@@ -148,12 +148,12 @@ PICTURES: dict[str, Writer] = {
 
 
 @pytest.mark.parametrize("make", PICTURES.values(), ids=PICTURES)
-def test_picture_is_read_with_its_levels(make, tmp_path):
+def test_read_samples_keeps_the_levels_of_a_picture(make, tmp_path):
     assert read_picture(make(tmp_path)).tolist() == [LEVELS.tolist()]
 
 
 @pytest.mark.parametrize("name", ["16-bit PNG", "palette PNG", "opaque LA PNG", "RGB PNG"])
-def test_grey_picture_has_three_equal_channels_for_a_colour_data_set(name, tmp_path):
+def test_read_samples_repeats_a_grey_picture_in_three_channels_for_a_colour_data_set(name, tmp_path):
     found = read_picture(PICTURES[name](tmp_path), SmallColour(source="sample"))
     assert found.tolist() == [LEVELS.tolist()] * 3
 
@@ -216,7 +216,7 @@ TRANSPARENT: dict[str, Writer] = {
 
 
 @pytest.mark.parametrize("make", TRANSPARENT.values(), ids=TRANSPARENT)
-def test_transparent_picture_is_refused_by_name(make, tmp_path):
+def test_read_samples_error_names_a_transparent_picture(make, tmp_path):
     path = make(tmp_path)
     with pytest.raises(UsageError, match=rf"{path.name}.*transparent"):
         read_picture(path)
@@ -241,7 +241,7 @@ OTHER_KINDS: dict[str, Writer] = {
 
 
 @pytest.mark.parametrize("make", OTHER_KINDS.values(), ids=OTHER_KINDS)
-def test_picture_without_known_levels_is_refused_by_name(make, tmp_path):
+def test_read_samples_error_names_a_picture_of_an_unsupported_kind(make, tmp_path):
     path = make(tmp_path)
     with pytest.raises(UsageError, match=path.name):
         read_picture(path)
@@ -249,8 +249,8 @@ def test_picture_without_known_levels_is_refused_by_name(make, tmp_path):
 
 @pytest.mark.parametrize("side", [5_000, 12_000, 40_000])
 @pytest.mark.parametrize("kind", ["png", "gif", "pgm"])
-def test_huge_picture_is_refused_before_it_is_decoded(kind, side, tmp_path, recwarn):
-    """The file ends after its header: decoding it would fail for another reason than its size."""
+def test_read_samples_refuses_a_huge_picture_before_it_is_decoded(kind, side, tmp_path, recwarn):
+    """The file ends after its header, so decoding it would raise another error, not one about its size."""
     if kind == "png":
         header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
         content = b"\x89PNG\r\n\x1a\n\0\0\0\r" + header + struct.pack(">I", zlib.crc32(header)) + b"\0\0\0\4IDAT"
@@ -280,7 +280,7 @@ def test_damaged_picture_is_refused_by_name_or_harmless(kind, tmp_path):
                 assert path.name in str(error)  # noqa: PT017
 
 
-def test_postscript_is_no_picture_and_starts_no_ghostscript(tmp_path, monkeypatch):
+def test_read_samples_refuses_postscript_without_starting_ghostscript(tmp_path, monkeypatch):
     programs = tmp_path / "programs"
     programs.mkdir()
     (programs / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/executed\n")
@@ -292,7 +292,7 @@ def test_postscript_is_no_picture_and_starts_no_ghostscript(tmp_path, monkeypatc
     assert not (tmp_path / "executed").exists()
 
 
-# Arrays.
+# npz files.
 
 
 def npz(path: Path, labels: np.ndarray | None = None, **arrays: np.ndarray) -> Path:
@@ -301,7 +301,7 @@ def npz(path: Path, labels: np.ndarray | None = None, **arrays: np.ndarray) -> P
 
 
 def npz_of(path: Path, images_npy: bytes) -> Path:
-    """An npz with any content as its images, and two labels."""
+    """An npz with the given bytes as images.npy, and two labels."""
     labels = io.BytesIO()
     np.lib.format.write_array(labels, np.zeros(2, np.int64))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -332,12 +332,12 @@ TWO = np.stack([LEVELS, 255 - LEVELS])
         TWO / 255 - 1e-9,
     ],
 )
-def test_arrays_are_read_with_their_levels(images, tmp_path):
+def test_read_samples_keeps_the_levels_of_npz_images(images, tmp_path):
     found = read_samples(npz(tmp_path / "x.npz", images=images), Small(source="sample"))
     assert found.images[:, 0].tolist() == TWO.tolist()
 
 
-def test_image_that_is_just_out_of_range_is_refused_with_its_value(tmp_path):
+def test_read_samples_error_states_a_value_that_is_just_out_of_range(tmp_path):
     with pytest.raises(UsageError, match=r"1\.00001"):
         read_samples(npz(tmp_path / "x.npz", images=TWO / 255 * 1.00001), Small(source="sample"))
 
@@ -360,7 +360,7 @@ def test_image_that_is_just_out_of_range_is_refused_with_its_value(tmp_path):
         np.full((2, 3, 4), np.nan, np.float16),
     ],
 )
-def test_array_that_holds_no_images_is_refused_by_name(images, tmp_path):
+def test_read_samples_error_names_an_npz_with_invalid_images(images, tmp_path):
     with pytest.raises(UsageError, match=r"x\.npz"):
         read_samples(npz(tmp_path / "x.npz", images=images), Small(source="sample"))
 
@@ -378,7 +378,7 @@ def test_array_that_holds_no_images_is_refused_by_name(images, tmp_path):
         np.array(["0", "0"]),
     ],
 )
-def test_array_that_holds_no_labels_is_refused_by_name(labels, tmp_path):
+def test_read_samples_error_names_an_npz_with_invalid_labels(labels, tmp_path):
     with pytest.raises(UsageError, match=r"x\.npz"):
         read_samples(npz(tmp_path / "x.npz", labels, images=TWO), Small(source="sample"))
 
@@ -399,7 +399,7 @@ def test_array_that_holds_no_labels_is_refused_by_name(labels, tmp_path):
     ],
     ids=["many", "large", "negative", "wide", "objects", "cut", "long header", "bomb", "version", "empty"],
 )
-def test_array_is_refused_before_memory_is_allocated(images_npy, tmp_path):
+def test_read_samples_refuses_an_invalid_npz_before_memory_is_allocated(images_npy, tmp_path):
     path = npz_of(tmp_path / "x.npz", images_npy)
     tracemalloc.start()
     with pytest.raises(UsageError, match=r"x\.npz"):
@@ -409,11 +409,11 @@ def test_array_is_refused_before_memory_is_allocated(images_npy, tmp_path):
     assert peak < 4_000_000
 
 
-# Folders of condgen predict.
+# Folders written by condgen predict.
 
 
 def predictions(folder: Path, labels: list[int], listed: list[int] | None = None) -> Path:
-    """A folder with one shard of black images with ``labels``, and a manifest that says ``listed``."""
+    """A folder with one shard of black images with ``labels``, and a manifest with the labels ``listed``."""
     folder.mkdir()
     shard = "samples-00000-of-00001.npz"
     np.savez(folder / shard, images=np.zeros((len(labels), 1, 28, 28), np.uint8), labels=np.array(labels))
@@ -422,15 +422,15 @@ def predictions(folder: Path, labels: list[int], listed: list[int] | None = None
     return folder
 
 
-def test_shard_is_read_if_it_has_the_samples_of_the_manifest(tmp_path):
-    found = read_samples(predictions(tmp_path / "drawn", list(range(10)) * 2), MNIST(source="sample"))
+def test_read_samples_reads_a_shard_that_matches_the_manifest(tmp_path):
+    found = read_samples(predictions(tmp_path / "generated", list(range(10)) * 2), MNIST(source="sample"))
     assert found.labels.tolist() == list(range(10)) * 2
 
 
 @pytest.mark.parametrize("labels", [list(range(10)), [*range(10), *reversed(range(10))], [*range(10)] * 3])
-def test_shard_with_other_samples_than_the_manifest_is_refused_by_name(labels, tmp_path):
+def test_read_samples_error_names_a_shard_that_does_not_match_the_manifest(labels, tmp_path):
     with pytest.raises(UsageError, match=r"samples-00000-of-00001\.npz"):
-        read_samples(predictions(tmp_path / "drawn", labels, [*range(10)] * 2), MNIST(source="sample"))
+        read_samples(predictions(tmp_path / "generated", labels, [*range(10)] * 2), MNIST(source="sample"))
 
 
 @pytest.mark.timeout(20)
@@ -453,18 +453,18 @@ def test_shard_with_other_samples_than_the_manifest_is_refused_by_name(labels, t
         b"",
     ],
 )
-def test_manifest_that_lists_no_samples_is_refused(manifest, tmp_path):
-    folder = tmp_path / "drawn"
+def test_read_samples_error_names_a_folder_with_an_invalid_manifest(manifest, tmp_path):
+    folder = tmp_path / "generated"
     (folder / "folder").mkdir(parents=True)
     os.mkfifo(folder / "fifo")
     (folder / "manifest.csv").write_bytes(manifest)
-    with pytest.raises(UsageError, match="drawn"):
+    with pytest.raises(UsageError, match="generated"):
         read_samples(folder, MNIST(source="sample"))
 
 
 @pytest.mark.timeout(20)
-@pytest.mark.parametrize("name", ["drawn", "drawn/manifest.csv", "drawn/0/x.png", "drawn.npz"])
-def test_fifo_is_refused_without_waiting(name, tmp_path):
+@pytest.mark.parametrize("name", ["generated", "generated/manifest.csv", "generated/0/x.png", "generated.npz"])
+def test_read_samples_refuses_a_fifo_without_waiting(name, tmp_path):
     path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
     os.mkfifo(path)
@@ -472,7 +472,7 @@ def test_fifo_is_refused_without_waiting(name, tmp_path):
         read_samples(tmp_path / Path(name).parts[0], Small(source="sample"))
 
 
-def test_more_pictures_than_can_be_scored_are_refused_before_they_are_read(tmp_path):
+def test_read_samples_refuses_a_manifest_of_too_many_pictures_before_reading_them(tmp_path):
     rows = "x.png,0\n" * 20_000
     (tmp_path / "manifest.csv").write_text(f"file,label\n{rows}")
     with pytest.raises(UsageError, match=r"10,000"):
@@ -562,7 +562,7 @@ def test_path_that_is_too_long_is_refused_in_one_line(capsys):
         assert "too long" in refused(["score", path], capsys)
 
 
-def test_score_skips_hidden_and_system_files_but_no_broken_picture(tmp_path):
+def test_read_samples_skips_hidden_and_system_files_but_refuses_a_broken_picture(tmp_path):
     folder = tmp_path / "0"
     folder.mkdir()
     GREY.save(folder / "a.png")
@@ -575,7 +575,7 @@ def test_score_skips_hidden_and_system_files_but_no_broken_picture(tmp_path):
         read_samples(tmp_path, Small())
 
 
-def test_npz_of_wide_floats_is_refused_before_it_is_read(tmp_path):
+def test_read_samples_error_names_an_npz_of_long_double_images(tmp_path):
     np.savez(tmp_path / "wide.npz", images=np.zeros((4, HEIGHT, WIDTH), np.longdouble), labels=np.zeros(4, np.int64))
     with pytest.raises(UsageError, match=r"wide\.npz"):
         read_samples(tmp_path / "wide.npz", Small())

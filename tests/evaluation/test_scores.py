@@ -1,4 +1,4 @@
-"""``condgen test``, ``score``, ``compare`` and ``evaluator``, and the scores beside training."""
+"""``condgen test``, ``score``, ``compare`` and ``evaluator``, and the scores during training."""
 
 import contextlib
 import copy
@@ -46,14 +46,14 @@ def scores_of(path: Path) -> dict:
 
 
 def description_of(path: Path) -> dict:
-    """The description in an evaluator's file."""
+    """The description in the metadata of an evaluator's file."""
     with safe_open(path, "pt") as file:
         return json.loads(file.metadata()["condgen"])
 
 
 @pytest.fixture(scope="module")
 def scored(trained, tmp_path_factory):
-    """A copy of the finished run, which ``condgen test`` has scored."""
+    """A copy of the finished run with the scores of ``condgen test``."""
     run = tmp_path_factory.mktemp("scored") / "lightning_logs" / "version_0"
     shutil.copytree(trained / "lightning_logs" / "version_0", run)
     assert main(["test", "--ckpt_path", str(run), *ON_THE_CPU]) == 0
@@ -99,18 +99,18 @@ def test_bundled_evaluator_classifies_digits(digits):
     assert not any(weights.requires_grad for weights in evaluator.parameters())
 
 
-def test_each_score_detects_its_flaw(digits):
-    """Real digits, their mean images, noisy ones, wrong labels, and half of the variety."""
+def test_each_score_detects_the_flaw_it_measures(digits):
+    """Real digits are compared with mean images, noisy images, wrong labels, thick digits only, and training images."""
     data = MNIST(source="sample")
     evaluator = find_evaluator(data)
     images, labels = torch.from_numpy(digits[0])[:, None], torch.from_numpy(digits[1]).long()
     rows = torch.randperm(5000, generator=torch.Generator().manual_seed(0))
-    training, test, real = (labels_and_images(images, labels, rows[i : i + 1000]) for i in (0, 1000, 2000))
+    training, test, real = (select(images, labels, rows[i : i + 1000]) for i in (0, 1000, 2000))
     means = torch.stack([training[0][training[1] == label].double().mean(0) for label in range(10)]).round().byte()
     noise = torch.randint(-90, 91, real[0].shape, generator=torch.Generator().manual_seed(0))
-    bright = torch.stack([real[0][real[1] == label].double().mean() for label in range(10)])[real[1]]
-    thick = real[0].double().mean((1, 2, 3)) > bright
-    kinds = {
+    mean_brightness = torch.stack([real[0][real[1] == label].double().mean() for label in range(10)])[real[1]]
+    thick = real[0].double().mean((1, 2, 3)) > mean_brightness
+    sample_sets = {
         "real": real,
         "mean": (means[real[1]], real[1]),
         "noisy": ((real[0].int() + noise).clamp(0, 255).byte(), real[1]),
@@ -119,9 +119,9 @@ def test_each_score_detects_its_flaw(digits):
         "copied": training,
     }
     embedded_test = in_parts(evaluator.embed, test[0])
-    found = {}
-    for name, (samples, told) in kinds.items():
-        one = {"accuracy": accuracy(evaluator.classifier, samples, told)}
+    scores = {}
+    for name, (samples, sample_labels) in sample_sets.items():
+        results = {"accuracy": accuracy(evaluator.classifier, samples, sample_labels)}
         embedded = in_parts(evaluator.embed, samples)
         for metric, a, b in (
             (FrechetDistance(), embedded, embedded_test),
@@ -129,39 +129,39 @@ def test_each_score_detects_its_flaw(digits):
             (Diversity(), samples, test[0]),
             (Novelty(*training), samples, test[0]),
         ):
-            metric.update(a, told, real=False)
+            metric.update(a, sample_labels, real=False)
             metric.update(b, test[1], real=True)
-            one[type(metric).__name__] = metric.compute().reshape(-1, 1 if metric.compute().ndim < 2 else 4).mean(0)
-        _, recall, density, coverage = one.pop("PrecisionRecallDensityCoverage").tolist()
-        found[name] = {k: float(v) for k, v in one.items()} | {
+            results[type(metric).__name__] = metric.compute().reshape(-1, 1 if metric.compute().ndim < 2 else 4).mean(0)
+        _, recall, density, coverage = results.pop("PrecisionRecallDensityCoverage").tolist()
+        scores[name] = {k: float(v) for k, v in results.items()} | {
             "recall": recall,
             "coverage": coverage,
             "density": density,
         }
-    real_scores = found["real"]
+    real_scores = scores["real"]
     assert real_scores["accuracy"] > 0.99
     assert real_scores["coverage"] > 0.9
     assert real_scores["Diversity"] == pytest.approx(1, abs=0.05)
     assert real_scores["Novelty"] == pytest.approx(1, abs=0.05)
-    assert found["mean"]["coverage"] < 0.3
-    assert found["mean"]["Diversity"] == 0
-    assert found["mean"]["FrechetDistance"] > 5 * real_scores["FrechetDistance"]
-    assert found["noisy"]["FrechetDistance"] > 2 * real_scores["FrechetDistance"]
-    assert found["mislabelled"]["accuracy"] < 0.02
-    assert found["mislabelled"]["coverage"] < 0.1
-    assert found["thick"]["accuracy"] > 0.99
-    assert found["thick"]["coverage"] < real_scores["coverage"] - 0.1
-    assert found["copied"]["Novelty"] == 0
+    assert scores["mean"]["coverage"] < 0.3
+    assert scores["mean"]["Diversity"] == 0
+    assert scores["mean"]["FrechetDistance"] > 5 * real_scores["FrechetDistance"]
+    assert scores["noisy"]["FrechetDistance"] > 2 * real_scores["FrechetDistance"]
+    assert scores["mislabelled"]["accuracy"] < 0.02
+    assert scores["mislabelled"]["coverage"] < 0.1
+    assert scores["thick"]["accuracy"] > 0.99
+    assert scores["thick"]["coverage"] < real_scores["coverage"] - 0.1
+    assert scores["copied"]["Novelty"] == 0
 
 
-def labels_and_images(images, labels, rows):
+def select(images, labels, rows):
     return images[rows], labels[rows]
 
 
-# What condgen test leaves.
+# condgen test and condgen score.
 
 
-def test_condgen_test_writes_scores_of_samples_and_real_images_and_a_picture(scored):
+def test_condgen_test_writes_scores_of_samples_and_real_images_and_nearest_png(scored):
     content = json.loads((scored / "scores.json").read_text())
     assert set(content["scores"]) == SCORES
     for score in content["scores"].values():
@@ -179,7 +179,7 @@ def test_condgen_test_writes_scores_of_samples_and_real_images_and_a_picture(sco
     assert sorted(path.name for path in scored.parent.iterdir()) == ["version_0"]
 
 
-def test_scores_json_tells_how_best_checkpoint_was_chosen(scored, capsys):
+def test_scores_json_states_how_the_best_checkpoint_was_chosen(scored, capsys):
     shutil.copytree(scored, scored.parent / "version_1")
     assert main(["test", "--ckpt_path", str(scored.parent / "version_1" / "checkpoints" / "best.ckpt")]) == 0
     content = json.loads((scored.parent / "version_1" / "scores.json").read_text())
@@ -188,7 +188,7 @@ def test_scores_json_tells_how_best_checkpoint_was_chosen(scored, capsys):
 
 
 def test_scores_are_equal_for_two_processes_and_differ_for_another_seed(scored, tmp_path):
-    """Two processes have the scores of one, to the last digit; another seed has others."""
+    """The scores are exactly equal for one and two processes. Those of real images do not depend on the seed."""
     for name in ("two", "seed"):
         shutil.copytree(scored, tmp_path / name)
     processes = two_processes(["test", "--ckpt_path", str(tmp_path / "two")], tmp_path)
@@ -202,8 +202,8 @@ def test_scores_are_equal_for_two_processes_and_differ_for_another_seed(scored, 
 
 
 @pytest.mark.parametrize("form", ["png", "npz"])
-def test_score_of_predictions_equals_score_of_their_generator(scored, tmp_path, form):
-    folder = tmp_path / "drawn"
+def test_score_of_predictions_equals_the_scores_of_condgen_test(scored, tmp_path, form):
+    folder = tmp_path / "samples"
     options = ["--predictions.dirpath", str(folder), "--predictions.format", form, "--data.samples_per_label", "7"]
     assert main(["predict", "--ckpt_path", str(scored), *options, *ON_THE_CPU]) == 0
     root = yaml.safe_load((scored / "config.yaml").read_text())["data"]["init_args"]["root"]
@@ -213,23 +213,23 @@ def test_score_of_predictions_equals_score_of_their_generator(scored, tmp_path, 
 
 
 def test_score_reads_npz_and_label_folders(digits, mnist_root, tmp_path):
-    """Floats and bytes in an npz, and pictures in folders called by their label."""
+    """The images are floats or bytes in an npz, or pictures in folders named by label."""
     images, labels = (part[::50] for part in digits)
     np.savez(tmp_path / "floats.npz", images=(images / 255).astype(np.float32), labels=labels)
     np.savez_compressed(tmp_path / "bytes.npz", images=images[:, None], labels=labels.astype(np.int32))
-    floats, whole = (read_samples(tmp_path / name, MNIST(source="sample")) for name in ("floats.npz", "bytes.npz"))
-    assert torch.equal(floats.images, whole.images)
-    assert torch.equal(floats.labels, whole.labels)
+    floats, integers = (read_samples(tmp_path / name, MNIST(source="sample")) for name in ("floats.npz", "bytes.npz"))
+    assert torch.equal(floats.images, integers.images)
+    assert torch.equal(floats.labels, integers.labels)
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         (tmp_path / "folders" / str(label)).mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).convert("RGB").save(tmp_path / "folders" / str(label) / f"{number:03d}.png")
-    found = []
-    for name, left in (("floats.npz", "floats."), ("folders", "folders/")):
+    scores = []
+    for name, prefix in (("floats.npz", "floats."), ("folders", "folders/")):
         assert main(["score", str(tmp_path / name), "--data.root", str(mnist_root)]) == 0
-        found.append(scores_of(tmp_path / f"{left}scores.json"))
-        assert (tmp_path / f"{left}nearest.png").is_file()
-    assert found[0] == found[1]
-    assert found[0]["accuracy"]["value"] > 0.98
+        scores.append(scores_of(tmp_path / f"{prefix}scores.json"))
+        assert (tmp_path / f"{prefix}nearest.png").is_file()
+    assert scores[0] == scores[1]
+    assert scores[0]["accuracy"]["value"] > 0.98
 
 
 def test_score_reads_folders_named_by_class(digits, tmp_path):
@@ -237,13 +237,13 @@ def test_score_reads_folders_named_by_class(digits, tmp_path):
     for name, image in zip(data.classes, digits[0], strict=False):
         (tmp_path / name.replace("/", "-")).mkdir()
         Image.fromarray(image).save(tmp_path / name.replace("/", "-") / "one.png")
-    found = read_samples(tmp_path, data)
-    assert found.labels.tolist() == list(range(10))
-    assert torch.equal(found.images[:, 0], torch.from_numpy(digits[0][:10]))
+    samples = read_samples(tmp_path, data)
+    assert samples.labels.tolist() == list(range(10))
+    assert torch.equal(samples.images[:, 0], torch.from_numpy(digits[0][:10]))
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("damage", "message"),
     [
         (lambda images, labels: {"images": images}, "labels.npy"),
         (lambda images, labels: {"images": images[:, :14], "labels": labels}, "images of (1, 14, 28)"),
@@ -256,14 +256,14 @@ def test_score_reads_folders_named_by_class(digits, tmp_path):
         (lambda images, labels: {"images": images[:0], "labels": labels[:0]}, "no samples of the labels"),
     ],
 )
-def test_score_refuses_unusable_arrays(digits, mnist_root, tmp_path, capsys, damage, says):
+def test_score_refuses_unusable_arrays(digits, mnist_root, tmp_path, capsys, damage, message):
     images, labels = (part[::50] for part in digits)
     np.savez(tmp_path / "samples.npz", **damage(images, labels.astype(np.int64)))
-    assert says in refused(["score", str(tmp_path / "samples.npz"), "--data.root", str(mnist_root)], capsys)
+    assert message in refused(["score", str(tmp_path / "samples.npz"), "--data.root", str(mnist_root)], capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["samples.npz"]
 
 
-def test_score_refuses_damaged_files_by_name(mnist_root, tmp_path, capsys):
+def test_score_error_names_the_damaged_file(mnist_root, tmp_path, capsys):
     (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and no more")
     np.savez(tmp_path / "code.npz", images=np.array([object()]), labels=np.array([0]))
     (tmp_path / "pictures" / "3").mkdir(parents=True)
@@ -271,7 +271,7 @@ def test_score_refuses_damaged_files_by_name(mnist_root, tmp_path, capsys):
     (tmp_path / "predictions").mkdir()
     (tmp_path / "predictions" / "manifest.csv").write_text("file,label\n../../secret.png,3\n")
     (tmp_path / "empty").mkdir()
-    for name, says in (
+    for name, message in (
         ("cut.npz", "cut.npz is not a whole npz"),
         ("code.npz", "code.npz holds images of ()"),
         ("pictures", "a.png is not a whole picture"),
@@ -279,10 +279,10 @@ def test_score_refuses_damaged_files_by_name(mnist_root, tmp_path, capsys):
         ("empty", "neither a manifest.csv nor folders"),
         ("nothing", "nothing cannot be read"),
     ):
-        assert says in refused(["score", str(tmp_path / name), "--data.root", str(mnist_root)], capsys)
+        assert message in refused(["score", str(tmp_path / name), "--data.root", str(mnist_root)], capsys)
 
 
-def test_npz_with_flipped_byte_is_refused_or_read(digits, tmp_path):
+def test_read_samples_of_an_npz_with_a_flipped_byte_raises_only_usage_errors(digits, tmp_path):
     images, labels = (part[::250] for part in digits)
     np.savez_compressed(tmp_path / "whole.npz", images=images, labels=labels.astype(np.int64))
     content, path = (tmp_path / "whole.npz").read_bytes(), tmp_path / "flipped.npz"
@@ -292,17 +292,17 @@ def test_npz_with_flipped_byte_is_refused_or_read(digits, tmp_path):
             read_samples(path, MNIST(source="sample"))
 
 
-def test_score_with_few_images_of_a_label(digits, mnist_root, tmp_path):
-    """Of label 7 there is one training image, of label 8 none."""
+def test_score_leaves_out_coverage_of_labels_with_few_training_images(digits, mnist_root, tmp_path):
+    """Label 7 has one training image, label 8 has none."""
     shutil.copytree(mnist_root, tmp_path / "data")
     raw = tmp_path / "data" / "MNIST" / "raw"
     of_label = [digits[0][digits[1] == label] for label in range(10)]
     kept = [images[: {7: 1, 8: 0}.get(label, 20)] for label, images in enumerate(of_label)]
     write_idx(raw / "train-images-idx3-ubyte", np.concatenate(kept))
     write_idx(raw / "train-labels-idx1-ubyte", np.repeat(np.arange(10, dtype=np.uint8), [len(k) for k in kept]))
-    np.savez(tmp_path / "drawn.npz", images=digits[0][::50], labels=digits[1][::50])
-    assert main(["score", str(tmp_path / "drawn.npz"), "--data.root", str(tmp_path / "data")]) == 0
-    scores = scores_of(tmp_path / "drawn.scores.json")
+    np.savez(tmp_path / "samples.npz", images=digits[0][::50], labels=digits[1][::50])
+    assert main(["score", str(tmp_path / "samples.npz"), "--data.root", str(tmp_path / "data")]) == 0
+    scores = scores_of(tmp_path / "samples.scores.json")
     assert set(scores["coverage"]["per_label"]) == set("01234569")
     assert scores["coverage"]["value"] is not None
 
@@ -318,7 +318,9 @@ def test_score_of_predictions_in_a_run_uses_the_data_set_of_the_run(scored, caps
 # Evaluators of other data sets.
 
 
-def test_evaluator_command_trains_evaluator_beside_data_and_test_uses_it(mnist_root, trained, tmp_path, capsys):
+def test_evaluator_command_writes_evaluator_into_the_data_folder_and_test_uses_it(
+    mnist_root, trained, tmp_path, capsys
+):
     root = tmp_path / "data"
     shutil.copytree(mnist_root / "MNIST", root / "KMNIST")
     kuzushiji = ["--data", "KMNIST", "--data.root", str(root)]
@@ -336,13 +338,13 @@ def test_evaluator_command_trains_evaluator_beside_data_and_test_uses_it(mnist_r
     assert "KMNIST.safetensors" in refused(["test", *folder], capsys)
 
 
-def test_same_evaluator_command_trains_same_evaluator(mnist_root, tmp_path):
-    made = []
+def test_evaluator_command_run_twice_writes_the_same_bytes(mnist_root, tmp_path):
+    contents = []
     for name in ("a", "b"):
         arguments = ["--data.root", str(mnist_root), "--dirpath", str(tmp_path / name), "--epochs", "1"]
         assert main(["evaluator", *arguments]) == 0
-        made.append((tmp_path / name / "MNIST.safetensors").read_bytes())
-    assert made[0] == made[1]
+        contents.append((tmp_path / name / "MNIST.safetensors").read_bytes())
+    assert contents[0] == contents[1]
 
 
 def new_evaluator(seed: int) -> tuple[dict[str, torch.Tensor], dict]:
@@ -397,23 +399,23 @@ def test_evaluator_command_trains_accurate_evaluator(mnist_root, tmp_path):
     assert measured == pytest.approx(about["features"]["test_accuracy"], abs=1e-5)
 
 
-# What was computed is kept.
+# Results are kept if writing or printing fails.
 
 
 class FullOutput(io.StringIO):
-    """A standard output that takes nothing."""
+    """A standard output on a full disk: every write fails."""
 
     def write(self, text: str) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_scores_are_written_before_they_are_printed(digits, mnist_root, tmp_path, monkeypatch):
-    np.savez(tmp_path / "drawn.npz", images=digits[0][::250], labels=digits[1][::250])
+    np.savez(tmp_path / "samples.npz", images=digits[0][::250], labels=digits[1][::250])
     monkeypatch.setattr(sys, "stdout", FullOutput())
     with contextlib.suppress(OSError):
-        main(["score", str(tmp_path / "drawn.npz"), "--data.root", str(mnist_root)])
-    assert set(scores_of(tmp_path / "drawn.scores.json")) == SCORES
-    assert (tmp_path / "drawn.nearest.png").is_file()
+        main(["score", str(tmp_path / "samples.npz"), "--data.root", str(mnist_root)])
+    assert set(scores_of(tmp_path / "samples.scores.json")) == SCORES
+    assert (tmp_path / "samples.nearest.png").is_file()
 
 
 def test_evaluator_is_written_before_its_accuracy_is_printed(mnist_root, tmp_path, monkeypatch):
@@ -424,16 +426,16 @@ def test_evaluator_is_written_before_its_accuracy_is_printed(mnist_root, tmp_pat
 
 
 def test_scores_are_printed_if_they_cannot_be_written(digits, mnist_root, tmp_path, capsys):
-    np.savez(tmp_path / "drawn.npz", images=digits[0][::250], labels=digits[1][::250])
+    np.savez(tmp_path / "samples.npz", images=digits[0][::250], labels=digits[1][::250])
     (tmp_path / "file").write_text("")
     output = ["--output", str(tmp_path / "file" / "folder")]
-    assert main(["score", str(tmp_path / "drawn.npz"), "--data.root", str(mnist_root), *output]) == 1
+    assert main(["score", str(tmp_path / "samples.npz"), "--data.root", str(mnist_root), *output]) == 1
     printed = capsys.readouterr()
     assert "coverage" in printed.out
     assert "cannot be written" in printed.err
 
 
-# Side by side.
+# condgen compare.
 
 
 def test_compare_prints_table_and_writes_picture(scored, tmp_path, capsys):
@@ -451,37 +453,37 @@ def test_compare_prints_table_and_writes_picture(scored, tmp_path, capsys):
     assert picture.std() > 10
     content["samples"]["number"] = 20
     (other / "scores.json").write_text(json.dumps(content))
-    fewer = refused(["compare", str(scored), str(other), "--output", str(tmp_path / "b.png")], capsys)
-    assert "another number of samples each" in fewer
-    for path, says in (("nothing", "There is no"), (str(scored / "metrics.csv"), "is not one of condgen's")):
-        assert says in refused(["compare", path, "--output", str(tmp_path / "b.png")], capsys)
+    error = refused(["compare", str(scored), str(other), "--output", str(tmp_path / "b.png")], capsys)
+    assert "another number of samples each" in error
+    for path, message in (("nothing", "There is no"), (str(scored / "metrics.csv"), "is not one of condgen's")):
+        assert message in refused(["compare", path, "--output", str(tmp_path / "b.png")], capsys)
     assert not (tmp_path / "b.png").exists()
 
 
 def test_compare_writes_picture_of_samples(scored, tmp_path, capsys):
-    """What each draws for the same labels stands in the picture as it is drawn."""
-    picture, beside = (tmp_path / name for name in ("scores.png", "samples.png"))
-    common = ["compare", str(scored), "--output", str(picture), "--samples", str(beside)]
+    """The picture has one row of samples per label."""
+    scores_picture, samples_picture = (tmp_path / name for name in ("scores.png", "samples.png"))
+    common = ["compare", str(scored), "--output", str(scores_picture), "--samples", str(samples_picture)]
     assert main([*common, "--labels", "[1,7]"]) == 0
-    two = Image.open(beside).convert("L")
+    two_labels = Image.open(samples_picture).convert("L")
     assert main([*common, "--labels", "[1,7,7,7]"]) == 0
-    four = Image.open(beside).convert("L")
-    assert four.height > two.height
-    assert np.asarray(two).std() > 10
-    picture.unlink()
+    four_labels = Image.open(samples_picture).convert("L")
+    assert four_labels.height > two_labels.height
+    assert np.asarray(two_labels).std() > 10
+    scores_picture.unlink()
     assert "labels is [10]: give some of 0 to 9" in refused([*common, "--labels", "[10]"], capsys)
     shutil.copy(scored / "scores.json", tmp_path / "scores.json")
     assert "has no checkpoints/last.ckpt" in refused(["compare", str(tmp_path), *common[2:]], capsys)
-    trained_on = tmp_path / "trained_on"
-    shutil.copytree(scored, trained_on)
-    content = json.loads((trained_on / "scores.json").read_text())
+    resumed = tmp_path / "resumed"
+    shutil.copytree(scored, resumed)
+    content = json.loads((resumed / "scores.json").read_text())
     content["checkpoint"]["steps"] -= 1
-    (trained_on / "scores.json").write_text(json.dumps(content))
-    assert "was trained on since" in refused(["compare", str(trained_on), *common[2:]], capsys)
-    assert not picture.exists()
+    (resumed / "scores.json").write_text(json.dumps(content))
+    assert "was trained on since" in refused(["compare", str(resumed), *common[2:]], capsys)
+    assert not scores_picture.exists()
 
 
-# Beside training.
+# Scores during training.
 
 
 def rows(run: Path) -> list[dict[str, str]]:
@@ -489,7 +491,7 @@ def rows(run: Path) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if row["val_loss"]]
 
 
-def test_scores_beside_training_leave_no_trace_in_it(fit_args, trained, tmp_path, monkeypatch):
+def test_scores_during_training_do_not_change_the_training(fit_args, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(condgen.training.scores, "SAMPLES", 500)
     folder = ["--trainer.default_root_dir", str(tmp_path)]
     monitor = ["--checkpoint.monitor", "score_accuracy", "--checkpoint.mode", "max"]
@@ -511,33 +513,35 @@ def test_scores_beside_training_leave_no_trace_in_it(fit_args, trained, tmp_path
     )
 
 
-def test_they_go_on_where_a_run_goes_on(fit_args, tmp_path, monkeypatch):
-    """Also where they are taken every other epoch only, and the checkpoint is chosen by them."""
+def test_scores_during_training_of_a_resumed_run_match_an_uninterrupted_run(fit_args, tmp_path, monkeypatch):
+    """Scores are measured in every second epoch, and the best checkpoint is chosen by one of them."""
     monkeypatch.setattr(condgen.training.scores, "SAMPLES", 200)
     every_other = ["--training_scores.every_n_epochs", "2"]
     every_other += ["--checkpoint.monitor", "score_coverage", "--checkpoint.mode", "max"]
-    whole, folder = (["--trainer.default_root_dir", str(tmp_path / name)] for name in ("whole", "parts"))
-    assert main([*fit_args, *every_other, *whole, "--trainer.max_epochs", "3"]) == 0
-    assert main([*fit_args, *every_other, *folder]) == 0
+    uninterrupted, resumed = (
+        ["--trainer.default_root_dir", str(tmp_path / name)] for name in ("uninterrupted", "resumed")
+    )
+    assert main([*fit_args, *every_other, *uninterrupted, "--trainer.max_epochs", "3"]) == 0
+    assert main([*fit_args, *every_other, *resumed]) == 0
     again = ["--ckpt_path", "last", "--trainer.max_epochs", "3"]
-    assert main([*fit_args, *every_other, *folder, *again]) == 0
-    a, b = (tmp_path / name / "lightning_logs" / "version_0" / "metrics.csv" for name in ("whole", "parts"))
+    assert main([*fit_args, *every_other, *resumed, *again]) == 0
+    a, b = (tmp_path / name / "lightning_logs" / "version_0" / "metrics.csv" for name in ("uninterrupted", "resumed"))
     assert a.read_bytes() == b.read_bytes()
     assert [bool(row["score_coverage"]) for row in rows(a.parent)] == [False, True, False]
 
 
-def test_averaged_weights_are_scored_where_weights_are_averaged(fit_args, tmp_path, monkeypatch):
-    """An average that never moves has the same scores in every epoch."""
+def test_scores_during_training_use_the_ema_weights(fit_args, tmp_path, monkeypatch):
+    """With a decay of 1 the EMA weights never change, so their scores are the same in every epoch."""
     monkeypatch.setattr(condgen.training.scores, "SAMPLES", 200)
-    average = ["--trainer.callbacks", "EMAWeightAveraging", "--trainer.callbacks.decay", "1.0"]
+    ema = ["--trainer.callbacks", "EMAWeightAveraging", "--trainer.callbacks.decay", "1.0"]
     options = ["--training_scores.every_n_epochs", "1", "--trainer.default_root_dir", str(tmp_path)]
-    assert main([*fit_args, *average, *options]) == 0
+    assert main([*fit_args, *ema, *options]) == 0
     first, second = rows(tmp_path / "lightning_logs" / "version_0")
     assert first["score_frechet_distance"] == second["score_frechet_distance"]
     assert first["train_loss_epoch"] != second["train_loss_epoch"]
 
 
-def test_a_monitor_that_never_comes_is_said(fit_args, tmp_path):
+def test_checkpoint_monitor_that_is_never_logged_warns(fit_args, tmp_path):
     monitor = ["--checkpoint.monitor", "score_coverage", "--checkpoint.mode", "max"]
     options = ["--training_scores.every_n_epochs", "9", "--trainer.default_root_dir", str(tmp_path)]
     with pytest.warns(UserWarning, match=r"no best\.ckpt: no epoch had a score_coverage"):
