@@ -1,5 +1,4 @@
-"""What `condgen fit` does beside training and validation: how long it takes for grids, logging, checkpoints, progress,
-and for the check of each gradient."""
+"""The overhead of `condgen fit`: sample grids, logging, checkpoints, progress bar, and checks of gradients."""
 
 from __future__ import annotations
 
@@ -13,28 +12,28 @@ from lightning.pytorch.callbacks import Callback
 
 
 class Costs(Callback):
-    """Writes for each epoch its seconds, those of them that callbacks and logging took, and those of the checks of
-    losses and gradients.
+    """Writes the seconds of each epoch: in total, of callbacks and logging ("costs"), and of the checks for non-finite
+    losses and gradients ("checks").
 
-    Lightning's profiler (`--trainer.profiler simple`) knows the callbacks' times; logging is added to it here.
+    Lightning's profiler (`--trainer.profiler simple`) measures the callbacks. This callback adds logging to it.
 
     Args:
-        output: a JSON file for the epochs.
+        output: the JSON file to write.
     """
 
     def __init__(self, output: str) -> None:
         self.output = Path(output)
-        self.so_far: list[tuple[float, float, float]] = []  # at each epoch's start: time, seconds of costs, of checks
+        self.so_far: list[tuple[float, float, float]] = []  # at the start of each epoch: time, costs, checks
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         connector = trainer._logger_connector
-        for where, name in (
+        for owner, name in (
             (pl_module, "log"),
             (connector, "update_train_step_metrics"),
             (connector, "update_train_epoch_metrics"),
             (connector, "log_eval_end_metrics"),
         ):
-            setattr(where, name, self._profiled(trainer, f"[Logging]{name}", getattr(where, name)))
+            setattr(owner, name, self._profiled(trainer, f"[Logging]{name}", getattr(owner, name)))
 
     def _profiled(self, trainer: Trainer, action: str, call: Any) -> Any:
         def profiled(*args: Any, **kwargs: Any) -> Any:
@@ -47,8 +46,8 @@ class Costs(Callback):
         durations: dict[str, list[float]] = trainer.profiler.recorded_durations  # type: ignore[attr-defined]
         spent = {"costs": 0.0, "checks": 0.0}
         for action, seconds in durations.items():
-            beside = action.startswith(("[Callback]", "[Logging]"))
-            if beside and not action.endswith("on_save_checkpoint"):  # that is within the hook that saves
+            is_overhead = action.startswith(("[Callback]", "[Logging]"))
+            if is_overhead and not action.endswith("on_save_checkpoint"):  # already counted in the hook that saves
                 spent["checks" if action.startswith("[Callback]TerminateOnNonFinite") else "costs"] += sum(seconds)
         self.so_far.append((time.perf_counter(), spent["costs"], spent["checks"]))
 

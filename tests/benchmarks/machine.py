@@ -1,4 +1,4 @@
-"""What this machine is, and what it can do at most."""
+"""A description of this machine, and its peak matrix-multiplication rate and memory bandwidth."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 
 def description() -> dict[str, Any]:
-    """Processor, cores, threads, and the versions of what computes."""
+    """Processor, cores, threads, and the versions of Python and the libraries."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -27,13 +27,13 @@ def description() -> dict[str, Any]:
 
 
 def multiplication_rate(size: int = 1024) -> float:
-    """Floating-point operations a second in a product of two square matrices, the best of three."""
+    """Floating-point operations per second in a product of two square matrices, the best of three."""
     a, b = torch.rand(2, size, size)
     return 2 * size**3 / best_seconds(lambda: a @ b)
 
 
 def memory_bandwidth(size: int = 32_000_000) -> float:
-    """Bytes a second that are read and written where 128 MB of numbers are scaled in place, the best of three."""
+    """Bytes read and written per second when 128 MB of numbers are scaled in place, the best of three."""
     numbers = torch.ones(size)
     return 2 * numbers.nbytes / best_seconds(lambda: numbers.mul_(1.0))
 
@@ -42,7 +42,7 @@ def best_seconds(call: Any, times: int = 3) -> float:
     call()
     seconds = []
     for _ in range(times):
-        began = time.perf_counter()
+        start = time.perf_counter()
         call()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - start)
     return min(seconds)

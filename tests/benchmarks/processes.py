@@ -1,4 +1,4 @@
-"""Whole programs: how long they take, and how much memory."""
+"""Runs programs and measures their time and peak memory."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Usage(NamedTuple):
     seconds: float
     peak_bytes: float
     lines: list[tuple[float, str]]
-    """What it said, line by line, and after how many seconds."""
+    """The lines of its output, each with the seconds after the start."""
 
 
 def usage(arguments: list[str], folder: Path, **environment: str) -> Usage:
-    """Runs a program to its end in a folder. Raises SystemExit with the end of what it said where it failed."""
-    began = time.perf_counter()
+    """Runs a program in a folder until it ends. Raises SystemExit with the last lines of its output if it fails."""
+    start = time.perf_counter()
     process = subprocess.Popen(
         arguments,
         cwd=folder,
@@ -31,9 +31,9 @@ def usage(arguments: list[str], folder: Path, **environment: str) -> Usage:
         errors="replace",
     )
     assert process.stdout is not None
-    lines = [(time.perf_counter() - began, line) for line in process.stdout]
+    lines = [(time.perf_counter() - start, line) for line in process.stdout]
     _, status, resources = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         end = "".join(line for _, line in lines[-20:])

@@ -1,4 +1,4 @@
-"""How two contenders compare that take turns, so that whatever else the machine does meets both alike."""
+"""Ratios of two measurements that are taken in turn, so that other load on the machine affects both."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Ratio:
-    """The ratios of pairs of measurements, each taken one after the other."""
+    """The ratios of several pairs of measurements."""
 
-    of_pairs: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
 
     @property
     def median(self) -> float:
-        return statistics.median(self.of_pairs)
+        return statistics.median(self.values)
 
     def __str__(self) -> str:
-        """The median, and the smallest and the largest."""
-        return f"{self.median:.3f} ({min(self.of_pairs):.3f} to {max(self.of_pairs):.3f}, {len(self.of_pairs)} pairs)"
+        """The median, the minimum and the maximum."""
+        return f"{self.median:.3f} ({min(self.values):.3f} to {max(self.values):.3f}, {len(self.values)} pairs)"
 
 
 def alternate(first: Callable[[], float], second: Callable[[], float], pairs: int) -> Ratio:
-    """What the first gives over what the second gives; each is called ``pairs`` times, in turn."""
+    """The results of ``first`` divided by those of ``second``. They are called in turn, ``pairs`` times each."""
     return Ratio([first() / second() for _ in range(pairs)])

@@ -1,4 +1,4 @@
-"""A row of the table, and the runs of condgen that rows are made of."""
+"""A row of the table, and the commands that the rows measure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NO_SCORES = ("--training_scores.every_n_epochs", "null")
 
 @dataclass
 class Row:
-    """A ratio, and what it is to be: at least, at most, or nothing."""
+    """A ratio with an optional target: at least or at most a number."""
 
     name: str
     ratio: Ratio
@@ -35,7 +35,7 @@ class Row:
 
 @dataclass
 class Settings:
-    """Where the full MNIST is, the article's script, how often contenders take turns, and where they may write."""
+    """The data root, the article's script, the pairs of measurements per ratio, and a folder for the runs."""
 
     data: Path
     article: Path | None
@@ -43,14 +43,14 @@ class Settings:
     folder: Path
 
     def fit(self, config: str, *options: str) -> list[str]:
-        """Trains in a run directory of its own."""
+        """A command that trains a config in a new run directory."""
         root = tempfile.mkdtemp(dir=self.folder)
         data = ("--data.root", str(self.data), "--data.source", "full")
         config_file = str(ROOT / "configs" / f"{config}.yaml")
         return condgen("fit", "--config", config_file, *data, "--trainer.default_root_dir", root, *options)
 
     def trained(self, config: str) -> Path:
-        """A run of a config of a few steps: what it draws costs what any run's samples do."""
+        """A run of two training steps. Sampling from it takes as long as from a fully trained one."""
         few = ("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1")
         arguments = self.fit(config, *few, *NO_SCORES)
         usage(arguments, self.folder)
@@ -58,11 +58,11 @@ class Settings:
 
 
 def run_of(fit: list[str]) -> Path:
-    """The run directory of a command of :meth:`Settings.fit`."""
+    """The run directory that a command of :meth:`Settings.fit` writes."""
     return Path(fit[fit.index("--trainer.default_root_dir") + 1]) / "lightning_logs" / "version_0"
 
 
 def train_seconds(fit: list[str]) -> float:
-    """How long the run of a command of :meth:`Settings.fit` trained and validated, without the program's start."""
+    """Seconds of training and validation in a run of :meth:`Settings.fit`, without the start of the program."""
     checkpoint = run_of(fit) / "checkpoints" / "last.ckpt"
     return float(torch.load(checkpoint, weights_only=True, mmap=True)["condgen"]["train_seconds"])

@@ -1,4 +1,4 @@
-"""Training steps of `condgen fit`, which a bare loop of the same operations interrupts to take its turn."""
+"""Training steps of `condgen fit` and of a bare PyTorch loop with the same operations, measured in turn."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from condgen.generators.ema import EMAGenerator
 
 
-class Alone:
-    """What a family asks of its trainer in a training step, where there is none."""
+class TrainerStub:
+    """The attributes of the Trainer that training steps read, for a loop without a Trainer."""
 
     world_size, global_rank, training, current_epoch = 1, 0, True, 0
     is_last_batch = should_stop = False
@@ -32,11 +32,11 @@ class Alone:
 
 
 class BareLoop:
-    """The loop that one would write by hand, with a copy of the family that a trainer is about to train."""
+    """A training loop as one would write it by hand, with a copy of the module that the Trainer is about to train."""
 
     def __init__(self, trainer: Trainer, module: LightningModule) -> None:
         self.module: Any = copy.deepcopy(module)
-        self.module.trainer = Alone(trainer)
+        self.module.trainer = TrainerStub(trainer)
         self.module.train()
         self.module.on_train_epoch_start()
         settings = self.module.configure_optimizers()
@@ -45,15 +45,15 @@ class BareLoop:
         self.training = trainer.datamodule.train_images  # type: ignore[attr-defined]
         loader: Any = trainer.train_dataloader
         self.rows = list(loader.sampler)
-        self.done = 0
+        self.steps_done = 0
 
     def loss(self, batch_idx: int) -> torch.Tensor:
         images, labels = (part.to(self.module.device) for part in self.training[self.rows[batch_idx]])
         return self.module.training_step((images.float().div(255), labels), batch_idx)
 
     def step(self) -> None:
-        loss = self.loss(self.done % len(self.rows))
-        self.done += 1
+        loss = self.loss(self.steps_done % len(self.rows))
+        self.steps_done += 1
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -63,17 +63,18 @@ class BareLoop:
             self.module.ema.update_parameters(self.module.network)
 
     def run(self, steps: int) -> float:
-        """Seconds of the next steps."""
-        began = time.perf_counter()
+        """Runs the next steps. Returns their seconds."""
+        start = time.perf_counter()
         for _ in range(steps):
             self.step()
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
     def least_seconds(self) -> float:
-        """What a step of an optimiser like Adam takes that keeps the machine as busy as it can be: its multiplications
-        at the rate of a product of matrices, and then the optimiser's numbers at the memory's pace.
+        """A lower bound on the seconds of a training step with Adam on this machine.
 
-        The optimiser reads weights, gradients and two averages, and writes all but the gradients.
+        It is the time of the step's floating-point operations at the rate of a matrix product, plus the time of the
+        optimiser's memory traffic at full bandwidth: Adam reads weights, gradients and two moments, and writes all of
+        them except the gradients.
         """
         with FlopCounterMode(display=False) as counter:
             self.loss(0).backward()
@@ -83,13 +84,14 @@ class BareLoop:
 
 
 class TakeTurns(Callback):
-    """Interrupts a training after every so many steps for as many of the bare loop, and ends it after some turns.
+    """Pauses a training every few steps, runs as many steps of the bare loop, and ends the training after some turns.
 
     Args:
-        output: a JSON file for the turns: seconds of a step of the training, of the loop, and of the machine's limit.
-        steps: in a turn.
-        turns: after the first, which warms up and does not count.
-        limit: whether to measure the machine's limit, too.
+        output: the JSON file to write: for each turn, the seconds per step of the training ("ours"), of the bare loop
+            ("bare") and of the lower bound of the hardware ("least").
+        steps: steps per turn.
+        turns: turns after the first, which is a warm-up and does not count.
+        limit: whether to measure the lower bound of the hardware.
     """
 
     def __init__(self, output: str, steps: int, turns: int, limit: bool = False) -> None:
@@ -98,13 +100,13 @@ class TakeTurns(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.loop = BareLoop(trainer, pl_module)
-        self.began = time.perf_counter()
+        self.turn_start = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        turn, of_turn = divmod(trainer.fit_loop.total_batch_idx + 1, self.steps)
-        if of_turn:
+        turn, step_in_turn = divmod(trainer.fit_loop.total_batch_idx + 1, self.steps)
+        if step_in_turn:
             return
-        ours = time.perf_counter() - self.began
+        ours = time.perf_counter() - self.turn_start
         seconds = {"ours": ours / self.steps, "bare": self.loop.run(self.steps) / self.steps}
         if self.limit:
             seconds["least"] = self.loop.least_seconds()
@@ -113,4 +115,4 @@ class TakeTurns(Callback):
         if turn > self.turns:
             self.output.write_text(json.dumps(self.measured))
             trainer.should_stop = True
-        self.began = time.perf_counter()
+        self.turn_start = time.perf_counter()

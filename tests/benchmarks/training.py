@@ -1,4 +1,4 @@
-"""Rows about training: a step, what is done beside steps, several processes, and more data."""
+"""Rows about training: the training step, the overhead of an epoch, two processes, and larger data sets."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from condgen.data.idx import read_idx
 
-HERE = str(Path(__file__).parent)  # where the callbacks are
-# their configs, and how many steps they take in turn with a bare loop: the diffusion prepares 16 at once
+HERE = str(Path(__file__).parent)  # so that `condgen fit` can import the callbacks of this folder
+# the config of each family, and its steps per turn
 FAMILIES = {
     "DNN": ("base", 20),
     "GAN": ("gan", 8),
@@ -28,43 +28,43 @@ SHORT = ("--trainer.limit_val_batches", "1", "--sample_grids.every_n_epochs", "1
 
 
 def steps(settings: Settings) -> Iterator[Row]:
-    """A step of training in `condgen fit`, in a loop of the same operations, and at the machine's limit."""
+    """Training steps of `condgen fit`, compared with a bare loop of the same operations and the hardware limit."""
     for family, (config, number) in FAMILIES.items():
         output = settings.folder / f"{family}.json"
-        in_turns = ("--trainer.callbacks+", "steps.TakeTurns", "--trainer.callbacks.output", str(output))
+        callback = ("--trainer.callbacks+", "steps.TakeTurns", "--trainer.callbacks.output", str(output))
         numbers = ("--trainer.callbacks.steps", str(number), "--trainer.callbacks.turns", str(5 * settings.pairs))
-        with_limit = family == "DNN" and not torch.cuda.is_available()  # it is the processor's
+        with_limit = family == "DNN" and not torch.cuda.is_available()  # the limit is measured for the CPU
         limit = ("--trainer.callbacks.limit", str(with_limit).lower())
-        fit = settings.fit(config, *in_turns, *numbers, *limit, "--trainer.limit_val_batches", "0")
+        fit = settings.fit(config, *callback, *numbers, *limit, "--trainer.limit_val_batches", "0")
         usage(fit, settings.folder, PYTHONPATH=HERE)
         turns = json.loads(output.read_text())
         yield Row(
-            f"a step of the {family}: ours / a bare loop's",
+            f"{family}: seconds per training step, condgen / bare loop",
             Ratio([turn["ours"] / turn["bare"] for turn in turns]),
             at_most=1.03,
         )
         if with_limit:
-            of_limit = Ratio([turn["ours"] / turn["least"] for turn in turns])
-            yield Row("a step of the DNN: ours / the machine's limit", of_limit, at_most=1.3)
+            ratio = Ratio([turn["ours"] / turn["least"] for turn in turns])
+            yield Row("DNN: seconds per training step, condgen / hardware limit", ratio, at_most=1.3)
 
 
-def beside_steps(settings: Settings) -> Iterator[Row]:
-    """What an epoch of the DNN costs that is neither training nor validation."""
+def overhead(settings: Settings) -> Iterator[Row]:
+    """The time of an epoch of the DNN that is neither training nor validation, relative to the rest."""
     output = settings.folder / "costs.json"
     costs = ("--trainer.callbacks+", "costs.Costs", "--trainer.callbacks.output", str(output))
     profiled = ("--trainer.profiler", "simple", "--trainer.max_epochs", str(settings.pairs))
     usage(settings.fit("base", *costs, *profiled, *NO_SCORES), settings.folder, PYTHONPATH=HERE)
     epochs = json.loads(output.read_text())
-    for name, what, at_most in (
-        ("grids, logging, checkpoints and progress", "costs", 0.03),
-        ("checks that losses and gradients are numbers", "checks", None),
+    for name, key, at_most in (
+        ("sample grids, logging, checkpoints, progress bar", "costs", 0.03),
+        ("checks for non-finite losses and gradients", "checks", None),
     ):
-        ratio = Ratio([epoch[what] / (epoch["seconds"] - epoch["costs"] - epoch["checks"]) for epoch in epochs])
-        yield Row(f"{name} in an epoch of the DNN / the rest", ratio, at_most=at_most)
+        ratio = Ratio([epoch[key] / (epoch["seconds"] - epoch["costs"] - epoch["checks"]) for epoch in epochs])
+        yield Row(f"DNN epoch: {name} / the rest", ratio, at_most=at_most)
 
 
 def two_processes(settings: Settings) -> Iterator[Row]:
-    """Two processes of one thread each, and one process of two threads, at the same global batch."""
+    """Two processes with one thread each, compared with one process with two threads, for the same global batch."""
     two = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
     for batch_size, batches, at_least in ((64, 200, None), (512, 50, 0.85)):
         batches_each = ("--data.batch_size", str(batch_size), "--trainer.limit_train_batches", str(batches))
@@ -77,41 +77,41 @@ def two_processes(settings: Settings) -> Iterator[Row]:
         ratio = alternate(
             lambda seconds=seconds: seconds("2"), lambda seconds=seconds: seconds("1", *two), settings.pairs
         )
-        name = f"batches of {batch_size}: images a second, two processes / one of two threads"
+        name = f"batch size {batch_size}: images per second, two processes / two threads"
         yield Row(name, ratio, at_least=at_least)
 
 
 def more_data(settings: Settings) -> Iterator[Row]:
-    """Ten times the images, and six times the labels, in as many steps."""
+    """Ten times as many images, or six times as many labels, for the same number of steps."""
     images = read_idx(settings.data / "MNIST" / "raw" / "train-images-idx3-ubyte")
     labels = read_idx(settings.data / "MNIST" / "raw" / "train-labels-idx1-ubyte")
     few = {"MNIST/raw/train": (images[:6_000], labels[:6_000]), "MNIST/raw/t10k": (images[:1_000], labels[:1_000])}
     many_labels = torch.arange(len(labels)).remainder(62).byte()
     emnist = "EMNIST/raw/emnist-byclass"
-    of_62 = {f"{emnist}-train": (images, many_labels), f"{emnist}-test": (images[:1_000], many_labels[:1_000])}
-    few_root, of_62_root = (str(written(settings, parts)) for parts in (few, of_62))
-    contenders = {
+    with_62_labels = {f"{emnist}-train": (images, many_labels), f"{emnist}-test": (images[:1_000], many_labels[:1_000])}
+    few_root, with_62_labels_root = (str(write_idx_files(settings, parts)) for parts in (few, with_62_labels))
+    data_sets = {
         "6,000 images, 10 labels": ("--data.root", few_root),
         "60,000 images, 10 labels": (),
-        "60,000 images, 62 labels": ("--data", "EMNIST", "--data.split", "byclass", "--data.root", of_62_root),
+        "60,000 images, 62 labels": ("--data", "EMNIST", "--data.split", "byclass", "--data.root", with_62_labels_root),
     }
-    epochs = ("--trainer.max_epochs", "10", "--trainer.limit_train_batches", "93")  # of 93 batches 6,000 images are
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    peaks: dict[str, list[float]] = {name: [] for name in contenders}
+    epochs = ("--trainer.max_epochs", "10", "--trainer.limit_train_batches", "93")  # 6,000 images have 93 batches
+    seconds: dict[str, list[float]] = {name: [] for name in data_sets}
+    peaks: dict[str, list[float]] = {name: [] for name in data_sets}
     for _ in range(settings.pairs):
-        for name, options in contenders.items():
-            used = usage(fit := settings.fit("base", *SHORT, *epochs, *options), settings.folder)
+        for name, options in data_sets.items():
+            resources = usage(fit := settings.fit("base", *SHORT, *epochs, *options), settings.folder)
             seconds[name].append(train_seconds(fit))
-            peaks[name].append(used.peak_bytes)
-    fewer, many, labelled = contenders
-    yield Row("930 steps with 60,000 images / with 6,000", divided(seconds[many], seconds[fewer]), at_most=1.05)
-    yield Row("peak memory with 60,000 images / with 6,000", divided(peaks[many], peaks[fewer]), at_most=1.05)
-    yield Row("930 steps with 62 labels / with 10", divided(seconds[labelled], seconds[many]), at_most=1.05)
-    yield Row("peak memory with 62 labels / with 10", divided(peaks[labelled], peaks[many]), at_most=1.05)
+            peaks[name].append(resources.peak_bytes)
+    fewer, many, labelled = data_sets
+    yield Row("930 training steps: 60,000 images / 6,000 images", ratio_of(seconds[many], seconds[fewer]), at_most=1.05)
+    yield Row("peak memory: 60,000 images / 6,000 images", ratio_of(peaks[many], peaks[fewer]), at_most=1.05)
+    yield Row("930 training steps: 62 labels / 10 labels", ratio_of(seconds[labelled], seconds[many]), at_most=1.05)
+    yield Row("peak memory: 62 labels / 10 labels", ratio_of(peaks[labelled], peaks[many]), at_most=1.05)
 
 
-def written(settings: Settings, parts: dict[str, tuple[Tensor, Tensor]]) -> Path:
-    """A folder with images and labels in IDX files."""
+def write_idx_files(settings: Settings, parts: dict[str, tuple[Tensor, Tensor]]) -> Path:
+    """Writes images and labels to IDX files in a new data root, and returns it."""
     root = Path(tempfile.mkdtemp(dir=settings.folder))
     for part, (images, labels) in parts.items():
         (root / part).parent.mkdir(parents=True, exist_ok=True)
@@ -121,5 +121,5 @@ def written(settings: Settings, parts: dict[str, tuple[Tensor, Tensor]]) -> Path
     return root
 
 
-def divided(first: list[float], second: list[float]) -> Ratio:
+def ratio_of(first: list[float], second: list[float]) -> Ratio:
     return Ratio([a / b for a, b in zip(first, second, strict=True)])
