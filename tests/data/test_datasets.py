@@ -1,4 +1,4 @@
-"""The data sets: where their files are found, downloads, and damaged files."""
+"""The data sets: finding their files, downloads, and damaged files."""
 
 import gzip
 import hashlib

@@ -153,7 +153,7 @@ def test_read_samples_keeps_the_levels_of_a_picture(make, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["16-bit PNG", "palette PNG", "opaque LA PNG", "RGB PNG"])
-def test_read_samples_repeats_a_grey_picture_in_three_channels_for_a_colour_data_set(name, tmp_path):
+def test_read_samples_converts_a_grey_picture_for_a_colour_data_set(name, tmp_path):
     found = read_picture(PICTURES[name](tmp_path), SmallColour(source="sample"))
     assert found.tolist() == [LEVELS.tolist()] * 3
 

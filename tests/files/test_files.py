@@ -80,7 +80,7 @@ def test_directory_lock_refuses_a_second_process(tmp_path):
     assert not is_locked(tmp_path)
 
 
-def test_directory_lock_is_released_with_its_process_although_a_child_keeps_running(tmp_path):
+def test_directory_lock_is_released_when_its_process_ends_before_its_child(tmp_path):
     ready, child = FORK.Queue(), FORK.Queue()
     holder = FORK.Process(target=hold_lock_with_child, args=(tmp_path, ready, child))
     holder.start()

@@ -127,7 +127,7 @@ def trained_on(
 
 
 @pytest.mark.parametrize("objective", ["flow", "noise"])
-def test_training_step_without_posterior_images_equals_plain_flow_matching_or_ddpm(objective):
+def test_training_step_without_posterior_images_equals_the_plain_method(objective):
     images, labels = torch.rand(50, 1, 8, 8), torch.arange(50) % 10
     generator, recorded = trained_on(images, labels, objective=objective, posterior_images=0, label_dropout=0.0)
     noise, t, _ = generator.noise_and_times(50, 0)
@@ -141,7 +141,7 @@ def test_training_step_without_posterior_images_equals_plain_flow_matching_or_dd
 
 
 @pytest.mark.parametrize("objective", ["flow", "noise"])
-def test_posterior_target_has_the_conditional_mean_of_the_plain_target_and_a_smaller_variance(objective):
+def test_posterior_target_is_the_conditional_mean_of_the_plain_target(objective):
     random = torch.Generator().manual_seed(0)
     images, targets, plain_targets, x_ts, times = 0.4 * torch.randn(3, 1, 4, 4, generator=random), [], [], [], []
     for number in range(3):  # each image is equally often in the batch, with the other two in the buffer

@@ -41,7 +41,7 @@ def test_drift_moves_points_towards_the_real_points(random):
     assert (step[:, 0] > 0.9).all()
 
 
-def test_drift_is_zero_on_average_for_equal_distributions_and_corrects_mean_and_spread(random):
+def test_drift_cancels_for_equal_distributions_and_corrects_mean_and_spread(random):
     """The real points have a standard normal distribution. The fake points have the same or another one."""
 
     def mean_drift(mean: float, spread: float) -> tuple[float, float]:

@@ -44,7 +44,7 @@ def test_gradient_penalty_is_the_mean_squared_gradient_on_real_and_fake_images(g
     assert torch.allclose(gan.discriminator.weights.grad, 0.5 * 2 * gan.discriminator.weights, rtol=1e-4)
 
 
-def test_relativistic_logits_are_the_difference_of_real_and_fake_logits_of_the_same_label(gan, images):
+def test_relativistic_logits_are_the_difference_of_real_and_fake_logits(gan, images):
     real, fake, labels = images
     with torch.no_grad():
         expected = gan.discriminator(real, labels) - gan.discriminator(fake, labels)

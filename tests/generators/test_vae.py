@@ -25,7 +25,7 @@ def test_discretized_logistic_probabilities_of_the_256_levels_sum_to_one(mean, s
     assert log_likelihood.double().exp().sum().item() == pytest.approx(1, abs=1e-4)
 
 
-def test_discretized_logistic_probability_of_a_level_is_the_logistic_mass_of_its_interval():
+def test_discretized_logistic_probability_of_a_level_is_the_mass_of_its_interval():
     mean, scale = 0.25, 0.1
     log_likelihood = discretized_logistic_log_prob(
         LEVELS, torch.full((256, 1, 1, 1), mean), torch.full((1, 1, 1), math.log(scale))

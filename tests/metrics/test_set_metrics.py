@@ -70,7 +70,7 @@ def test_frechet_distance_equals_torchmetrics():
     assert filled(FrechetDistance(), a, b).compute().item() == pytest.approx(reference.compute().item(), rel=1e-4)
 
 
-def test_frechet_distance_is_defined_for_equal_and_constant_images_and_nan_for_a_single_one():
+def test_frechet_distance_is_defined_for_constant_images_and_nan_for_one_image():
     same = torch.rand(50, 3, dtype=torch.float64)
     assert frechet_distance(same, same).item() == pytest.approx(0, abs=1e-9)
     assert frechet_distance(torch.zeros(5, 3), torch.zeros(9, 3) + 2).item() == 12  # constant images
@@ -124,7 +124,7 @@ def test_prdc_equals_its_definition(samples, real, seed):
     assert prdc(torch.tensor(s), torch.tensor(r)).tolist() == pytest.approx(expected)
 
 
-def test_prdc_has_the_expected_values_for_equal_distributions_and_0_for_distant_sets():
+def test_prdc_is_near_1_for_equal_distributions_and_0_for_distant_sets():
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(1000, 4, generator=generator) for _ in range(2))
     precision, recall, density, coverage = prdc(a, b).tolist()
@@ -189,7 +189,7 @@ def check_memory_of_6000_images(rank: int) -> None:
     assert grown < 250e6, f"{grown / 1e6:.0f} MB"
 
 
-def test_set_metrics_memory_does_not_grow_with_the_square_of_the_number_of_images():
+def test_set_metrics_memory_is_not_quadratic_in_the_number_of_images():
     """6,000 × 6,000 distances in float64 need 288 MB. A new process is used because peak memory never decreases."""
     torch.multiprocessing.start_processes(check_memory_of_6000_images, nprocs=1, start_method="forkserver")
 
