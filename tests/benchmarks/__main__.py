@@ -1,4 +1,4 @@
-"""Benchmarks condgen against the article's script, bare PyTorch loops and the hardware limit, on the full MNIST.
+"""Benchmarks condgen against the article's script, bare PyTorch loops and the machine's limit, on the full MNIST.
 
     python tests/benchmarks --data data --article dnn_article.py --output benchmarks.json
 

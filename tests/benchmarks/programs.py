@@ -31,7 +31,7 @@ def startup(settings: Settings) -> Iterator[Row]:
             lambda: usage(imports, settings.folder).seconds,
             settings.pairs,
         )
-        yield Row(f"{name} / importing the libraries", ratio, at_most=at_most)
+        yield Row(f"{name}: time / time to import the libraries", ratio, at_most=at_most)
 
 
 def article(settings: Settings) -> Iterator[Row]:
@@ -49,9 +49,9 @@ def article(settings: Settings) -> Iterator[Row]:
         usage(fast := settings.fit("fast"), settings.folder)
         fast_seconds = train_seconds(fast) if reaches_loss(fast) else float("inf")
         time_to_loss.values.append(seconds_to_loss(script.lines) / fast_seconds)
-    yield Row("DNN, five epochs: wall time, article's script / condgen", time_ratio, at_least=2.2)
-    yield Row("DNN, five epochs: peak memory, condgen / article's script", memory_ratio, at_most=1.25)
-    name = f"DNN until val_loss ≤ {ARTICLES_LOSS:.4f}: time, article's script / fast.yaml"
+    yield Row("five epochs of the DNN: the article's wall time / condgen's", time_ratio, at_least=2.2)
+    yield Row("five epochs of the DNN: condgen's peak memory / the article's", memory_ratio, at_most=1.25)
+    name = f"time until val_loss ≤ {ARTICLES_LOSS:.4f}: the article's / fast.yaml's"
     yield Row(name, time_to_loss, at_least=30)
 
 

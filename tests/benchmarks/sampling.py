@@ -31,15 +31,15 @@ def sampling(settings: Settings) -> Iterator[Row]:
     pairs = settings.pairs
     rate(dnn, 10)  # imports everything first, because start-up time is measured by other rows
     ratio = alternate(lambda: rate(dnn, 100_000, *NPZ), lambda: bare_rate(dnn, 100_000), pairs)
-    yield Row("DNN, 100,000 samples to npz: samples per second, condgen / bare loop", ratio, at_least=0.85)
+    yield Row("100,000 DNN samples: condgen's samples per second / a bare loop's", ratio, at_least=0.85)
     ratio = alternate(lambda: rate(dnn, 20_000), lambda: rate(dnn, 20_000, *NPZ), pairs)
-    yield Row("DNN, 20,000 samples: samples per second, PNG / npz", ratio, at_least=0.25)
+    yield Row("20,000 DNN samples: samples per second to PNG / to npz", ratio, at_least=0.25)
     ratio = alternate(lambda: rate(diffusion, 10_000, *NPZ), lambda: bare_rate(diffusion, 10_000), pairs)
-    yield Row("diffusion, 10,000 samples: samples per second, condgen / bare loop", ratio, at_least=1.3)
+    yield Row("10,000 diffusion samples: condgen's samples per second / a bare loop's", ratio, at_least=1.3)
     ratio = alternate(lambda: rate(dnn, 10_000, *NPZ), lambda: rate(dnn, 100_000, *NPZ), pairs)
-    yield Row("DNN: seconds per sample, 100,000 samples / 10,000 samples", ratio, at_most=1.05)
+    yield Row("seconds per DNN sample: 100,000 samples / 10,000 samples", ratio, at_most=1.05)
     ratio = alternate(lambda: peak_bytes(dnn, 100_000), lambda: peak_bytes(dnn, 10_000), pairs)
-    yield Row("DNN: peak memory, 100,000 samples / 10,000 samples", ratio, at_most=1.05)
+    yield Row("peak memory of sampling the DNN: 100,000 samples / 10,000 samples", ratio, at_most=1.05)
 
 
 def request(run: Path, samples: int) -> list[str]:

@@ -88,10 +88,10 @@ class TakeTurns(Callback):
 
     Args:
         output: the JSON file to write: for each turn, the seconds per step of the training ("ours"), of the bare loop
-            ("bare") and of the lower bound of the hardware ("least").
+            ("bare") and of the machine's limit ("least").
         steps: steps per turn.
         turns: turns after the first, which is a warm-up and does not count.
-        limit: whether to measure the lower bound of the hardware.
+        limit: whether to measure the machine's limit.
     """
 
     def __init__(self, output: str, steps: int, turns: int, limit: bool = False) -> None:

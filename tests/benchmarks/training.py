@@ -28,7 +28,7 @@ SHORT = ("--trainer.limit_val_batches", "1", "--sample_grids.every_n_epochs", "1
 
 
 def steps(settings: Settings) -> Iterator[Row]:
-    """Training steps of `condgen fit`, compared with a bare loop of the same operations and the hardware limit."""
+    """Training steps of `condgen fit`, compared with a bare loop of the same operations and the machine's limit."""
     for family, (config, number) in FAMILIES.items():
         output = settings.folder / f"{family}.json"
         callback = ("--trainer.callbacks+", "steps.TakeTurns", "--trainer.callbacks.output", str(output))
@@ -39,13 +39,13 @@ def steps(settings: Settings) -> Iterator[Row]:
         usage(fit, settings.folder, PYTHONPATH=HERE)
         turns = json.loads(output.read_text())
         yield Row(
-            f"{family}: seconds per training step, condgen / bare loop",
+            f"a training step of the {family}: condgen's time / a bare loop's",
             Ratio([turn["ours"] / turn["bare"] for turn in turns]),
             at_most=1.03,
         )
         if with_limit:
             ratio = Ratio([turn["ours"] / turn["least"] for turn in turns])
-            yield Row("DNN: seconds per training step, condgen / hardware limit", ratio, at_most=1.3)
+            yield Row("a training step of the DNN: condgen's time / the machine's limit", ratio, at_most=1.3)
 
 
 def overhead(settings: Settings) -> Iterator[Row]:
@@ -56,11 +56,11 @@ def overhead(settings: Settings) -> Iterator[Row]:
     usage(settings.fit("base", *costs, *profiled, *NO_SCORES), settings.folder, PYTHONPATH=HERE)
     epochs = json.loads(output.read_text())
     for name, key, at_most in (
-        ("sample grids, logging, checkpoints, progress bar", "costs", 0.03),
+        ("grids, logging, checkpoints and progress bar", "costs", 0.03),
         ("checks for non-finite losses and gradients", "checks", None),
     ):
         ratio = Ratio([epoch[key] / (epoch["seconds"] - epoch["costs"] - epoch["checks"]) for epoch in epochs])
-        yield Row(f"DNN epoch: {name} / the rest", ratio, at_most=at_most)
+        yield Row(f"{name} / the rest of an epoch", ratio, at_most=at_most)
 
 
 def two_processes(settings: Settings) -> Iterator[Row]:
