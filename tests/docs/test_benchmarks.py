@@ -1,6 +1,4 @@
-"""What the benchmarks compare is the same work."""
-
-from __future__ import annotations
+"""The benchmarks compare programs that do the same work."""
 
 import json
 import subprocess
@@ -14,7 +12,7 @@ from condgen.cli.main import main
 
 
 @pytest.mark.parametrize("family", ["DNN", "GAN", "VAE", "Drifting", "Diffusion"])
-def test_the_bare_loop_trains_to_the_same_weights(family, fit_args, tmp_path, monkeypatch):
+def test_bare_loop_trains_to_the_same_weights(family, fit_args, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
     import steps
 
@@ -39,8 +37,8 @@ def test_the_bare_loop_trains_to_the_same_weights(family, fit_args, tmp_path, mo
 
 
 @pytest.mark.slow
-def test_the_command_prints_a_table_and_writes_it_as_json(mnist_root, tmp_path):
-    """A minute: pytest -m slow -n 0 tests/docs/test_benchmarks.py"""
+def test_benchmarks_print_a_table_and_write_it_as_json(mnist_root, tmp_path):
+    """Takes a minute. Run it with: pytest -m slow -n 0 tests/docs/test_benchmarks.py"""
     output = tmp_path / "benchmarks.json"
     options = ["--data", str(mnist_root), "--rows", "starting", "--pairs", "1", "--output", str(output)]
     command = [sys.executable, str(Path(__file__).parents[1] / "benchmarks"), *options]

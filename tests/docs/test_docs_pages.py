@@ -1,28 +1,32 @@
-"""The pages of docs/: what they run, what they quote, where their links lead, and the site that they make."""
+"""The pages of docs/: their commands, snippets, quotations and links, and the site that mkdocs builds from them."""
 
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from helpers.pages import ROOT, blocks, links, run
 from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
 
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 QUOTES = [(page, block) for page in PAGES for block in blocks(page) if block.is_quoted]
+RUNNABLE = [page for page in PAGES if any(not block.is_quoted for block in blocks(page))]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_command_and_snippet_of_a_page_works(page, mnist_root, tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.stem)
+def test_page_commands_and_snippets_run(page, mnist_root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)  # as `python -m` does
     monkeypatch.setenv("MPLBACKEND", "agg")
-    assert run(page, mnist_root, tmp_path) >= 2
+    run(page, mnist_root, tmp_path)
     pictures = re.findall(r'savefig\("([^"]+)"', page.read_text())
     assert all((tmp_path / picture).is_file() and (page.parent / picture).is_file() for picture in pictures)
     for word in re.findall(r'open\("(\w+)\.pgm", "wb"\)', page.read_text()):
@@ -31,7 +35,7 @@ def test_every_command_and_snippet_of_a_page_works(page, mnist_root, tmp_path, m
 
 
 def source(path: Path, place: str) -> str:
-    """The lines of a file in which ``Class.function`` is defined; all of them where no place is given."""
+    """The lines of a file that define ``Class.function``, or all lines if no place is given."""
     text = path.read_text()
     node: ast.AST = ast.parse(text)
     for name in filter(None, place.split(".")):
@@ -43,46 +47,94 @@ def source(path: Path, place: str) -> str:
 
 
 @pytest.mark.parametrize(("page", "block"), QUOTES, ids=[f"{page.stem}-{block.place}" for page, block in QUOTES])
-def test_quoted_lines_stand_where_the_page_says(page, block):
+def test_page_quotes_lines_of_the_source(page, block):
     lines = source(ROOT / block.file, block.place)
     assert any(textwrap.indent(block.text, " " * depth) in lines for depth in range(0, 20, 4))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_link_of_a_page_leads_somewhere(page):
+def test_page_links_lead_to_files(page):
     assert [path for path in links(page) if not (page.parent / path).exists()] == []
 
 
 class References(HTMLParser):
-    """Of an HTML page what a browser fetches with it, and what it links to."""
+    """The files that a browser loads with an HTML page, and those that the page links to."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.fetched: list[str] = []
+        self.loaded: list[str] = []
         self.linked: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         for name, value in attrs:
             if name in ("src", "srcset", "data", "poster") or (tag == "link" and name == "href"):
-                self.fetched.append(value or "")
+                self.loaded.append(value or "")
             elif tag == "a" and name == "href":
                 self.linked.append(value or "")
 
 
-def test_the_site_builds_without_a_warning_and_fetches_nothing_from_other_hosts(tmp_path):
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", "docs/mkdocs/mkdocs.yml", "-d", str(tmp_path)]
-    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=dict(os.environ))
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The folder of the site, which builds without a warning and without a network."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", "docs/mkdocs/mkdocs.yml", "-d", str(folder)]
+    nobody = "http://127.0.0.1:9"  # a proxy that does not answer
+    environment = {**os.environ, "HTTP_PROXY": nobody, "HTTPS_PROXY": nobody, "ALL_PROXY": nobody}
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
     assert built.returncode == 0, built.stderr
-    assert "WARNING" not in built.stderr
-    pages = {page: References(page.read_text()) for page in tmp_path.glob("*.html")}
-    assert len(pages) == len(PAGES) + 1  # and the page for what is not there
+    return folder
+
+
+def test_site_has_every_page_and_its_references_are_files_of_the_site(site):
+    pages = {page: References(page.read_text()) for page in site.rglob("*.html") if page.name != "404.html"}
+    assert len(pages) == len(PAGES) + 1  # and the notebook
     for page, found in pages.items():
-        if page.stem == "404":
-            continue
-        for reference in (*found.fetched, *(link for link in found.linked if not link.startswith("http"))):
+        for reference in (*found.loaded, *(link for link in found.linked if not link.startswith("http"))):
             path = reference.split("#")[0].split("?")[0]
-            assert not path or (page.parent / path).is_file(), f"{page.name}: {reference}"
-    for sheet in tmp_path.rglob("*.css"):
-        fetched = re.findall(r"(?:url\(|@import)\s*[\"']?\s*((?:https?:)?//[^\"')]+)", sheet.read_text())
-        assert fetched == [], sheet
+            assert not path or path.startswith("data:") or (page.parent / path).is_file(), f"{page.name}: {reference}"
+
+
+def test_site_style_sheets_load_nothing_from_other_hosts(site):
+    for sheet in site.rglob("*.css"):
+        loaded = re.findall(r"(?:url\(|@import)\s*[\"']?\s*((?:https?:)?//[^\"')]+)", sheet.read_text())
+        assert loaded == [], sheet
+
+
+def test_site_api_reference_documents_arguments_and_links_functions(site):
+    text = (site / "api" / "metrics.html").read_text()
+    assert 'id="condgen.metrics.Novelty"' in text
+    assert 'href="#condgen.metrics.frechet.frechet_distance"' in text
+    assert ":func:" not in text
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        options = ["--no-sandbox", "--disable-dev-shm-usage"]  # a container allows no sandbox and has a small /dev/shm
+        yield playwright.chromium.launch(executable_path=shutil.which("chromium"), args=options)
+
+
+@pytest.fixture
+def page(chromium, site) -> Iterator[Page]:
+    """The site's first page, opened from the disk in a dark system. It loads nothing else and logs no error."""
+    page = chromium.new_page(color_scheme="dark")
+    elsewhere, errors = [], []
+    page.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else elsewhere.append(r.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((site / "index.html").as_uri())
+    yield page
+    page.close()
+    assert elsewhere == []
+    assert errors == []
+
+
+def test_site_search_works_without_a_server(page):
+    page.locator("input[name=query]").fill("slerp")
+    result = page.locator(".md-search-result__link").first
+    result.wait_for(timeout=60_000)
+    assert "api/noise.html" in result.get_attribute("href")
+
+
+def test_site_follows_the_dark_mode_of_the_system(page):
+    page.locator("body[data-md-color-scheme=slate]").wait_for(timeout=60_000)

@@ -1,6 +1,4 @@
-"""What condgen is installed from: a wheel with the recipes, a source distribution with the tests."""
-
-from __future__ import annotations
+"""The wheel contains the configs, the source distribution the tests, and commands find the installed configs."""
 
 import inspect
 import subprocess
@@ -16,11 +14,11 @@ import condgen.generators
 from condgen.cli.main import main
 
 ROOT = Path(__file__).parents[2]
-RECIPES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((ROOT / "configs").glob("*.yaml"))}
+CONFIGS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((ROOT / "configs").glob("*.yaml"))}
 
 
 def build(command: str, folder: Path) -> Path:
-    """Builds a distribution of the project's tracked files, as ``python -m build`` does."""
+    """Builds a distribution from the files that git tracks, and returns its path."""
     source = folder / "source"
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, text=True, capture_output=True, check=True).stdout.split("\n")
     for name in filter(None, files):
@@ -35,16 +33,16 @@ def build(command: str, folder: Path) -> Path:
     return next(path for path in folder.iterdir() if path.is_file())
 
 
-def test_wheel_has_the_recipes_the_types_and_the_evaluators(tmp_path):
+def test_wheel_contains_configs_type_marker_and_evaluators(tmp_path):
     with zipfile.ZipFile(build("build_wheel", tmp_path)) as wheel:
         found = set(wheel.namelist())
         assert wheel.read("condgen/configs/gan.yaml") == (ROOT / "configs" / "gan.yaml").read_bytes()
-    assert {f"condgen/configs/{name}.yaml" for name in RECIPES} <= found
+    assert {f"condgen/configs/{name}.yaml" for name in CONFIGS} <= found
     assert {"condgen/py.typed", "condgen/demo/page.css", "condgen/evaluation/evaluators/MNIST.safetensors"} <= found
     assert {f"condgen/export/card/{name}.md" for name in ("template", "onnx", "pt2", "safetensors")} <= found
 
 
-def test_source_distribution_has_the_tests(tmp_path):
+def test_source_distribution_contains_tests_docs_and_repository_files(tmp_path):
     with tarfile.open(build("build_sdist", tmp_path)) as archive:
         found = {name.partition("/")[2] for name in archive.getnames()}
     for name in (
@@ -52,14 +50,19 @@ def test_source_distribution_has_the_tests(tmp_path):
         "tests/cli/wrong_command_lines.yaml",
         "tests/benchmarks/__main__.py",
         "configs/gan.yaml",
+        "docs/family.md",
+        "docs/mkdocs/theme/assets/iframe-worker.js",
+        ".github/workflows/ci.yml",
+        ".pre-commit-config.yaml",
+        "CITATION.cff",
+        "CONTRIBUTING.md",
     ):
         assert name in found
-    assert "docs/family.md" in found
 
 
-@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"fast"}))
-def test_defaults_of_a_family_are_those_of_its_recipe(name):
-    model = RECIPES[name]["model"]
+@pytest.mark.parametrize("name", sorted(set(CONFIGS) - {"fast"}))
+def test_constructor_defaults_are_those_of_the_config(name):
+    model = CONFIGS[name]["model"]
     parameters = inspect.signature(getattr(condgen.generators, model["class_path"])).parameters
     for setting, value in model["init_args"].items():
         default = parameters[setting].default
@@ -72,30 +75,30 @@ def printed_config(arguments: list[str], capsys) -> dict:
 
 
 @pytest.mark.parametrize("name", ["gan", "gan.yaml", "configs/gan.yaml"])
-def test_config_that_does_not_exist_is_the_recipe_of_that_name(name, tmp_path, monkeypatch, capsys):
+def test_config_flag_finds_the_installed_config(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     config = printed_config(["--config", name], capsys)
-    assert config["trainer"]["max_steps"] == RECIPES["gan"]["trainer"]["max_steps"]
+    assert config["trainer"]["max_steps"] == CONFIGS["gan"]["trainer"]["max_steps"]
 
 
-def test_config_that_exists_is_preferred_to_a_recipe(tmp_path, monkeypatch, capsys):
+def test_config_flag_prefers_an_existing_file(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "gan").write_text("trainer: {max_steps: 7}\n")
     assert printed_config(["--config", "gan"], capsys)["trainer"]["max_steps"] == 7
 
 
-@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"fast"}))
-def test_fit_of_a_family_without_a_config_uses_its_recipe(name, capsys):
-    family = RECIPES[name]["model"]["class_path"]
+@pytest.mark.parametrize("name", sorted(set(CONFIGS) - {"fast"}))
+def test_fit_without_config_uses_the_config_of_the_model(name, capsys):
+    family = CONFIGS[name]["model"]["class_path"]
     assert printed_config(["--model", family], capsys) == printed_config(["--config", name], capsys)
 
 
-def test_fit_says_which_recipe_it_uses(fit_args, tmp_path, capsys):
+def test_fit_without_config_prints_the_config_it_uses(fit_args, tmp_path, capsys):
     assert main([*fit_args, "--trainer.max_epochs", "1", "--trainer.default_root_dir", str(tmp_path)]) == 0
     assert str(Path("configs", "base.yaml")) in capsys.readouterr().out
 
 
-def test_model_on_the_command_line_takes_no_setting_of_another_family(capsys):
+def test_model_flag_keeps_no_hyperparameters_of_the_configs_model(capsys):
     config = printed_config(["--config", "base", "--model", "GAN"], capsys)
-    assert config["model"]["init_args"]["lr"] == RECIPES["gan"]["model"]["init_args"]["lr"]
-    assert config["trainer"]["max_epochs"] == RECIPES["base"]["trainer"]["max_epochs"]
+    assert config["model"]["init_args"]["lr"] == CONFIGS["gan"]["model"]["init_args"]["lr"]
+    assert config["trainer"]["max_epochs"] == CONFIGS["base"]["trainer"]["max_epochs"]

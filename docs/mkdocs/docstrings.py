@@ -1,0 +1,29 @@
+"""An extension of Griffe, which reads docstrings for mkdocstrings: turns reStructuredText markup into Markdown.
+
+A role such as ``:func:`slerp``` becomes a link, and a formula after ``.. math::`` becomes a code block.
+"""
+
+import contextlib
+import re
+from typing import Any
+
+from griffe import Extension, NameResolutionError, Object
+
+ROLE = re.compile(r":(?:attr|class|func|meth|mod):`~?([\w.]+)`")
+MATH = re.compile(r"^( *)\.\. math:: (.+)$", flags=re.M)
+
+
+class Markdown(Extension):
+    def on_object(self, *, obj: Object, **_: Any) -> None:
+        if obj.docstring is not None:
+            text = ROLE.sub(lambda role: reference(role[1], obj), obj.docstring.value)
+            obj.docstring.value = MATH.sub(r"\1    \2", text)
+
+
+def reference(name: str, obj: Object) -> str:
+    """A name as code, with a link if the site documents it."""
+    target = name
+    if not name.startswith("condgen."):
+        with contextlib.suppress(NameResolutionError):
+            target = obj.resolve(name)
+    return f'<autoref optional identifier="{target}"><code>{name}</code></autoref>'
