@@ -57,6 +57,13 @@ def test_page_links_lead_to_files(page):
     assert [path for path in links(page) if not (page.parent / path).exists()] == []
 
 
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.stem)
+def test_page_names_tests_that_exist(page):
+    files = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    for name, ending in re.findall(r"\b(test_\w+)(\.py)?\b", page.read_text(encoding="utf-8")):
+        assert f"{name}.py" in files if ending else any(f"def {name}(" in text for text in files.values()), name
+
+
 class References(HTMLParser):
     """The files that a browser loads with an HTML page, and those that the page links to."""
 
