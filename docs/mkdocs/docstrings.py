@@ -1,6 +1,7 @@
 """An extension of Griffe, which reads docstrings for mkdocstrings: turns reStructuredText markup into Markdown.
 
-A role such as ``:func:`slerp``` becomes a link, and a formula after ``.. math::`` becomes a code block.
+A role such as ``:func:`slerp``` and an arXiv number become links. A formula after ``.. math::`` becomes a code block.
+Griffe knows a section with doctests only as ``Examples:``.
 """
 
 import contextlib
@@ -10,6 +11,8 @@ from typing import Any
 from griffe import Extension, NameResolutionError, Object
 
 ROLE = re.compile(r":(?:attr|class|func|meth|mod):`~?([\w.]+)`")
+ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
+EXAMPLE = re.compile(r"^( *)Example:$", flags=re.M)
 MATH = re.compile(r"^( *)\.\. math:: (.+)$", flags=re.M)
 
 
@@ -17,6 +20,8 @@ class Markdown(Extension):
     def on_object(self, *, obj: Object, **_: Any) -> None:
         if obj.docstring is not None:
             text = ROLE.sub(lambda role: reference(role[1], obj), obj.docstring.value)
+            text = ARXIV.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
+            text = EXAMPLE.sub(r"\1Examples:", text)
             obj.docstring.value = MATH.sub(r"\1    \2", text)
 
 

@@ -110,10 +110,12 @@ def test_site_style_sheets_load_nothing_from_other_hosts(site):
         assert loaded == [], sheet
 
 
-def test_site_api_reference_documents_arguments_and_links_functions(site):
+def test_site_api_reference_has_functions_links_and_examples(site):
     text = (site / "api" / "metrics.html").read_text()
     assert 'id="condgen.metrics.Novelty"' in text
     assert 'href="#condgen.metrics.frechet.frechet_distance"' in text
+    assert 'href="https://arxiv.org/abs/1706.08500"' in text
+    assert '<span class="gp">&gt;&gt;&gt; </span>' in text  # a doctest as a highlighted code block
     assert ":func:" not in text
 
 
