@@ -18,9 +18,8 @@ from condgen.data.datamodule import ImageDataModule
 from condgen.errors import UsageError
 from condgen.files.config import read_config
 
-OWN_DATA = "condgen.data.datasets."  # the module of condgen's own data sets
-MNIST = f"{OWN_DATA}MNIST"
-IMAGE_SETTINGS = ("root", "source", "split")  # the settings of condgen's data sets that determine their images
+OWN_DATA = "condgen.data."  # the package of condgen's own data sets
+MNIST = f"{OWN_DATA}datasets.MNIST"
 
 
 def call(command: str, words: list[str]) -> None:
@@ -72,13 +71,14 @@ def _data_beside(paths: list[str]) -> Any:
         return MNIST
     try:
         saved = read_config(f"{run}/config.yaml").get("data")
-        families: dict[str, type] = imported_families(ImageDataModule)
-        own = {name: f"{found.__module__}.{name}" for name, found in families.items()}
+        families = imported_families(ImageDataModule)
+        own = {n: f"{f.__module__}.{n}" for n, f in families.items() if f.__module__.startswith(OWN_DATA)}
+        settings = {"source"}.union(*(families[name].image_settings for name in own))
         named = saved if isinstance(saved, dict) else {}
         package, _, name = str(named.get("class_path")).rpartition(".")
-        if package.split(".")[:2] != ["condgen", "data"] or not own.get(name, "").startswith(OWN_DATA):
+        if package.split(".")[:2] != ["condgen", "data"] or name not in own:
             raise UsageError(f"data is {reprlib.repr(saved)}, which is not one of condgen's data sets.")
-        chosen = {key: value for key, value in (named.get("init_args") or {}).items() if key in IMAGE_SETTINGS}
+        chosen = {key: value for key, value in (named.get("init_args") or {}).items() if key in settings}
         data = {"class_path": own[name], "init_args": chosen}
         parser = ArgumentParser(exit_on_error=False)
         parser.add_subclass_arguments(ImageDataModule, "data")

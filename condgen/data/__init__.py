@@ -3,5 +3,6 @@
 from condgen.data.datamodule import ImageDataModule
 from condgen.data.datasets import EMNIST, KMNIST, MNIST, QMNIST, FashionMNIST
 from condgen.data.idx_datamodule import SampleDataWarning
+from condgen.data.image_folder import ImageFolder
 
-__all__ = ["EMNIST", "KMNIST", "MNIST", "QMNIST", "FashionMNIST", "ImageDataModule", "SampleDataWarning"]
+__all__ = ["EMNIST", "KMNIST", "MNIST", "QMNIST", "FashionMNIST", "ImageDataModule", "ImageFolder", "SampleDataWarning"]

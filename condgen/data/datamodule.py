@@ -44,6 +44,8 @@ class ImageDataModule(LightningDataModule):
     origin: ClassVar[str] = ""
     """Authors and licence of the images."""
     sample_available: ClassVar[bool] = False
+    image_settings: ClassVar[Sequence[str]] = ("root",)
+    """The settings that determine the images, beside ``source``."""
 
     def __init__(
         self,
@@ -93,6 +95,11 @@ class ImageDataModule(LightningDataModule):
     def full_name(self) -> str:
         """``dataset``, with the split if there are several."""
         return self.dataset
+
+    @property
+    def own_folder(self) -> Path:
+        """The folder for files that condgen makes for this data set, such as its evaluator."""
+        return self.root / self.dataset
 
     @property
     def num_classes(self) -> int:

@@ -86,6 +86,7 @@ class EMNIST(IDXDataModule):
         **settings: those of every data set.
     """
 
+    image_settings = ("root", "split")
     origin = "G. Cohen, S. Afshar, J. Tapson and A. van Schaik; derived from NIST Special Database 19"
 
     def __init__(

@@ -89,7 +89,7 @@ class RandomConvolutions(nn.Module):
 
 def evaluators_folder(data: ImageDataModule) -> Path:
     """The folder for the evaluators of a data set that are trained here."""
-    return data.root / data.dataset / "evaluators"
+    return data.own_folder / "evaluators"
 
 
 def find_evaluator(data: ImageDataModule) -> Evaluator:
@@ -145,11 +145,11 @@ def sha256_of(weights: dict[str, Tensor]) -> str:
 
 def evaluator_command(data: ImageDataModule) -> str:
     """The command line that trains a data set's evaluator."""
-    kind, split = type(data), data.hparams.get("split")
+    kind = type(data)
     is_own = kind.__module__.startswith("condgen.data.")
     name = data.dataset if is_own else f"{kind.__module__}.{kind.__qualname__}"
-    options = {"data": name, "data.split": split, "data.root": data.root}
-    return "condgen evaluator" + "".join(f" --{k} {shlex.quote(str(v))}" for k, v in options.items() if v is not None)
+    options = {"data": name, **{f"data.{setting}": data.hparams[setting] for setting in data.image_settings}}
+    return "condgen evaluator" + "".join(f" --{option} {shlex.quote(str(v))}" for option, v in options.items())
 
 
 def train_evaluator(

@@ -9,7 +9,6 @@ import io
 import itertools
 import math
 import os
-import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 from tqdm import tqdm
@@ -26,14 +25,13 @@ from condgen.data.datamodule import ImageDataModule
 from condgen.data.loader import Images
 from condgen.errors import UsageError, printable
 from condgen.files.images import to_bytes
+from condgen.files.pictures import check_levels, grey_8_bit, open_picture, upright
 from condgen.files.reading import open_regular, read_limited
 
 MAX_PER_LABEL = 10_000  # samples in files; the first 1,000 of each label are scored
 MAX_ARRAY_BYTES = 2**30  # of the images in an npz file
 MAX_HEADER_BYTES = 10_000  # of an array in an npz file: numpy's own limit
 MAX_MANIFEST_BYTES = 2**26  # a row has about 50
-MAX_PICTURE_BYTES = 2**26  # of a picture's file: 4096 x 4096 pixels without compression
-PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not EPS, because it starts Ghostscript
 SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx")  # of Windows and macOS
 
 
@@ -150,41 +148,25 @@ def _read_pictures(files: Sequence[tuple[Path, int]], data: ImageDataModule) -> 
 def _read_picture(path: Path, data: ImageDataModule) -> Tensor:
     """The pixels of a picture: (C, H, W) uint8."""
     channels, height, width = data.image_shape
-    with _damaged(path, "picture"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        image: Image.Image = Image.open(io.BytesIO(read_limited(path, MAX_PICTURE_BYTES)), formats=PICTURE_FORMATS)
+    with _damaged(path, "picture"):
+        image = open_picture(path)
         if image.size in ((width, height), (height, width)):  # checked before it is decoded; EXIF may turn it
-            _check_kind(image, path)
-            image.load()
-            image = ImageOps.exif_transpose(image)
+            if getattr(image, "is_animated", False):
+                raise UsageError(f"{path} holds several pictures: save each as a file of its own.")
+            check_levels(image, path)
+            image = upright(image)
         if image.size != (width, height):
             found = f"{image.width} x {image.height}"
             raise UsageError(f"{path} has {found} pixels, but images of {data.full_name} have {width} x {height}.")
         return pil_to_tensor(_opaque_8_bit(image, path).convert("L" if channels == 1 else "RGB"))
 
 
-def _check_kind(image: Image.Image, path: Path) -> None:
-    """Refuses a picture with several frames, and levels whose range is unknown."""
-    if getattr(image, "is_animated", False):
-        raise UsageError(f"{path} holds several pictures: save each as a file of its own.")
-    is_known = image.mode != "F"
-    if tags := getattr(
-        image, "tag_v2", None
-    ):  # TIFF: 258 BitsPerSample, 262 PhotometricInterpretation, 339 SampleFormat
-        is_unsigned = set(tags.get(339, (1,))) == {1}
-        is_known = is_unsigned and (not image.mode.startswith("I") or (tags.get(258), tags.get(262)) == ((16,), 1))
-    if not is_known:
-        raise UsageError(f"{path} is a {image.format} picture of mode {image.mode}: save it with 8 bits a channel.")
-
-
 def _opaque_8_bit(image: Image.Image, path: Path) -> Image.Image:
     """A picture with 8 bits a channel and without its alpha channel, which must be opaque everywhere."""
     transparent = image.info.get("transparency")
-    if image.mode.startswith("I"):  # 16 bits: I;16, I;16B, or I in PGM files and older releases of Pillow
-        levels = np.asarray(image).astype(np.int64)
-        is_opaque = transparent is None or not (levels == transparent).any()
-        image = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+    if image.mode.startswith("I"):
+        is_opaque = transparent is None or not (np.asarray(image) == transparent).any()
+        image = grey_8_bit(image)
     else:
         has_wide_levels = isinstance(transparent, tuple) and max(transparent) > 255  # Pillow keeps 8 of 16 bits
         image = image if has_wide_levels else image.convert("RGBA")

@@ -45,8 +45,10 @@ def write_png(image: Tensor, path: Path) -> None:
 
 
 def write_gif(frames: Sequence[Tensor], path: Path, milliseconds: int, pause: int) -> None:
-    """Writes frames (3, H, W) uint8 as an endless grey GIF, ``milliseconds`` each; the last one stays ``pause``."""
-    first, *others = (to_pil_image(frame).convert("L") for frame in frames)
+    """Writes frames (3, H, W) uint8 as an endless GIF, ``milliseconds`` each; the last one stays ``pause``."""
+    is_grey = all(bool((frame == frame[:1]).all()) for frame in frames)
+    mode = "L" if is_grey else "RGB"
+    first, *others = (to_pil_image(frame).convert(mode) for frame in frames)
     durations = [milliseconds] * len(others) + [pause]
     with atomic_write(path) as file:
         first.save(file, "GIF", save_all=True, append_images=others, duration=durations, loop=0, disposal=2)

@@ -63,7 +63,7 @@ class Diffusion(EMAGenerator):
     Args:
         num_classes: follows the data set.
         image_shape: (C, H, W), follows the data set.
-        channels: of the U-Net at half and at a quarter of the image's resolution, multiples of 8.
+        unet_channels: of the U-Net at half and at a quarter of the image's resolution, multiples of 8.
         objective: ``flow`` predicts the velocity of rectified flow, ``noise`` the noise of DDPM, sampled by DDIM.
         sampling_steps: steps from noise to image.
         solver: of ``flow``: ``multistep`` (second order, one evaluation a step), ``heun`` (second order, two
@@ -89,7 +89,7 @@ class Diffusion(EMAGenerator):
         self,
         num_classes: PositiveInt = 10,
         image_shape: Sequence[PositiveInt] = (1, 28, 28),
-        channels: Sequence[Size] = (64, 112),
+        unet_channels: Sequence[Size] = (64, 112),
         objective: Literal["flow", "noise"] = "flow",
         sampling_steps: Count = 6,
         solver: Literal["multistep", "heun", "euler"] = "multistep",
@@ -107,14 +107,14 @@ class Diffusion(EMAGenerator):
     ) -> None:
         super().__init__(num_classes, image_shape)
         self.save_hyperparameters()
-        if len(channels) != 2 or any(number % 8 for number in channels):
-            raise UsageError(f"model.channels is {list(channels)}: give two multiples of 8.")
+        if len(unet_channels) != 2 or any(number % 8 for number in unet_channels):
+            raise UsageError(f"model.unet_channels is {list(unet_channels)}: give two multiples of 8.")
         if not sampling_steps:
             raise UsageError("model.sampling_steps is 0: give 1 or more.")
         if len(guidance_interval) != 2 or guidance_interval[0] > guidance_interval[1]:
             raise UsageError(f"model.guidance_interval is {list(guidance_interval)}: give two rising numbers.")
         self.path: Path = RectifiedFlow() if objective == "flow" else VariancePreserving()
-        self.set_network(UNet(self.image_shape, num_classes, channels), ema_decay)
+        self.set_network(UNet(self.image_shape, num_classes, unet_channels), ema_decay)
         if posterior_images:
             self.posterior = EmpiricalPosterior(posterior_images, self.image_shape, num_classes)
 

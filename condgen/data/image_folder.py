@@ -1,0 +1,291 @@
+"""A data set of the user's own pictures: a folder for each label."""
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
+from tqdm import tqdm
+
+from condgen.data.datamodule import ImageDataModule
+from condgen.data.loader import Images
+from condgen.errors import UsageError, check_number
+from condgen.files.atomic import atomic_write
+from condgen.files.pictures import PICTURE_SUFFIXES, check_levels, grey_8_bit, is_grey, open_picture, upright
+from condgen.files.reading import read_limited
+
+CACHE = ".condgen"  # the folder under the root for decoded pictures
+CACHE_VERSION = 1  # of the way in which pictures are decoded
+CHUNK = 256  # pictures that are decoded before they are written
+HELD_OUT = 10  # one picture in ten is a test picture, if there is no test folder
+MAX_LISTED_BYTES = 2**26  # of the list of unreadable pictures
+
+
+class Picture(NamedTuple):
+    """A picture file: its path under the root, its class, and whether it is a test picture."""
+
+    path: str
+    name: str
+    is_test: bool
+
+
+class ImageFolder(ImageDataModule):
+    """Your own pictures: ``root/cat/*.png``, ``root/dog/*.jpg``, or ``root/train/cat/…`` and ``root/test/cat/…``.
+
+    The names of the folders are the classes, in alphabetical order; pictures may be in nested folders. Without a test
+    folder, a tenth of each class is held out as test images: a hash of the file's name decides, so that adding a
+    picture moves no other one. Files without a picture's suffix, hidden files and hidden folders are ignored.
+
+    Pictures are turned upright (EXIF), scaled so that the shorter side fits, and cropped to the centre square. Of an
+    animation, the first frame is used. The decoded images are kept in ``root/.condgen`` and memory-mapped.
+
+    Args:
+        root: the folder.
+        image_size: height and width of the images, 16 to 64 in steps of 4.
+        channels: 1 for grey, 3 for colour; 1 if not given and all pictures are stored as grey, else 3.
+        background: the colour behind transparent pixels.
+        skip_unreadable: leave out pictures that cannot be read, instead of refusing the folder.
+        classes: names of the labels 0, 1, …, as the folder or a checkpoint gives them; usually left out.
+        **settings: those of every data set.
+    """
+
+    image_settings = ("root", "image_size", "channels", "background")
+
+    def __init__(
+        self,
+        root: str = "data",
+        image_size: int = 32,
+        channels: Literal[1, 3] | None = None,
+        background: Literal["white", "black"] = "white",
+        skip_unreadable: bool = False,
+        classes: list[str] | None = None,
+        **settings: Any,
+    ) -> None:
+        check_number("data.image_size", image_size, at_least=16, at_most=64)
+        if image_size % 4:
+            raise UsageError(f"data.image_size is {image_size}: give a multiple of 4.")
+        pictures = list_pictures(Path(root)) if classes is None or channels is None else []
+        self.classes = tuple(classes if classes is not None else sorted({picture.name for picture in pictures}))
+        if len(self.classes) < 2:
+            raise UsageError(
+                f"{root} has {len(self.classes)} class: give a folder with two folders of pictures or more."
+            )
+        channels = channels or (1 if all(_is_grey(Path(root) / picture.path) for picture in pictures) else 3)
+        self.image_shape = (channels, image_size, image_size)
+        self.background, self.skip_unreadable = background, skip_unreadable
+        super().__init__(root=root, **settings)
+        self.hparams.update(classes=list(self.classes), channels=channels)  # a checkpoint needs no pictures then
+
+    @property
+    def full_name(self) -> str:
+        channels, height, width = self.image_shape
+        return f"{self.root.resolve().name}-{height}x{width}x{channels}"
+
+    @property
+    def own_folder(self) -> Path:
+        return self.root / CACHE
+
+    def download(self) -> None:
+        """Decodes the pictures, in the first process of each machine only."""
+        self._read_or_decode(list_pictures(self.root))
+
+    def read(self) -> tuple[Images, Images]:
+        self.hparams["source"] = "full"
+        pictures = list_pictures(self.root)
+        images, skipped = self._read_or_decode(pictures)
+        pictures = [picture for picture in pictures if picture.path not in skipped]
+        label_of = {name: label for label, name in enumerate(self.classes)}
+        labels = torch.tensor([label_of[picture.name] for picture in pictures])
+        number = sum(not picture.is_test for picture in pictures)  # training pictures are listed first
+        rank_zero_info(
+            f"Data: {number:,} pictures to train and {len(pictures) - number:,} to test from {self.root}"
+            + (f", without {len(skipped):,} that cannot be read" if skipped else "")
+        )
+        return Images(images[:number], labels[:number]), Images(images[number:], labels[number:])
+
+    def _read_or_decode(self, pictures: Sequence[Picture]) -> tuple[Tensor, set[str]]:
+        """The decoded pictures (N, C, H, W) uint8, from the cache if it has them, and the paths of unreadable ones."""
+        found = sorted({picture.name for picture in pictures})
+        if found != sorted(self.classes):
+            raise UsageError(
+                f"{self.root} has the classes {', '.join(found):.200}, but the checkpoint or data.classes has "
+                f"{', '.join(self.classes):.200}: give the folder of these classes as --data.root."
+            )
+        path = self._cache_path(pictures)
+        if not path.is_file():
+            try:
+                self._write_cache(pictures, path)
+            except UsageError as error:
+                if not isinstance(error.__cause__, OSError):
+                    raise
+                rank_zero_warn(f"The decoded pictures are not kept: {error}")
+                skipped = list[tuple[str, str]]()
+                rows = list(self._decode(pictures, skipped))
+                return torch.stack(rows), {name for name, _ in skipped}
+        skipped = json.loads(read_limited(path.with_suffix(".json"), MAX_LISTED_BYTES))
+        shape = (len(pictures) - len(skipped), *self.image_shape)
+        size = torch.Size(shape).numel()
+        if path.stat().st_size != size:
+            raise UsageError(f"{path} is damaged: remove the folder {path.parent}, which is made again.")
+        self._check_readable(skipped)
+        # a private mapping: several processes share the memory of its pages
+        images = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).view(shape)
+        return images, {name for name, _ in skipped}
+
+    def _check_readable(self, skipped: Sequence[tuple[str, str]]) -> None:
+        if skipped and not self.skip_unreadable:
+            path, reason = skipped[0]
+            raise UsageError(
+                f"{self.root / path} cannot be read ({reason}): replace it, or leave out all such files with "
+                "--data.skip_unreadable true."
+            )
+
+    def _cache_path(self, pictures: Sequence[Picture]) -> Path:
+        """The file with these pictures, decoded: another one if a file or a setting changes."""
+        files = [(*picture, *_size_and_time(self.root / picture.path)) for picture in pictures]
+        settings = [CACHE_VERSION, self.image_shape, self.background]
+        fingerprint = hashlib.sha256(json.dumps([settings, files]).encode()).hexdigest()[:16]
+        channels, height, width = self.image_shape
+        return self.own_folder / f"{height}x{width}x{channels}-{self.background}-{fingerprint}.images"
+
+    def _write_cache(self, pictures: Sequence[Picture], path: Path) -> None:
+        skipped: list[tuple[str, str]] = []
+        with atomic_write(path) as file:
+            for image in self._decode(pictures, skipped):
+                file.write(image.numpy().tobytes())
+            with atomic_write(path.with_suffix(".json")) as listed:  # before the images, which it describes
+                listed.write(json.dumps(skipped).encode())
+        former = path.name.rpartition("-")[0]
+        for old in path.parent.glob(f"{former}-*"):
+            if old.stem != path.stem:
+                old.unlink(missing_ok=True)
+
+    def _decode(self, pictures: Sequence[Picture], skipped: list[tuple[str, str]]) -> Iterator[Tensor]:
+        """The pictures (C, H, W) uint8 in their order. Appends (path, reason) to ``skipped`` if one cannot be read."""
+        decode = functools.partial(read_picture, image_shape=self.image_shape, background=self.background)
+        bar = tqdm(total=len(pictures), desc="Reading pictures", leave=False, mininterval=1, delay=1)
+        with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start in range(0, len(pictures), CHUNK):
+                chunk = pictures[start : start + CHUNK]
+                for picture, found in zip(chunk, pool.map(decode, [self.root / p.path for p in chunk]), strict=True):
+                    bar.update()
+                    if isinstance(found, str):
+                        skipped.append((picture.path, found))
+                        self._check_readable(skipped)
+                    else:
+                        yield found
+
+
+def list_pictures(root: Path) -> list[Picture]:
+    """The pictures under a folder: those to train first, each by class and path.
+
+    Raises:
+        UsageError: there is no such folder, a class has no pictures, a name is ambiguous, or a link leads elsewhere.
+    """
+    if not root.is_dir():
+        raise UsageError(f"{root} is not a folder: give one with a folder of pictures for each class as --data.root.")
+    folders = {path.name: path for path in _visible(root) if path.is_dir()}
+    test = next((name for name in ("test", "val") if name in folders), None)
+    if "train" in folders and len(folders) == 1 + (test is not None):
+        train_classes = {path.name: path for path in _visible(folders["train"]) if path.is_dir()}
+        test_classes = {path.name: path for path in _visible(folders[test]) if path.is_dir()} if test else {}
+        if unknown := sorted(test_classes.keys() - train_classes.keys()):
+            raise UsageError(
+                f"{folders[test or '']} has the class {unknown[0]}, which {folders['train']} does not have."
+            )
+    else:
+        train_classes, test_classes = folders, {}
+    lower: dict[str, str] = {}
+    for name in train_classes:
+        if (other := lower.setdefault(name.casefold(), name)) != name:
+            raise UsageError(f"{root} has the classes {other} and {name}, which differ only in case: rename one.")
+    training, testing = [], []
+    for name, folder in train_classes.items():
+        paths = _pictures_in(folder, root)
+        if not paths:
+            raise UsageError(f"{folder} has no pictures: add some, or remove the folder.")
+        held_out = set() if test_classes else {p for p in paths if _hash(Path(p).name) % HELD_OUT == 0}
+        held_out = set() if len(held_out) == len(paths) else held_out  # a class needs a training image
+        training += [Picture(path, name, False) for path in paths if path not in held_out]
+        testing += [Picture(path, name, True) for path in paths if path in held_out]
+    for name, folder in test_classes.items():
+        testing += [Picture(path, name, True) for path in _pictures_in(folder, root)]
+    return training + testing
+
+
+def _visible(folder: Path) -> list[Path]:
+    """The entries of a folder by name, without hidden ones. Raises UsageError for a link to a folder."""
+    try:
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be read ({error.strerror}): allow reading it.") from error
+    for path in entries:
+        if path.is_symlink() and path.is_dir():
+            raise UsageError(f"{path} is a link to a folder: put the folder itself in its place.")
+    return entries
+
+
+def _pictures_in(folder: Path, root: Path) -> list[str]:
+    """The paths of the pictures in a folder and the folders in it, relative to the root."""
+    found = []
+    for path in _visible(folder):
+        if path.is_dir():
+            found += _pictures_in(path, root)
+        elif path.suffix.lower() in PICTURE_SUFFIXES:
+            if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+                raise UsageError(f"{path} is a link out of {root}: copy the picture into the folder.")
+            found.append(path.relative_to(root).as_posix())
+    return found
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode(errors="surrogateescape")).digest()[:8], "big")
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0  # a dangling link, which cannot be read
+    return status.st_size, status.st_mtime_ns
+
+
+def _is_grey(path: Path) -> bool:
+    try:
+        return is_grey(open_picture(path))
+    except Exception:  # unreadable: it is named when it is decoded
+        return True
+
+
+def read_picture(path: Path, image_shape: tuple[int, int, int], background: str) -> Tensor | str:
+    """A picture as (C, H, W) uint8: upright, opaque, scaled and cropped; or the reason if it cannot be read."""
+    channels, height, width = image_shape
+    mode = "L" if channels == 1 else "RGB"
+    try:
+        image = open_picture(path)
+        check_levels(image, path)
+        if image.format == "JPEG":
+            image.draft(None, (2 * width, 2 * height))  # decodes at a smaller scale if that is enough
+        image = upright(image)
+        if image.mode.startswith("I"):
+            image = grey_8_bit(image)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
+        image = ImageOps.fit(
+            image.convert("RGB" if image.mode == "CMYK" else mode), (width, height), Image.Resampling.LANCZOS
+        )
+        return pil_to_tensor(image.convert(mode))
+    except UsageError as error:
+        return str(error)
+    except Exception as error:  # a damaged picture can raise almost anything
+        return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,64 @@
+"""Picture files from untrusted sources: opened with limits, and converted to 8 bits a channel."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from condgen.errors import UsageError
+from condgen.files.reading import read_limited
+
+MAX_PICTURE_BYTES = 2**26  # of a picture's file: 4096 x 4096 pixels without compression
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not EPS, because it starts Ghostscript
+PICTURE_SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
+)  # fmt: skip
+
+
+def open_picture(path: Path) -> Image.Image:
+    """Opens a picture without decoding its pixels.
+
+    Raises:
+        OSError: the file cannot be read, is too large, or is not a picture.
+        Image.DecompressionBombWarning: it has more than 89 million pixels (``Image.DecompressionBombError`` for 179).
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(read_limited(path, MAX_PICTURE_BYTES)), formats=PICTURE_FORMATS)
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Whether the picture's format stores grey levels only."""
+    if image.mode == "P":
+        palette = np.array(image.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
+        return bool((palette == palette[:, :1]).all())
+    return image.mode in ("1", "L", "LA", "La", "I") or image.mode.startswith("I;16")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture, decoded and rotated as its EXIF orientation says."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about damaged metadata
+        image.load()
+        return ImageOps.exif_transpose(image)
+
+
+def check_levels(image: Image.Image, path: Path) -> None:
+    """Raises UsageError if the range of the picture's levels is unknown."""
+    is_known = image.mode != "F"
+    if tags := getattr(
+        image, "tag_v2", None
+    ):  # TIFF: 258 BitsPerSample, 262 PhotometricInterpretation, 339 SampleFormat
+        is_unsigned = set(tags.get(339, (1,))) == {1}
+        is_known = is_unsigned and (not image.mode.startswith("I") or (tags.get(258), tags.get(262)) == ((16,), 1))
+    if not is_known:
+        raise UsageError(f"{path} is a {image.format} picture of mode {image.mode}: save it with 8 bits a channel.")
+
+
+def grey_8_bit(image: Image.Image) -> Image.Image:
+    """A grey picture with 16 bits (mode I;16, I;16B, or I in PGM files and older releases of Pillow) with 8."""
+    levels = np.asarray(image).astype(np.int64)
+    return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
