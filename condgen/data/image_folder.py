@@ -121,16 +121,9 @@ class ImageFolder(ImageDataModule):
                 f"{', '.join(self.classes):.200}: give the folder of these classes as --data.root."
             )
         path = self._cache_path(pictures)
-        if not path.is_file():
-            try:
-                self._write_cache(pictures, path)
-            except UsageError as error:
-                if not isinstance(error.__cause__, OSError):
-                    raise
-                rank_zero_warn(f"The decoded pictures are not kept: {error}")
-                skipped = list[tuple[str, str]]()
-                rows = list(self._decode(pictures, skipped))
-                return torch.stack(rows), {name for name, _ in skipped}
+        if not path.is_file() and not self._write_cache(pictures, path):
+            skipped: list[tuple[str, str]] = []
+            return torch.stack(list(self._decode(pictures, skipped))), {name for name, _ in skipped}
         skipped = json.loads(read_limited(path.with_suffix(".json"), MAX_LISTED_BYTES))
         shape = (len(pictures) - len(skipped), *self.image_shape)
         size = torch.Size(shape).numel()
@@ -157,7 +150,11 @@ class ImageFolder(ImageDataModule):
         channels, height, width = self.image_shape
         return self.own_folder / f"{height}x{width}x{channels}-{self.background}-{fingerprint}.images"
 
-    def _write_cache(self, pictures: Sequence[Picture], path: Path) -> None:
+    def _write_cache(self, pictures: Sequence[Picture], path: Path) -> bool:
+        """Writes the decoded pictures, and returns whether the folder can be written."""
+        if not self.may_download or not os.access(self.root, os.W_OK):
+            rank_zero_warn(f"{self.own_folder} cannot be written: the pictures are decoded again in each run.")
+            return False
         skipped: list[tuple[str, str]] = []
         with atomic_write(path) as file:
             for image in self._decode(pictures, skipped):
@@ -168,6 +165,7 @@ class ImageFolder(ImageDataModule):
         for old in path.parent.glob(f"{former}-*"):
             if old.stem != path.stem:
                 old.unlink(missing_ok=True)
+        return True
 
     def _decode(self, pictures: Sequence[Picture], skipped: list[tuple[str, str]]) -> Iterator[Tensor]:
         """The pictures (C, H, W) uint8 in their order. Appends (path, reason) to ``skipped`` if one cannot be read."""
