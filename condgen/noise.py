@@ -19,7 +19,7 @@ from torch import Tensor
 from condgen.errors import UsageError
 
 # Streams of one seed, which never share numbers.
-SAMPLING, TRAINING, EVALUATION, SHUFFLING = range(4)
+SAMPLING, TRAINING, EVALUATION, SHUFFLING, AUGMENTATION = range(5)
 
 Distribution = Literal["uniform", "normal"]  # in [0, 1); with mean 0 and variance 1
 

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from condgen.data.augmentation import Augmentation
 from condgen.data.loader import ImageLoader, Images, ImageSampler
 from condgen.data.requests import SampleBlock, SampleRequest, request_loader
 from condgen.errors import UsageError, check_number
@@ -29,6 +30,8 @@ class ImageDataModule(LightningDataModule):
             is installed with condgen; ``auto`` uses the sample if the data set cannot be downloaded.
         batch_size: images in a step over all processes; at predict, samples in a block, at most 4,096.
         num_workers: processes that prepare batches; 0 is fastest for images of this size.
+        horizontal_flip: flip each training image with probability 1/2. Not for digits and letters.
+        max_shift: shift each training image by up to so many pixels in each direction.
         labels: predict: the labels to generate, e.g. ``[3,1,4]``, or a word of class names, e.g. ``2026``; every label
             once if not given.
         samples_per_label: predict: samples of each label.
@@ -53,6 +56,8 @@ class ImageDataModule(LightningDataModule):
         source: Literal["auto", "full", "sample"] = "auto",
         batch_size: int = 64,
         num_workers: int = 0,
+        horizontal_flip: bool = False,
+        max_shift: int = 0,
         labels: list[int] | str | None = None,
         samples_per_label: int = 10,
         sample_seed: int = 0,
@@ -68,6 +73,7 @@ class ImageDataModule(LightningDataModule):
         self.labels = list(range(self.num_classes)) if labels is None else labels
         self.samples_per_label, self.sample_seed, self.first_index = samples_per_label, sample_seed, first_index
         self.shared_noise = shared_noise
+        self.augmentation = Augmentation(horizontal_flip, max_shift)
         self._check_settings()
         self._images: tuple[Images, Images] | None = None
         self.may_download = True
@@ -75,6 +81,7 @@ class ImageDataModule(LightningDataModule):
     def _check_settings(self) -> None:
         check_number("data.batch_size", self.batch_size, at_least=1, at_most=2**20)
         check_number("data.num_workers", self.num_workers, at_least=0, at_most=512)
+        check_number("data.max_shift", self.augmentation.max_shift, at_least=0, at_most=min(self.image_shape[1:]) // 2)
         check_number("data.sample_seed", self.sample_seed, at_least=0, at_most=2**64 - 1)
         check_number("data.samples_per_label", self.samples_per_label, at_least=1, at_most=10**9)
         if not self.labels:
@@ -189,7 +196,8 @@ class ImageDataModule(LightningDataModule):
         self.check_divisible(processes)
         drop_last = shuffle_seed is not None
         sampler = ImageSampler(len(images), self.batch_size, processes, rank, shuffle_seed, drop_last)
-        return ImageLoader(images, sampler, self.num_workers)
+        augmentation = self.augmentation if drop_last and any(self.augmentation) else None
+        return ImageLoader(images, sampler, self.num_workers, augmentation)
 
     def train_dataloader(self) -> ImageLoader:
         if self.batch_size > len(self.train_images):

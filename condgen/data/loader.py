@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from condgen.data.augmentation import Augmentation
 from condgen.errors import UsageError
-from condgen.noise import permutation
+from condgen.noise import AUGMENTATION, permutation, uniform
 
 
 class Images(Dataset[tuple[Tensor, Tensor]]):
@@ -76,11 +77,19 @@ class ImageLoader(DataLoader[tuple[Tensor, Tensor]]):
     """A DataLoader that can resume in the middle of an epoch.
 
     Lightning saves its ``state_dict`` in checkpoints, and restores it before the first batch.
+
+    Args:
+        dataset: the images.
+        sampler: the rows of each batch.
+        num_workers: processes that prepare batches.
+        augmentation: changes the images of each batch.
     """
 
     sampler: ImageSampler
 
-    def __init__(self, dataset: Images, sampler: ImageSampler, num_workers: int) -> None:
+    def __init__(
+        self, dataset: Images, sampler: ImageSampler, num_workers: int, augmentation: Augmentation | None = None
+    ) -> None:
         super().__init__(
             dataset,
             batch_size=None,  # the sampler yields whole batches
@@ -91,15 +100,24 @@ class ImageLoader(DataLoader[tuple[Tensor, Tensor]]):
             # Python's default from 3.14, would stay for ever, because their parent is the server.
             multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
         )
+        self.augmentation = augmentation
         self.yielded = 0
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # type: ignore[override]
         # A generator: workers start with the first batch, when Lightning has set the sampler's epoch.
         self.yielded = self.sampler.start
-        for batch in super().__iter__():
+        for images, labels in super().__iter__():
+            if self.augmentation is not None:
+                images = self.augmentation(images, self._uniform(len(images)))
             self.yielded += 1
-            yield batch
+            yield images, labels
         self.sampler.start = 0
+
+    def _uniform(self, rows: int) -> Tensor:
+        """Numbers (rows, 3) in [0, 1), determined by seed, epoch, batch and row in the global batch."""
+        own = self.sampler
+        own_rows = range(own.rank, own.rank + rows * own.processes, own.processes)
+        return uniform(own.shuffle_seed or 0, own_rows, (3,), stream=AUGMENTATION, step=(self.yielded, own.epoch))
 
     def state_dict(self) -> dict[str, int]:
         own = self.sampler
