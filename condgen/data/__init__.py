@@ -1,8 +1,21 @@
 """Data sets, and the loaders that make batches of them. A data set is a class: see :mod:`condgen.data.datasets`."""
 
+from condgen.data.colour_datasets import CIFAR10, CIFAR100, SVHN
 from condgen.data.datamodule import ImageDataModule
 from condgen.data.datasets import EMNIST, KMNIST, MNIST, QMNIST, FashionMNIST
 from condgen.data.idx_datamodule import SampleDataWarning
 from condgen.data.image_folder import ImageFolder
 
-__all__ = ["EMNIST", "KMNIST", "MNIST", "QMNIST", "FashionMNIST", "ImageDataModule", "ImageFolder", "SampleDataWarning"]
+__all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "EMNIST",
+    "KMNIST",
+    "MNIST",
+    "QMNIST",
+    "SVHN",
+    "FashionMNIST",
+    "ImageDataModule",
+    "ImageFolder",
+    "SampleDataWarning",
+]

