@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has closed the pipe, as in `condgen compare RUN RUN | head`
         _discard_output()
-        return 128 + signal.SIGPIPE
+        return 141  # as shells report SIGPIPE, which Windows lacks
     except MemoryError:
         print("condgen: There is not enough memory to start.", file=sys.stderr)
         return 1
