@@ -11,7 +11,7 @@ from condgen.data.datamodule import ImageDataModule
 from condgen.data.loader import Images
 from condgen.evaluation.evaluator import Evaluator, find_evaluator
 from condgen.evaluation.sample_files import read_samples
-from condgen.evaluation.scores import cell, score_samples, table, with_errors, write_nearest
+from condgen.evaluation.scores import PER_LABEL, cell, score_samples, table, with_errors, write_nearest
 from condgen.evaluation.scores_file import write_scores
 from condgen.generators import ConditionalGenerator
 
@@ -125,4 +125,10 @@ def _report(
         rows = [(name, with_errors(found)) for name, found in scores.items()]
         costs = [(name, [cell(number)]) for name, number in cost.items() if number is not None]
         print(table(["samples", "real images"], [*rows, *costs]))
+    if (each := number // data.num_classes) < PER_LABEL:
+        reached = " and ".join(f"{scores[name]['real']:.3f}" for name in ("coverage", "gan_train_accuracy"))
+        print(
+            f"Only {each:,} samples of a label: coverage and gan_train_accuracy depend on this number. Real images reach "
+            f"{reached} here. Compare these scores only with runs on the same data."
+        )
     print(written)
