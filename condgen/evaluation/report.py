@@ -128,7 +128,7 @@ def _report(
     if (each := number // data.num_classes) < PER_LABEL:
         reached = " and ".join(f"{scores[name]['real']:.3f}" for name in ("coverage", "gan_train_accuracy"))
         print(
-            f"Only {each:,} samples of a label: coverage and gan_train_accuracy depend on this number. Real images reach "
+            f"Only {each:,} samples of a label: coverage and gan_train_accuracy depend on it. Real images reach "
             f"{reached} here. Compare these scores only with runs on the same data."
         )
     print(written)
