@@ -12,7 +12,7 @@ __version__ = "0.2.0"
 
 
 def load(path: str | Path = "last", **settings: Any) -> ConditionalGenerator:
-    """A trained generator, on the CPU and in eval mode.
+    """Returns a trained generator, on the CPU and in eval mode.
 
     Args:
         path: a checkpoint file, a run directory (its last checkpoint is taken), ``last`` or ``best`` of the newest run

@@ -79,7 +79,7 @@ def _key(seed: int, stream: int) -> np.ndarray:
 
 
 def _checked_indices(indices: Sequence[int] | Tensor, limit: int) -> np.ndarray:
-    """The indices as int64; raises UsageError unless they are integers from 0 to below ``limit``."""
+    """Returns the indices as int64; raises UsageError unless they are integers from 0 to below ``limit``."""
     numbers = np.asarray(indices)
     if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
         raise UsageError(f"The indices are {_short(indices)}: give integers from 0, such as range(10).")
@@ -123,7 +123,7 @@ def slerp(first: Tensor, second: Tensor, weights: Tensor, distribution: Distribu
 
 
 def permutation(seed: int, size: int, epoch: int) -> Tensor:
-    """The order of ``size`` images in an epoch: (size,) int64, a function of seed and epoch."""
+    """Returns the order of ``size`` images in an epoch: (size,) int64, a function of seed and epoch."""
     counter = np.array([0, 0, epoch, 0], dtype=np.uint64)
     keys = np.random.Philox(key=_key(seed, SHUFFLING), counter=counter).random_raw(size)
     return torch.from_numpy(np.argsort(keys, kind="stable"))

@@ -96,7 +96,8 @@ def check_weights(checkpoint: dict[str, Any], path: Path, generator: Conditional
 
 
 def _describe(weights: object) -> str | None:
-    """The shape of weights, and their dtype unless it is one of :data:`FLOATS`. None for anything but a plain tensor.
+    """Returns the shape of weights, and their dtype unless it is one of :data:`FLOATS`. None for anything but a plain
+    tensor.
 
     A tensor that is larger than its storage, such as one expanded number, is not plain: a small file can hold it.
     """
@@ -108,7 +109,7 @@ def _describe(weights: object) -> str | None:
 
 
 def settings(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The seed and the settings of a checkpoint's generator and data module, as in a config.
+    """Returns the seed and the settings of a checkpoint's generator and data module, as in a config.
 
     It omits the request of ``condgen predict`` and limits the loader's workers to the cores of this machine: a foreign
     checkpoint must not decide how long a command runs or how many processes it starts.

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def imported_classes(base: type[T]) -> list[type[T]]:
-    """The direct and indirect subclasses of ``base`` that are imported so far."""
+    """Returns the direct and indirect subclasses of ``base`` that are imported so far."""
     found, waiting = list[type[T]](), [base]
     while waiting:
         new = [subclass for subclass in waiting.pop().__subclasses__() if subclass not in found]
@@ -20,18 +20,18 @@ def imported_classes(base: type[T]) -> list[type[T]]:
 
 
 def imported_families(base: type[T]) -> dict[str, type[T]]:
-    """The concrete classes among :func:`imported_classes`, by their short names."""
+    """Returns the concrete classes among :func:`imported_classes`, by their short names."""
     return {found.__name__: found for found in imported_classes(base) if not inspect.isabstract(found)}
 
 
 def known_names(base: type[T]) -> set[str]:
-    """The short and full names of the concrete subclasses of ``base`` that are imported."""
+    """Returns the short and full names of the concrete subclasses of ``base`` that are imported."""
     found = imported_families(base)
     return {*found, *(f"{family.__module__}.{family.__qualname__}" for family in found.values())}
 
 
 def imported_class(class_path: str, base: type[T], path: Path) -> type[T]:
-    """The imported subclass of ``base`` with the full name that the checkpoint ``path`` gives.
+    """Returns the imported subclass of ``base`` with the full name that the checkpoint ``path`` gives.
 
     Raises:
         UsageError: no such class is imported.
@@ -46,5 +46,5 @@ def imported_class(class_path: str, base: type[T], path: Path) -> type[T]:
 
 
 def short_name(class_path: str) -> str:
-    """The short name of a class of condgen's, or the full name of another class."""
+    """Returns the short name of a class of condgen's, or the full name of another class."""
     return class_path.rpartition(".")[2] if class_path.startswith("condgen.") else class_path

@@ -9,13 +9,13 @@ RUNS = "lightning_logs"
 
 
 def _versions(root: Path) -> list[tuple[int, Path]]:
-    """The runs under ``root/lightning_logs``, newest first, each with its number."""
+    """Returns the runs under ``root/lightning_logs``, newest first, each with its number."""
     found = [(re.fullmatch(r"version_(\d+)", path.name), path) for path in (root / RUNS).glob("version_*")]
     return sorted(((int(match[1]), path) for match, path in found if match and path.is_dir()), reverse=True)
 
 
 def runs_with(file: str, root: Path) -> list[Path]:
-    """The runs under ``root/lightning_logs`` that contain a file, newest first."""
+    """Returns the runs under ``root/lightning_logs`` that contain a file, newest first."""
     return [run for _, run in _versions(root) if (run / file).is_file()]
 
 
@@ -64,7 +64,8 @@ def find_checkpoint(path: str | Path, root: Path) -> Path:
 
 
 def run_of(checkpoint: Path) -> Path | None:
-    """The run directory of a checkpoint in its ``checkpoints`` folder, or of a symlink to one. Otherwise None."""
+    """Returns the run directory of a checkpoint in its ``checkpoints`` folder, or of a symlink to one. Otherwise
+    None."""
     for path in (checkpoint, checkpoint.absolute(), checkpoint.resolve()):
         run = path.parent.parent
         named = run.name not in ("", "..")  # a relative path may omit the run's name
@@ -74,5 +75,5 @@ def run_of(checkpoint: Path) -> Path | None:
 
 
 def is_last(checkpoint: Path) -> bool:
-    """Whether a checkpoint is a run's ``last.ckpt``, which a training resumes in the same run directory."""
+    """Returns whether a checkpoint is a run's ``last.ckpt``, which a training resumes in the same run directory."""
     return "last.ckpt" in (checkpoint.name, checkpoint.resolve().name)

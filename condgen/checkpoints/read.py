@@ -65,7 +65,7 @@ def _check_archive(file: IO[bytes], path: Path) -> None:
 
 
 def _is_condgens(checkpoint: Any) -> bool:
-    """Whether the values that condgen uses are in the checkpoint and have the right types."""
+    """Returns whether the values that condgen uses are in the checkpoint and have the right types."""
     types = {"state_dict": dict, "hyper_parameters": dict, "loops": dict, "global_step": int, "condgen": dict}
     if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(k), kind) for k, kind in types.items()):
         return False

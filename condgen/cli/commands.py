@@ -44,7 +44,7 @@ Resume the newest run with condgen fit --ckpt_path last. Options are those of th
 
 
 def help_text() -> str:
-    """The text of ``condgen --help``."""
+    """Returns the text of ``condgen --help``."""
     rows = (
         f"  {f'condgen {name} {arguments}':<41} {description}" for name, (_, arguments, description) in COMMANDS.items()
     )

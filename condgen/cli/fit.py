@@ -88,7 +88,7 @@ def _check_resume(cli: CondgenCLI, resumed: Path | None) -> tuple[int, list[str]
 
 
 def _next_steps(cli: CondgenCLI, run: Path | None) -> str:
-    """The next commands for a finished run."""
+    """Returns the next commands for a finished run."""
     trainer = cli.trainer
     stopped_early = not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch  # a limit ended the last epoch
     limits = _limits_reached(cli, trainer.current_epoch - stopped_early, trainer.global_step)
@@ -106,14 +106,14 @@ def _next_steps(cli: CondgenCLI, run: Path | None) -> str:
 
 
 def resume_command(cli: CondgenCLI, run: Path | None) -> str:
-    """The command that resumes this training; with its config, if that names classes."""
+    """Returns the command that resumes this training; with its config, if that names classes."""
     has_classes = any(cli.trainer_settings[name] not in (None, True, False, []) for name in CLASS_SETTINGS)
     config = f"--config {shlex.quote(str(run))}/config.yaml " if has_classes else ""
     return f"condgen fit {config}--ckpt_path {shlex.quote(str(run))}"
 
 
 def _limits_reached(cli: CondgenCLI, epochs: int, steps: int, seconds: float | None = None) -> dict[str, str]:
-    """The limits that a training of this length has reached, each with the flag for twice as long a training.
+    """Returns the limits that a training of this length has reached, each with the flag for twice as long a training.
 
     ``seconds`` is the time that ``trainer.max_time`` limits: that of this training if it is not given.
     """
@@ -133,7 +133,7 @@ def _limits_reached(cli: CondgenCLI, epochs: int, steps: int, seconds: float | N
 
 
 def _has_results(run: Path) -> bool:
-    """Whether a run directory has a checkpoint or a row of metrics. Then it is never removed."""
+    """Returns whether a run directory has a checkpoint or a row of metrics. Then it is never removed."""
     metrics = run / "metrics.csv"
     return any(run.glob("checkpoints/*.ckpt")) or (metrics.is_file() and metrics.stat().st_size > 0)
 

@@ -58,7 +58,7 @@ def call(command: str, words: list[str]) -> None:
 
 
 def _data_beside(paths: list[str]) -> Any:
-    """The data set of the run whose directory contains the samples; MNIST if no run does.
+    """Returns the data set of the run whose directory contains the samples; MNIST if no run does.
 
     The run's ``config.yaml`` may come from anybody: it can only choose one of condgen's own data sets and its images.
 

@@ -254,11 +254,12 @@ class CondgenCLI(LightningCLI):
         return UsageError(f"{named}: {error or type(error).__name__}")
 
     def trainer_arguments(self) -> dict[str, Any]:
-        """The arguments of the Trainer's methods: the data, and the checkpoint, which is read without running code."""
+        """Returns the arguments of the Trainer's methods: the data, and the checkpoint, which is read without running
+        code."""
         return {"datamodule": self.datamodule, "ckpt_path": self.checkpoint_path, "weights_only": True}
 
     def run_directory(self) -> Path | None:
-        """The run directory in which the checkpoint lies, if there is a checkpoint and it lies in one."""
+        """Returns the run directory in which the checkpoint lies, if there is a checkpoint and it lies in one."""
         return run_of(self.checkpoint_path) if self.checkpoint_path else None
 
 

@@ -21,7 +21,8 @@ class Option(NamedTuple):
 
 
 def read_options(words: Iterable[str]) -> list[Option]:
-    """The options of a command line; their ``str`` has the form ``--name=value``, also for values such as -1e-3.
+    """Returns the options of a command line; their ``str`` has the form ``--name=value``, also for values such as
+    -1e-3.
 
     Raises:
         UsageError: a word belongs to no option, or an option has no value.
@@ -44,7 +45,7 @@ def read_options(words: Iterable[str]) -> list[Option]:
 
 
 def settings_in(content: Mapping[str, Any], source: str) -> Iterator[Option]:
-    """The settings in the content of a config file, as if each was an option; None is ``null``."""
+    """Returns the settings in the content of a config file, as if each was an option; None is ``null``."""
     for key, value in content.items():
         if isinstance(value, dict):
             yield from (option._replace(name=f"{key}.{option.name}") for option in settings_in(value, source))
@@ -58,16 +59,16 @@ def plain_name(name: str) -> str:
 
 
 def last_value(options: Iterable[Option], name: str) -> str | None:
-    """The value of a setting that holds: the last one that is given; None if none is, or ``null``."""
+    """Returns the value of a setting that holds: the last one that is given; None if none is, or ``null``."""
     values = [option.value for option in options if plain_name(option.name) == name]
     return None if not values or values[-1] == "null" else str(values[-1])
 
 
 def is_question(words: Iterable[str]) -> bool:
-    """Whether a command line asks for help or a completion script, which jsonargparse prints."""
+    """Returns whether a command line asks for help or a completion script, which jsonargparse prints."""
     return any(re.fullmatch(r"-h|--help|--print_completion.*|--[\w.]+\.help.*", word) for word in words)
 
 
 def as_list(value: Any) -> list[Any]:
-    """A setting that is one value or several, as a list."""
+    """Returns a setting that is one value or several, as a list."""
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]

@@ -54,13 +54,13 @@ def report_error(error: BaseException) -> int:
 
 
 def raised_in(error: BaseException) -> str:
-    """The name of the module that raised an exception."""
+    """Returns the name of the module that raised an exception."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return str(frames[-1].f_globals["__name__"]) if frames else ""
 
 
 def _message(error: BaseException) -> str | None:
-    """The message if the machine lacks a resource or the batch is too small; None if ``error`` is a bug."""
+    """Returns the message if the machine lacks a resource or the batch is too small; None if ``error`` is a bug."""
     # torch raises a bare RuntimeError if the CPU's memory is exhausted, so only its text identifies it
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         reason = f"{type(error).__name__}: {error}".removesuffix(": ")

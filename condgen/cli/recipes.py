@@ -11,7 +11,7 @@ RECIPES = Path(__file__).parents[1] / "configs"
 
 
 def read_recipe(path: str) -> tuple[str, dict[str, Any]]:
-    """The path and the content of the file that ``--config PATH`` means.
+    """Returns the path and the content of the file that ``--config PATH`` means.
 
     Args:
         path: a file; if there is none, ``gan``, ``gan.yaml`` or ``configs/gan.yaml`` for condgen's own ``gan.yaml``.
@@ -29,6 +29,6 @@ def read_recipe(path: str) -> tuple[str, dict[str, Any]]:
 
 
 def recipe_of(family: str) -> Path | None:
-    """The config of one of condgen's families, by its short name."""
+    """Returns the config of one of condgen's families, by its short name."""
     recipe = RECIPES / ("base.yaml" if family == "DNN" else f"{family.lower()}.yaml")
     return recipe if family.isidentifier() and recipe.is_file() else None

@@ -38,7 +38,7 @@ INHERITED = {
 
 
 def settings_of_run(command: str, path: Path, given: Collection[str]) -> dict[str, Any]:
-    """The settings that a command inherits from a run's ``config.yaml``.
+    """Returns the settings that a command inherits from a run's ``config.yaml``.
 
     Args:
         command: ``fit``, ``validate``, ``test`` or ``predict``.

@@ -34,7 +34,7 @@ def explain(
     elsewhere: Mapping[str, str] | None = None,
     paths: Sequence[str] = (),
 ) -> UsageError:
-    """The error to show instead of jsonargparse's: if a name is wrong, with the names that are right.
+    """Returns the error to show instead of jsonargparse's: if a name is wrong, with the names that are right.
 
     Args:
         error: jsonargparse's error.
@@ -73,7 +73,7 @@ def explain(
 
 
 def _wrong_value(option: Option, words: Sequence[str], parser: ArgumentParser) -> str:
-    """The problem with an option's value, or "" if the parser accepts the words that give it."""
+    """Returns the problem with an option's value, or "" if the parser accepts the words that give it."""
     try:
         parser.parse_args(words)
     except ArgumentError as error:

@@ -114,7 +114,8 @@ class ImageDataModule(LightningDataModule):
         return len(self.classes)
 
     def parse_labels(self, text: str) -> list[int]:
-        """The labels of a word such as 2026 (if all class names are single characters) or a list such as ``Coat, Bag``.
+        """Returns the labels of a word such as 2026 (if all class names are single characters) or a list such as
+        ``Coat, Bag``.
 
         Raises:
             UsageError: there is no such class.

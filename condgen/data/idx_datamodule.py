@@ -27,7 +27,7 @@ class IDXDataModule(DownloadedDataModule):
     """Do not look in ``root`` itself, where the files could be MNIST's."""
 
     def find(self) -> list[Path] | None:
-        """The paths of the four files; None if one is missing."""
+        """Returns the paths of the four files; None if one is missing."""
         folders = [self.root / self.dataset / "raw", self.root / self.dataset, self.root]
         for folder in folders[:2] if self.shares_mnist_filenames else folders:
             paths = [next((p for p in (folder / f, folder / f"{f}.gz") if p.is_file()), None) for f in self.files]

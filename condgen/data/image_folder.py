@@ -113,7 +113,8 @@ class ImageFolder(ImageDataModule):
         return Images(images[:number], labels[:number]), Images(images[number:], labels[number:])
 
     def _read_or_decode(self, pictures: Sequence[Picture]) -> tuple[Tensor, set[str]]:
-        """The decoded pictures (N, C, H, W) uint8, from the cache if it has them, and the paths of unreadable ones."""
+        """Returns the decoded pictures (N, C, H, W) uint8, from the cache if it has them, and the paths of unreadable
+        ones."""
         found = sorted({picture.name for picture in pictures})
         if found != sorted(self.classes):
             raise UsageError(
@@ -143,7 +144,7 @@ class ImageFolder(ImageDataModule):
             )
 
     def _cache_path(self, pictures: Sequence[Picture]) -> Path:
-        """The file with these pictures, decoded: another one if a file or a setting changes."""
+        """Returns the file with these pictures, decoded: another one if a file or a setting changes."""
         files = [(*picture, *_size_and_time(self.root / picture.path)) for picture in pictures]
         settings = [CACHE_VERSION, self.image_shape, self.background]
         fingerprint = hashlib.sha256(json.dumps([settings, files]).encode()).hexdigest()[:16]
@@ -168,7 +169,8 @@ class ImageFolder(ImageDataModule):
         return True
 
     def _decode(self, pictures: Sequence[Picture], skipped: list[tuple[str, str]]) -> Iterator[Tensor]:
-        """The pictures (C, H, W) uint8 in their order. Appends (path, reason) to ``skipped`` if one cannot be read."""
+        """Returns the pictures (C, H, W) uint8 in their order. Appends (path, reason) to ``skipped`` if one cannot be
+        read."""
         decode = functools.partial(read_picture, image_shape=self.image_shape, background=self.background)
         bar = tqdm(total=len(pictures), desc="Reading pictures", leave=False, mininterval=1, delay=1)
         with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -184,7 +186,7 @@ class ImageFolder(ImageDataModule):
 
 
 def list_pictures(root: Path) -> list[Picture]:
-    """The pictures under a folder: those to train first, each by class and path.
+    """Returns the pictures under a folder: those to train first, each by class and path.
 
     Raises:
         UsageError: there is no such folder, a class has no pictures, a name is ambiguous, or a link leads elsewhere.
@@ -221,7 +223,7 @@ def list_pictures(root: Path) -> list[Picture]:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """The entries of a folder by name, without hidden ones. Raises UsageError for a link to a folder."""
+    """Returns the entries of a folder by name, without hidden ones. Raises UsageError for a link to a folder."""
     try:
         entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
@@ -233,7 +235,7 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _pictures_in(folder: Path, root: Path) -> list[str]:
-    """The paths of the pictures in a folder and the folders in it, relative to the root."""
+    """Returns the paths of the pictures in a folder and the folders in it, relative to the root."""
     found = []
     for path in _visible(folder):
         if path.is_dir():
@@ -265,7 +267,7 @@ def _is_grey(path: Path) -> bool:
 
 
 def read_picture(path: Path, image_shape: tuple[int, int, int], background: str) -> Tensor | str:
-    """A picture as (C, H, W) uint8: upright, opaque, scaled and cropped; or the reason if it cannot be read."""
+    """Returns a picture as (C, H, W) uint8: upright, opaque, scaled and cropped; or the reason if it cannot be read."""
     channels, height, width = image_shape
     mode = "L" if channels == 1 else "RGB"
     try:

@@ -40,11 +40,11 @@ class SampleRequest(Dataset[SampleBlock]):
         return len(self.labels) * self.samples_per_label
 
     def label_of(self, index: int) -> int:
-        """The label of sample ``index``, 0 <= index < end."""
+        """Returns the label of sample ``index``, 0 <= index < end."""
         return self.labels[index // self.samples_per_label]
 
     def noise_of(self, index: int) -> int:
-        """The index of the noise of sample ``index``."""
+        """Returns the index of the noise of sample ``index``."""
         return index % self.samples_per_label if self.shared_noise else index
 
     def __len__(self) -> int:
@@ -78,5 +78,5 @@ class BlockSampler(DistributedSampler[int]):
 
 
 def request_loader(request: SampleRequest, processes: int, rank: int) -> DataLoader[SampleBlock]:
-    """The blocks of a request for one process."""
+    """Returns the blocks of a request for one process."""
     return DataLoader(request, batch_size=None, sampler=BlockSampler(len(request), processes, rank))

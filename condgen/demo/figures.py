@@ -28,7 +28,7 @@ def figure(
     times: int = 3,
     wide: bool = False,
 ) -> str:
-    """A picture with a caption beside it.
+    """Returns a picture with a caption beside it.
 
     Args:
         content: of a PNG or WebP file.
@@ -53,7 +53,7 @@ def figure(
 
 
 def read_grid(path: Path) -> Tensor:
-    """The picture in a PNG file: (3, H, W) uint8.
+    """Returns the picture in a PNG file: (3, H, W) uint8.
 
     Raises:
         UsageError: the file cannot be read, is damaged, or is too large.
@@ -68,7 +68,7 @@ def read_grid(path: Path) -> Tensor:
 
 
 def webp(frames: Sequence[Tensor], milliseconds: int | list[int], times: int = 1) -> bytes:
-    """An endless, lossless WebP animation.
+    """Returns an endless, lossless WebP animation.
 
     Args:
         frames: (1 or 3, H, W) uint8 each, of one size.

@@ -75,7 +75,7 @@ class PageRequests:
             raise HTTPException(403, f"This is not {name!r:.80}: open the page at the address that condgen printed.")
 
     async def _checked_body(self, request: Request) -> bytes:
-        """The body of a call of the page; raises HTTPException if it is too large or no such call."""
+        """Returns the body of a call of the page; raises HTTPException if it is too large or no such call."""
         length = request.headers.get("content-length")  # the server reads no more than that
         if length is None or int(length) > MAX_BODY:
             raise HTTPException(413, f"A request needs a Content-Length of at most {MAX_BODY:,} bytes.")

@@ -30,7 +30,7 @@ MAX_SESSIONS = 50  # Gradio keeps the state of so many, about 100 kB each
 
 
 def application(runs: dict[str, Run], host: str) -> FastAPI:
-    """The page of these runs as an ASGI application."""
+    """Returns the page of these runs as an ASGI application."""
     page = build(runs)
     page.state_session_capacity = MAX_SESSIONS
     inputs = {number: len(function.inputs) for number, function in page.fns.items()}
@@ -83,7 +83,7 @@ def update(
 
 
 def build(runs: dict[str, Run]) -> gr.Blocks:
-    """The page of runs by their names, the newest first."""
+    """Returns the page of runs by their names, the newest first."""
     views, lock, newest = Views(runs), asyncio.Lock(), next(iter(runs.values()))
     same_data = [name for name, run in runs.items() if run.data.full_name == newest.data.full_name][:MAX_RUNS]
     choices = [(f"{run.family} · {name}", name) for name, run in runs.items()]

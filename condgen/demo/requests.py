@@ -53,6 +53,6 @@ class ScoresRequest(BaseModel):
 
 
 def explain(error: ValidationError) -> str:
-    """The problem with a request, in one line."""
+    """Returns the problem with a request, in one line."""
     first = error.errors()[0]
     return f"{str(first['loc'][0]).replace('_', ' ')} is {first['input']!r:.60}. {first['msg']}."

@@ -44,7 +44,7 @@ class Run(NamedTuple):
         return scores
 
     def generator(self, **hyperparameters: float | None) -> ConditionalGenerator:
-        """The generator, with other hyperparameters if its family has them and they are not None.
+        """Returns the generator, with other hyperparameters if its family has them and they are not None.
 
         Raises:
             UsageError: the checkpoint is not there any more, or a hyperparameter does not fit it.
@@ -69,14 +69,14 @@ def _steps(checkpoint: Path, modified: int) -> int:
 
 
 def find_run(runs: dict[str, Run], name: str) -> Run:
-    """The run of this name; raises UsageError if the page shows none."""
+    """Returns the run of this name; raises UsageError if the page shows none."""
     if name not in runs:
         raise UsageError(f"There is no run {name!r:.60} here, but {', '.join(runs):.400}.")
     return runs[name]
 
 
 def find_runs(paths: Sequence[str], root: Path) -> dict[str, Run]:
-    """The runs to show by their names.
+    """Returns the runs to show by their names.
 
     Args:
         paths: run directories and checkpoints, in the order of the page; if empty, all runs under ``root`` that have a
@@ -117,7 +117,8 @@ def find_runs(paths: Sequence[str], root: Path) -> dict[str, Run]:
 
 
 def _names(checkpoints: Sequence[Path]) -> list[str]:
-    """The names of the runs, with the file's unless it is ``last.ckpt``; the path if that would be ambiguous."""
+    """Returns the names of the runs, with the file's unless it is ``last.ckpt``; the path if that would be
+    ambiguous."""
     runs = [run_of(path.resolve()) for path in checkpoints]
     files = [path.name if path.name != "last.ckpt" else "" for path in checkpoints]
     names = [f"{run.name}/{file}".rstrip("/") if run else file for run, file in zip(runs, files, strict=True)]

@@ -13,7 +13,7 @@ NO_SCORE = {"value": None, "uncertainty": None}
 
 
 def score_tables(runs: Sequence[Run]) -> str:
-    """A table for all runs that are scored against the same images, and a line for each run without scores."""
+    """Returns a table for all runs that are scored against the same images, and a line for each run without scores."""
     tables: dict[tuple[str, ...], list[tuple[Run, dict[str, Any]]]] = {}
     problems = []
     for run in runs:

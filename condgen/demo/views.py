@@ -38,7 +38,7 @@ class Views:
         self.runs = runs
 
     def samples(self, request: SamplesRequest) -> str:
-        """The samples that ``condgen predict`` generates, of each run."""
+        """Returns the samples that ``condgen predict`` generates, of each run."""
         figures, columns = [], request.samples_per_label
         for run in [find_run(self.runs, name) for name in request.runs]:
             labels = torch.tensor(parse_labels(run.data, request.labels)).repeat_interleave(columns)
@@ -56,7 +56,8 @@ class Views:
         return "".join(figures)
 
     def morph(self, request: MorphRequest) -> list[Any]:
-        """The labels of the run, the image at the slider, and all images between two samples: a strip, an animation."""
+        """Returns the labels of the run, the image at the slider, and all images between two samples: a strip, an
+        animation."""
         run, label = self._run_and_label(request)
         images = interpolate(run, label, request, torch.linspace(0, 1, 21).tolist())
         strip = png(grid(images[::2], 11))
@@ -70,14 +71,15 @@ class Views:
         ]
 
     def interpolated(self, request: MorphRequest) -> str:
-        """The image at the slider."""
+        """Returns the image at the slider."""
         run, label = self._run_and_label(request)
         image = interpolate(run, label, request, [request.part])[0]
         line = f"{request.part:.0%} of the way from sample {request.from_sample} to sample {request.to_sample}"
         return figure(png(image), f"{run.data.classes[label]} by {run.family}", [line], times=10)
 
     def noise(self, request: NoiseRequest) -> list[Any]:
-        """The labels of the run, the slider at the sample's own value, and the strip and the image for this value."""
+        """Returns the labels of the run, the slider at the sample's own value, and the strip and the image for this
+        value."""
         run, label = self._run_and_label(request)
         low, high = RANGES[run.generator().noise_distribution]
         own = float(flat_noise(run.generator(), request)[request.coordinate])
@@ -86,7 +88,7 @@ class Views:
         return [label_dropdown(run, label), gr.Slider(low, high, own), *images]
 
     def moved_and_range(self, request: NoiseRequest) -> tuple[str, str]:
-        """The image at the slider, and a strip of the slider's range."""
+        """Returns the image at the slider, and a strip of the slider's range."""
         run, label = self._run_and_label(request)
         generator = run.generator()
         low, high = RANGES[generator.noise_distribution]
@@ -98,14 +100,14 @@ class Views:
         return self.moved(request), figure(strip, title, [line], {name: strip}, wide=True)
 
     def moved(self, request: NoiseRequest) -> str:
-        """The sample with the slider's value of one coordinate of its noise."""
+        """Returns the sample with the slider's value of one coordinate of its noise."""
         run, label = self._run_and_label(request)
         image = move(run, label, request, [request.value])[0]
         line = f"sample {request.sample} with coordinate {request.coordinate} at {request.value:.2f}"
         return figure(png(image), f"{run.data.classes[label]} by {run.family}", [line], times=10)
 
     def epochs(self, request: EpochsRequest) -> list[Any]:
-        """The slider at the last sample grid of a training, this grid, and an animation of at most 40 grids."""
+        """Returns the slider at the last sample grid of a training, this grid, and an animation of at most 40 grids."""
         paths = sample_grids(find_run(self.runs, request.run))
         shown = paths[:: -(len(paths) // 40 + 1)][::-1]  # including the last one
         film = webp([read_grid(path) for path in shown], [500] * (len(shown) - 1) + [2000])
@@ -116,7 +118,7 @@ class Views:
         ]
 
     def epoch(self, request: EpochsRequest) -> str:
-        """The sample grid at the slider, or the last one if there are fewer."""
+        """Returns the sample grid at the slider, or the last one if there are fewer."""
         run = find_run(self.runs, request.run)
         paths = sample_grids(run)
         number = min(request.grid, len(paths))
@@ -124,17 +126,18 @@ class Views:
         return figure(png(read_grid(paths[number - 1])), run.family, lines, times=2)
 
     def scores(self, request: ScoresRequest) -> str:
-        """The scores of runs beside those of real images."""
+        """Returns the scores of runs beside those of real images."""
         return score_tables([find_run(self.runs, name) for name in request.runs])
 
     def _run_and_label(self, request: MorphRequest | NoiseRequest) -> tuple[Run, int]:
-        """The first label if the run has none of this name: the label may belong to the run that was chosen before."""
+        """Returns the first label if the run has none of this name: the label may belong to the run that was chosen
+        before."""
         run = find_run(self.runs, request.run)
         return run, run.data.classes.index(request.label) if request.label in run.data.classes else 0
 
 
 def interpolate(run: Run, label: int, request: MorphRequest, parts: list[float]) -> Tensor:
-    """The images at these parts of the way from one sample to another: (N, C, H, W) uint8."""
+    """Returns the images at these parts of the way from one sample to another: (N, C, H, W) uint8."""
     generator = run.generator(guidance=request.guidance, sampling_steps=request.sampling_steps)
     start, end = generator.draw_noise(request.seed, [request.from_sample, request.to_sample])
     noise = slerp(start, end, torch.tensor(parts), generator.noise_distribution)
@@ -142,7 +145,7 @@ def interpolate(run: Run, label: int, request: MorphRequest, parts: list[float])
 
 
 def move(run: Run, label: int, request: NoiseRequest, values: list[float]) -> Tensor:
-    """A sample with these values of one coordinate of its noise: (N, C, H, W) uint8."""
+    """Returns a sample with these values of one coordinate of its noise: (N, C, H, W) uint8."""
     generator = run.generator(guidance=request.guidance, sampling_steps=request.sampling_steps)
     noise = flat_noise(generator, request).repeat(len(values), 1)
     noise[:, request.coordinate] = torch.tensor(values)
@@ -150,7 +153,7 @@ def move(run: Run, label: int, request: NoiseRequest, values: list[float]) -> Te
 
 
 def flat_noise(generator: ConditionalGenerator, request: NoiseRequest) -> Tensor:
-    """The noise of a sample as (D,); raises UsageError if it has no such coordinate."""
+    """Returns the noise of a sample as (D,); raises UsageError if it has no such coordinate."""
     check_number("coordinate", request.coordinate, at_least=0, at_most=math.prod(generator.noise_shape) - 1)
     return generator.draw_noise(request.seed, [request.sample]).flatten()
 
@@ -170,7 +173,7 @@ def label_dropdown(run: Run, label: int) -> gr.Dropdown:
 
 
 def parse_labels(data: ImageDataModule, text: str) -> list[int]:
-    """The labels of typed text; raises UsageError if there are none, too many, or unknown ones."""
+    """Returns the labels of typed text; raises UsageError if there are none, too many, or unknown ones."""
     if not text.strip():
         raise UsageError(f"Type at least one label: {', '.join(data.classes):.300}.")
     labels = data.parse_labels(text)
@@ -203,7 +206,7 @@ def nearest_training_images(run: Run, samples: Images) -> tuple[Tensor, Tensor]:
 
 
 def caption(run: Run, generator: ConditionalGenerator) -> list[str]:
-    """The run, its sampling settings, and its scores if they were measured with these settings."""
+    """Returns the run, its sampling settings, and its scores if they were measured with these settings."""
     settings = {n: generator.hparams[n] for n in ("guidance", "sampling_steps") if n in run.hyperparameters}
     lines = [f"{run.name} · {run.data.full_name}"]
     if settings:
@@ -218,14 +221,14 @@ def caption(run: Run, generator: ConditionalGenerator) -> list[str]:
 
 
 def npz(samples: Images) -> bytes:
-    """The arrays of ``condgen predict --predictions.format npz``: images, labels, indices."""
+    """Returns the arrays of ``condgen predict --predictions.format npz``: images, labels, indices."""
     content, indices = io.BytesIO(), np.arange(len(samples))
     np.savez_compressed(content, images=samples.images.numpy(), labels=samples.labels.numpy(), indices=indices)
     return content.getvalue()
 
 
 def sample_grids(run: Run) -> list[Path]:
-    """The sample grids of a training, first epoch first; raises UsageError if there are none."""
+    """Returns the sample grids of a training, first epoch first; raises UsageError if there are none."""
     paths = sorted((run.folder / "samples").glob("epoch=*.png"), key=lambda path: (len(path.name), path.name))
     if not paths:
         raise UsageError(f"{run.folder}/samples has no grids of epochs: `condgen fit` writes them.")

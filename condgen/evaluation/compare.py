@@ -52,13 +52,14 @@ def compare(
 
 
 def basis(scores: Mapping[str, Any]) -> tuple[str, ...]:
-    """The values of ``BASIS`` in the content of a ``scores.json``: they must be equal if scores are compared."""
+    """Returns the values of ``BASIS`` in the content of a ``scores.json``: they must be equal if scores are
+    compared."""
     number = scores.get("samples", {}).get("number")
     return (*(str(scores.get(field)) for field in BASIS[:-1]), str(number))
 
 
 def run_names(families: Mapping[str, str]) -> dict[str, str]:
-    """A short, unique name for each path: its family; its family and folder; or the path itself.
+    """Returns a short, unique name for each path: its family; its family and folder; or the path itself.
 
     Args:
         families: the family by path; empty if it is unknown.
@@ -92,7 +93,8 @@ def plot_scores(contents: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 
 
 def scored_generator(path: Path, scores: Mapping[str, Any]) -> ConditionalGenerator:
-    """The generator of a run directory as it was when its samples got ``scores``, the content of its ``scores.json``.
+    """Returns the generator of a run directory as it was when its samples got ``scores``, the content of its
+    ``scores.json``.
 
     Raises:
         UsageError: the run does not have that checkpoint any more, or ``path`` is not a run.

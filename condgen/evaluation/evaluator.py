@@ -88,12 +88,12 @@ class RandomConvolutions(nn.Module):
 
 
 def evaluators_folder(data: ImageDataModule) -> Path:
-    """The folder for the evaluators of a data set that are trained here."""
+    """Returns the folder for the evaluators of a data set that are trained here."""
     return data.own_folder / "evaluators"
 
 
 def find_evaluator(data: ImageDataModule) -> Evaluator:
-    """The evaluator of a data set: the one beside its files, or the bundled one.
+    """Returns the evaluator of a data set: the one beside its files, or the bundled one.
 
     Raises:
         UsageError: there is none, or it is damaged.
@@ -108,7 +108,7 @@ def find_evaluator(data: ImageDataModule) -> Evaluator:
 
 
 def read_evaluator(path: Path, data: ImageDataModule) -> Evaluator:
-    """The evaluator in a file that :func:`train_evaluator` wrote.
+    """Returns the evaluator in a file that :func:`train_evaluator` wrote.
 
     Raises:
         UsageError: the file is damaged, or classifies other images.
@@ -136,7 +136,7 @@ def read_evaluator(path: Path, data: ImageDataModule) -> Evaluator:
 
 
 def sha256_of(weights: dict[str, Tensor]) -> str:
-    """The SHA-256 of weights, in the order of their names."""
+    """Returns the SHA-256 of weights, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(weights[name].contiguous().numpy().tobytes())
@@ -144,7 +144,7 @@ def sha256_of(weights: dict[str, Tensor]) -> str:
 
 
 def evaluator_command(data: ImageDataModule) -> str:
-    """The command line that trains a data set's evaluator."""
+    """Returns the command line that trains a data set's evaluator."""
     kind = type(data)
     is_own = kind.__module__.startswith("condgen.data.")
     name = data.dataset if is_own else f"{kind.__module__}.{kind.__qualname__}"

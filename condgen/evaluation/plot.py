@@ -62,7 +62,7 @@ class Curves(NamedTuple):
 
 
 def read_curves(run: Path) -> Curves:
-    """The curves of a run directory.
+    """Returns the curves of a run directory.
 
     Raises:
         UsageError: it is not a run directory, has no complete epoch, or its files have values that no training writes.

@@ -36,7 +36,7 @@ SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx")  # of Windows and macOS
 
 
 def read_samples(path: Path, data: ImageDataModule) -> Images:
-    """The samples in files: images (N, C, H, W) uint8 and their labels (N,).
+    """Returns the samples in files: images (N, C, H, W) uint8 and their labels (N,).
 
     Args:
         path: a folder of ``condgen predict``; an npz file with ``images`` (N, C, H, W) or (N, H, W), bytes or floats in
@@ -92,7 +92,7 @@ def _damaged(path: Path, kind: str) -> Iterator[None]:
 
 
 def _read_predictions(folder: Path, data: ImageDataModule) -> Images:
-    """The samples that a ``manifest.csv`` lists."""
+    """Returns the samples that a ``manifest.csv`` lists."""
     manifest = folder / "manifest.csv"
     with _damaged(manifest, "manifest of `condgen predict`"):
         text = io.StringIO(read_limited(manifest, MAX_MANIFEST_BYTES).decode(), newline="")
@@ -112,7 +112,7 @@ def _read_predictions(folder: Path, data: ImageDataModule) -> Images:
 
 
 def _list_pictures(folder: Path, data: ImageDataModule) -> list[tuple[Path, int]]:
-    """The pictures in a folder for each label, and their labels."""
+    """Returns the pictures in a folder for each label, and their labels."""
 
     def visible(folder: Path) -> list[Path]:
         return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.name.lower() not in SYSTEM_FILES)
@@ -146,7 +146,7 @@ def _read_pictures(files: Sequence[tuple[Path, int]], data: ImageDataModule) -> 
 
 
 def _read_picture(path: Path, data: ImageDataModule) -> Tensor:
-    """The pixels of a picture: (C, H, W) uint8."""
+    """Returns the pixels of a picture: (C, H, W) uint8."""
     channels, height, width = data.image_shape
     with _damaged(path, "picture"):
         image = open_picture(path)
@@ -162,7 +162,7 @@ def _read_picture(path: Path, data: ImageDataModule) -> Tensor:
 
 
 def _opaque_8_bit(image: Image.Image, path: Path) -> Image.Image:
-    """A picture with 8 bits a channel and without its alpha channel, which must be opaque everywhere."""
+    """Returns a picture with 8 bits a channel and without its alpha channel, which must be opaque everywhere."""
     transparent = image.info.get("transparency")
     if image.mode.startswith("I"):
         is_opaque = transparent is None or not (np.asarray(image) == transparent).any()
@@ -197,7 +197,7 @@ def _read_npz(path: Path, data: ImageDataModule) -> Images:
 
 
 def _read_header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
-    """The shape and dtype of an array, without its content."""
+    """Returns the shape and dtype of an array, without its content."""
     with archive.open(f"{name}.npy") as file:
         start = io.BytesIO(file.read(MAX_HEADER_BYTES))
     is_version_1 = np.lib.format.read_magic(start) == (1, 0)

@@ -27,12 +27,13 @@ PAIRS = 20  # in the picture of the nearest training images
 
 
 def samples_per_label(data: ImageDataModule) -> int:
-    """The number of samples of each label to score: 1,000, or the test set's mean number of images of a label."""
+    """Returns the number of samples of each label to score: 1,000, or the test set's mean number of images of a
+    label."""
     return max(2, min(PER_LABEL, len(data.val_images) // data.num_classes))
 
 
 def first_of_each_label(images: Images, numbers: dict[int, int]) -> Tensor:
-    """The rows of the first ``numbers[label]`` images of each label."""
+    """Returns the rows of the first ``numbers[label]`` images of each label."""
     return torch.cat([torch.nonzero(images.labels == label).flatten()[:n] for label, n in numbers.items()])
 
 
@@ -55,7 +56,7 @@ def all_cores() -> Iterator[None]:
 def score_samples(
     samples: Images, data: ImageDataModule, evaluator: Evaluator, progress: bool = True
 ) -> tuple[dict[str, dict[str, Any]], int]:
-    """The scores of samples and of as many training images in their place, and the number of samples.
+    """Returns the scores of samples and of as many training images in their place, and the number of samples.
 
     Args:
         samples: of every label. The first :func:`samples_per_label` of each are scored, at most half the number of its
@@ -100,7 +101,7 @@ def _rounded(value: float | Tensor) -> float | None:
 
 
 def _features(images: Images, evaluator: Evaluator) -> dict[str, LabelledFeatures]:
-    """The images in each feature space: the evaluator's embedding, random convolutions, pixels as bytes."""
+    """Returns the images in each feature space: the evaluator's embedding, random convolutions, pixels as bytes."""
     spaces = {
         "embedding": in_parts(evaluator.embed, images.images),
         "random": in_parts(RandomConvolutions(images.images.shape[1:]), images.images),
@@ -165,21 +166,21 @@ def write_nearest(samples: Images, data: ImageDataModule, path: Path) -> None:
 
 
 def cell(value: Any) -> str:
-    """A number of ``scores.json`` as text: – if there is none."""
+    """Returns a number of ``scores.json`` as text: – if there is none."""
     if not isinstance(value, int | float):
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4f}"
 
 
 def with_errors(score: dict[str, Any]) -> tuple[str, str]:
-    """The value of the samples and that of real images, each with its standard error."""
+    """Returns the value of the samples and that of real images, each with its standard error."""
     pairs = (score["value"], score["uncertainty"]), (score["real"], score["real_uncertainty"])
     value, real = ("–" if number is None else f"{cell(number)} ± {cell(error)}" for number, error in pairs)
     return value, real
 
 
 def table(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """A text table with these column heads, and the name and the cells of each row."""
+    """Returns a text table with these column heads, and the name and the cells of each row."""
     width = max(20, *(len(head) + 2 for head in heads))
     lines = [("", heads), *rows]
     return "\n".join(f"{name:28}" + "".join(f"{text:>{width}}" for text in cells) for name, cells in lines)

@@ -73,7 +73,7 @@ def write_scores(
 
 
 def read_scores(path: Path) -> dict[str, Any]:
-    """The content of a ``scores.json``, or of the one in a run directory.
+    """Returns the content of a ``scores.json``, or of the one in a run directory.
 
     Raises:
         UsageError: there is none, or a value in it is missing, or of a wrong type or range.
@@ -92,7 +92,8 @@ def read_scores(path: Path) -> dict[str, Any]:
 
 
 def _printable(value: Any) -> Any:
-    """The value with escaped control characters; raises ValueError for a long text, and a number that is not finite."""
+    """Returns the value with escaped control characters; raises ValueError for a long text, and a number that is not
+    finite."""
     if isinstance(value, dict):
         return {_printable(name): _printable(inner) for name, inner in value.items()}
     if isinstance(value, list):

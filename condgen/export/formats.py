@@ -43,7 +43,7 @@ class ExportableGenerator(nn.Module):
 
 @torch.no_grad()
 def exported_program(generator: ConditionalGenerator) -> torch.export.ExportedProgram:
-    """The operations of ``generate`` for any number of images."""
+    """Returns the operations of ``generate`` for any number of images."""
     example = (torch.zeros(2, dtype=torch.int64), generator.draw_noise(0, range(2)))
     batch = torch.export.Dim("batch")
     program = torch.export.export(
@@ -118,7 +118,7 @@ FORMATS: dict[Format, tuple[Callable[[ConditionalGenerator, dict[str, str]], byt
 
 @torch.no_grad()
 def largest_difference(generator: ConditionalGenerator, generate: Generate) -> float:
-    """The largest difference of a pixel in [0, 1], for a batch of one image and one of all labels."""
+    """Returns the largest difference of a pixel in [0, 1], for a batch of one image and one of all labels."""
     differences = []
     for number in (1, 2 * generator.num_classes + 1):
         labels = torch.arange(number) % generator.num_classes

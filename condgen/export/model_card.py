@@ -28,7 +28,7 @@ def model_card(
     format: str,
     run: Path | None,
 ) -> str:
-    """The content of ``README.md`` beside an exported generator.
+    """Returns the content of ``README.md`` beside an exported generator.
 
     Args:
         generator: the exported generator.
@@ -66,7 +66,7 @@ def to_yaml(content: dict[str, Any], **style: Any) -> str:
 
 
 def front_matter(name: str, data: ImageDataModule, format: str, scores: dict[str, Any] | None) -> dict[str, Any]:
-    """The fields that the Hub reads: licence, tags, data set and scores."""
+    """Returns the fields that the Hub reads: licence, tags, data set and scores."""
     fields: dict[str, Any] = {
         "license": "mit",
         "library_name": "condgen",
@@ -85,7 +85,8 @@ def front_matter(name: str, data: ImageDataModule, format: str, scores: dict[str
 
 
 def matching_scores(metadata: dict[str, Any], run: Path | None) -> dict[str, Any] | None:
-    """The content of the run's ``scores.json`` if it scores these steps, hyperparameters and data, else None."""
+    """Returns the content of the run's ``scores.json`` if it scores these steps, hyperparameters and data, else
+    None."""
     if run is None:
         return None
     try:
@@ -98,7 +99,7 @@ def matching_scores(metadata: dict[str, Any], run: Path | None) -> dict[str, Any
 
 
 def score_table(scores: dict[str, Any] | None) -> str:
-    """A Markdown table of the scores, each beside the score of real images."""
+    """Returns a Markdown table of the scores, each beside the score of real images."""
     if scores is None:
         return "Not measured: run `condgen test`, and export again."
     rows = [f"| {name} | {' | '.join(with_errors(score))} |" for name, score in scores["scores"].items()]

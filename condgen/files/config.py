@@ -13,7 +13,7 @@ MAX_CONFIG_BYTES, MAX_CONFIG_VALUES, MAX_DEPTH = 2**20, 100_000, 100
 
 
 def read_config(path: str) -> dict[str, Any]:
-    """The settings in a config file.
+    """Returns the settings in a config file.
 
     Raises:
         UsageError: the file cannot be read, holds no settings, or is too large, also by YAML aliases.
@@ -36,7 +36,7 @@ def read_config(path: str) -> dict[str, Any]:
 
 
 def number_of_values(value: Any, known: dict[int, int] | None = None, depth: int = 0) -> int:
-    """The number of values in nested lists and mappings, as if every YAML alias were written out.
+    """Returns the number of values in nested lists and mappings, as if every YAML alias were written out.
 
     A small file whose lists name each other many times over would take all memory when it is printed.
     """

@@ -31,7 +31,7 @@ def open_picture(path: Path) -> Image.Image:
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Whether the picture's format stores grey levels only."""
+    """Returns whether the picture's format stores grey levels only."""
     if image.mode == "P":
         palette = np.array(image.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
         return bool((palette == palette[:, :1]).all())
@@ -39,7 +39,7 @@ def is_grey(image: Image.Image) -> bool:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The picture, decoded and rotated as its EXIF orientation says."""
+    """Returns the picture, decoded and rotated as its EXIF orientation says."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about damaged metadata
         image.load()
@@ -59,6 +59,6 @@ def check_levels(image: Image.Image, path: Path) -> None:
 
 
 def grey_8_bit(image: Image.Image) -> Image.Image:
-    """A grey picture with 16 bits (mode I;16, I;16B, or I in PGM files and older releases of Pillow) with 8."""
+    """Returns a grey picture with 16 bits (mode I;16, I;16B, or I in PGM files and older releases of Pillow) with 8."""
     levels = np.asarray(image).astype(np.int64)
     return Image.fromarray(((levels + 128) // 257).astype(np.uint8))

@@ -24,7 +24,7 @@ def open_regular(path: str | Path) -> IO[bytes]:
 
 
 def read_limited(path: str | Path, limit: int) -> bytes:
-    """The content of a regular file of at most ``limit`` bytes.
+    """Returns the content of a regular file of at most ``limit`` bytes.
 
     Raises:
         OSError: the file cannot be read, is not a regular file, or is larger.

@@ -125,7 +125,7 @@ class ConditionalGenerator(LightningModule, ABC):
             )
 
     def draw_noise(self, seed: int, indices: Sequence[int] | Tensor) -> Tensor:
-        """The noise of the samples number ``indices`` of a seed: (N, *noise_shape), on the CPU."""
+        """Returns the noise of the samples number ``indices`` of a seed: (N, *noise_shape), on the CPU."""
         numbers = uniform(seed, indices, self.noise_shape)
         return normal(numbers) if self.noise_distribution == "normal" else numbers
 
@@ -185,7 +185,8 @@ class ConditionalGenerator(LightningModule, ABC):
         return noise.to(self.device), numbers[:, size:].to(self.device)
 
     def of_all_processes(self, own: Tensor) -> Tensor:
-        """The rows of all processes (N, ...), in the order of the global batch. Only the own ones carry gradients.
+        """Returns the rows of all processes (N, ...), in the order of the global batch. Only the own ones carry
+        gradients.
 
         For families that compare the images of a batch with each other: their loss then does not depend on the number
         of processes.
@@ -314,10 +315,10 @@ class ConditionalGenerator(LightningModule, ABC):
 
 
 def _kind(value: object) -> str:
-    """A tensor's dtype and shape, or the type of anything else."""
+    """Returns a tensor's dtype and shape, or the type of anything else."""
     return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"of the type {type(value).__name__}"
 
 
 def class_path(instance: object) -> str:
-    """The full name of an object's class, as ``class_path`` in a config."""
+    """Returns the full name of an object's class, as ``class_path`` in a config."""
     return f"{type(instance).__module__}.{type(instance).__qualname__}"

@@ -127,7 +127,8 @@ class Diffusion(EMAGenerator):
         return "normal"
 
     def predict(self, network: nn.Module, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """A network's prediction of the path's target, for x_t (N, C, H, W) at t (N,) or (), and labels (N,)."""
+        """Returns a network's prediction of the path's target, for x_t (N, C, H, W) at t (N,) or (), and labels
+        (N,)."""
         c_skip, c_out, c_in = self.path.preconditioning(t)
         return c_skip * x_t + c_out * network(c_in * x_t, t, labels).float()
 
@@ -229,7 +230,7 @@ class Diffusion(EMAGenerator):
         return SOLVERS[self.hparams.solver](model, noise, times)
 
     def is_guided(self, t: float) -> bool:
-        """Whether guidance applies at time t."""
+        """Returns whether guidance applies at time t."""
         alpha_t, sigma_t = self.path.coefficients(torch.tensor(t, dtype=torch.float64))
         start, end = self.hparams.guidance_interval
         return self.hparams.guidance != 1 and start <= float(alpha_t / (alpha_t + sigma_t)) <= end

@@ -120,7 +120,7 @@ class DNN(ConditionalGenerator):
         return self.network(with_label(noise, labels, self.num_classes))
 
     def target(self, images: Tensor) -> Tensor:
-        """The training target: images in [0, 1], normalised."""
+        """Returns the training target: images in [0, 1], normalised."""
         return (images - self.hparams.target_mean) / self.hparams.target_std
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:

@@ -55,7 +55,8 @@ class RandomFeatures(nn.Module):
 
 
 def drift(fake: Tensor, real: Tensor, temperatures: Sequence[float]) -> Tensor:
-    """The steps (N, D) of generated points (N, D) given real ones (M, D): one step of RMS length 1 per temperature.
+    """Returns the steps (N, D) of generated points (N, D) given real ones (M, D): one step of RMS length 1 per
+    temperature.
 
     A generated point is attracted by the real points and repelled by the other generated points, with a softmax of
     negative distances over the temperature as weights. The weights are the geometric mean of two softmaxes: over all
@@ -78,7 +79,7 @@ def drift(fake: Tensor, real: Tensor, temperatures: Sequence[float]) -> Tensor:
 
 
 def energy_distance(fake: Tensor, real: Tensor) -> Tensor:
-    """The energy distance of generated points (N, D) and real ones (M, D): a scalar.
+    """Returns the energy distance of generated points (N, D) and real ones (M, D): a scalar.
 
     The estimate is unbiased, so it may be below 0.
     """

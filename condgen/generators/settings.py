@@ -40,7 +40,7 @@ EXPECTED = {
 
 
 def plain_settings(family: type, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a generator class with numbers of Python's own types, which checkpoints can contain.
+    """Returns the settings of a generator class with numbers of Python's own types, which checkpoints can contain.
 
     Raises:
         UsageError: a value is not of the type that the constructor annotates.

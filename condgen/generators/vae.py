@@ -140,7 +140,8 @@ class VAE(ConditionalGenerator):
         return nn.ModuleList((self.prior, self.decoder))
 
     def decode(self, latent: Tensor, labels: Tensor) -> Tensor:
-        """The location of each pixel's distribution, (N, C, H, W) in [-0.5, 1.5]: black and white lie inside."""
+        """Returns the location of each pixel's distribution, (N, C, H, W) in [-0.5, 1.5]: black and white lie
+        inside."""
         return 2 * self.decoder(with_label(latent, labels, self.num_classes)).float() - 0.5
 
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:

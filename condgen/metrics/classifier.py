@@ -65,7 +65,7 @@ def random_affine(images: Tensor, numbers: Tensor) -> Tensor:
 
 
 def batch_size_for(examples: int) -> int:
-    """The batch size of :func:`train`: 128, or an eighth of the examples if there are few."""
+    """Returns the batch size of :func:`train`: 128, or an eighth of the examples if there are few."""
     return min(examples, max(16, min(128, examples // 8)))
 
 
@@ -123,6 +123,6 @@ def in_parts(function: Callable[[Tensor], Tensor], images: Tensor, device: torch
 
 
 def accuracy(classifier: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """The fraction of images (N, C, H, W) uint8 that the classifier assigns to their labels (N,)."""
+    """Returns the fraction of images (N, C, H, W) uint8 that the classifier assigns to their labels (N,)."""
     predicted = in_parts(lambda part: classifier(part).argmax(1), images, next(classifier.parameters()).device)
     return float((predicted == labels).double().mean())

@@ -20,7 +20,7 @@ def distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def mean_pairwise_distance(features: Tensor) -> Tensor:
-    """The mean distance between two different rows of (N, D): a scalar, NaN for a single row."""
+    """Returns the mean distance between two different rows of (N, D): a scalar, NaN for a single row."""
     total = torch.stack([distances(rows, features).sum() for rows in features.split(ROWS)]).sum()
     return total / (len(features) * (len(features) - 1))
 

@@ -13,7 +13,7 @@ STEPS, MAX_EPOCHS = 500, 20
 
 
 def gan_train(samples: LabelledFeatures, real: LabelledFeatures, num_classes: int, seed: int = 0) -> float:
-    """The accuracy, in [0, 1], on real images of a small classifier that is trained on two or more samples.
+    """Returns the accuracy, in [0, 1], on real images of a small classifier that is trained on two or more samples.
 
     Samples must be right, varied, and varied as real images are (Shmelkov et al. 2018, "How good is my GAN?",
     arXiv:1807.09499; the classification accuracy score of Ravuri and Vinyals 2019, arXiv:1905.10887).
@@ -48,6 +48,6 @@ class GANTrainAccuracy(SetMetric):
         return self._accuracies.mean()
 
     def uncertainty(self) -> Tensor:
-        """The standard error over classifiers and real images, without that over samples."""
+        """Returns the standard error over classifiers and real images, without that over samples."""
         mean, images = self.compute(), len(self.collected("real").labels)
         return (self._accuracies.var() / self.classifiers + mean * (1 - mean) / images).sqrt()

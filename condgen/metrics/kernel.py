@@ -34,6 +34,6 @@ class KernelDistance(SetMetric):
             return mean
 
     def uncertainty(self) -> Tensor:
-        """The standard deviation over the subsets, which is usually reported beside the distance."""
+        """Returns the standard deviation over the subsets, which is usually reported beside the distance."""
         self.compute()
         return self._deviation

@@ -10,7 +10,8 @@ from condgen.metrics.set_metric import LabelledFeatures, SetMetric, per_label
 
 
 def neighbour_radii(features: Tensor, k: int) -> Tensor:
-    """The distance of each row of (N, D) to its k-th nearest other row, or to the farthest if N is at most k: (N,)."""
+    """Returns the distance of each row of (N, D) to its k-th nearest other row, or to the farthest if N is at most k:
+    (N,)."""
     nearest = 1 + min(k, len(features) - 1)  # the nearest row is the row itself
     found = [distances(rows, features).topk(nearest, dim=1, largest=False) for rows in features.split(ROWS)]
     return torch.cat([values[:, -1] for values, _ in found])

@@ -28,11 +28,11 @@ class LabelledFeatures(NamedTuple):
     labels: Tensor  # (N,) int64
 
     def of(self, label: int) -> Tensor:
-        """The features of a label: (n, D)."""
+        """Returns the features of a label: (n, D)."""
         return self.features[self.labels == label].flatten(1)
 
     def half(self, number: int) -> LabelledFeatures:
-        """A random half of each label's images, at least one. Each ``number`` gives another half."""
+        """Returns a random half of each label's images, at least one. Each ``number`` gives another half."""
         order = permutation(0, len(self.labels), number)
         of_label = [order[self.labels[order] == label] for label in self.labels.unique()]
         rows = torch.cat([rows[: max(1, len(rows) // 2)] for rows in of_label])
@@ -74,13 +74,14 @@ class SetMetric(Metric, ABC):
 
     @abstractmethod
     def score(self, samples: LabelledFeatures, real: LabelledFeatures) -> Tensor:
-        """The score: a scalar, or (labels, …)."""
+        """Returns the score: a scalar, or (labels, …)."""
 
     def compute(self) -> Tensor:
         return self.score(self.collected("sample"), self.collected("real"))
 
     def uncertainty(self) -> Tensor:
-        """The standard error of the score (of its mean over labels), from the scores of random halves of both sets.
+        """Returns the standard error of the score (of its mean over labels), from the scores of random halves of both
+        sets.
 
         Halves are chosen without replacement, because a bootstrap would give images duplicates, which distort
         nearest-neighbour scores. If the two sets hardly differ, halves overstate the error of a Fréchet distance and of

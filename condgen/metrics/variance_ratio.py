@@ -50,7 +50,7 @@ class VarianceRatio(Metric):
         self.squares.index_add_(1, labels, deviations.square().sum(2))
 
     def compute(self) -> Tensor:
-        """The ratio, a scalar of at least 0; not finite if no label has two real images that differ."""
+        """Returns the ratio, a scalar of at least 0; not finite if no label has two real images that differ."""
         count = self.count.clamp(min=1)
         variances = self.squares / count - (self.sums / count[:, None]).square().sum(2)  # (2, K)
         generated, real = variances.sum(1).clamp(min=0)

@@ -34,7 +34,8 @@ class AffineCoupling(nn.Module):
         )
 
     def log_scale_and_shift(self, fixed: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The first half (N, dim // 2) and labels (N,) to the second half's log scale, in (-2, 2), and its shift."""
+        """Returns the first half (N, dim // 2) and labels (N,) to the second half's log scale, in (-2, 2), and its
+        shift."""
         one_hot = F.one_hot(labels, self.num_classes).to(fixed)
         log_scale, shift = self.network(torch.cat((fixed, one_hot), dim=1)).float().chunk(2, dim=1)
         return 2 * torch.tanh(log_scale / 2), shift
@@ -46,7 +47,7 @@ class AffineCoupling(nn.Module):
         return torch.cat((fixed, moved * torch.exp(log_scale) + shift), dim=1), log_scale.sum(1)
 
     def inverse(self, z: Tensor, labels: Tensor) -> Tensor:
-        """The inverse of ``forward``: (N, dim) to (N, dim)."""
+        """Returns the inverse of ``forward``: (N, dim) to (N, dim)."""
         fixed, moved = z[:, : self.fixed_dim], z[:, self.fixed_dim :]
         log_scale, shift = self.log_scale_and_shift(fixed, labels)
         return torch.cat((fixed, (moved - shift) * torch.exp(-log_scale)), dim=1)

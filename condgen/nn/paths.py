@@ -32,12 +32,12 @@ class Path(ABC):
         return alpha_t * x + sigma_t * noise
 
     def target(self, x: Tensor, noise: Tensor) -> Tensor:
-        """The prediction target for data and noise of the same shape."""
+        """Returns the prediction target for data and noise of the same shape."""
         a, b = self.target_weights
         return a * x + b * noise
 
     def noise(self, x_t: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """The noise in x_t if the data are x: the inverse of :meth:`add_noise`."""
+        """Returns the noise in x_t if the data are x: the inverse of :meth:`add_noise`."""
         alpha_t, sigma_t = self.coefficients(t[:, None, None, None])
         return (x_t - alpha_t * x) / sigma_t
 

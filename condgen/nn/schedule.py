@@ -17,7 +17,7 @@ ScheduleName = Literal["constant", "linear", "cosine"]
 
 
 def fused_group(parameters: Iterable[Tensor], **settings: Any) -> dict[str, Any]:
-    """A parameter group of Adam, AdamW or SGD that one fused kernel updates.
+    """Returns a parameter group of Adam, AdamW or SGD that one fused kernel updates.
 
     ``fused`` stands in the group, because with ``fused`` as an argument of the optimiser, Lightning refuses to clip
     gradients in 16-mixed precision.
@@ -28,7 +28,7 @@ def fused_group(parameters: Iterable[Tensor], **settings: Any) -> dict[str, Any]
 def with_schedule(
     optimizer: Optimizer, module: LightningModule, schedule: ScheduleName, warmup_steps: int
 ) -> OptimizerLRScheduler:
-    """The optimiser with a learning-rate schedule, as ``configure_optimizers`` returns it.
+    """Returns the optimiser with a learning-rate schedule, as ``configure_optimizers`` returns it.
 
     After a linear warm-up over ``warmup_steps`` steps, the learning rates stay (``constant``) or decay to 0 at the end
     of the run, linearly or as half a cosine.

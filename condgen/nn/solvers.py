@@ -36,7 +36,7 @@ def heun(velocity: Model, x: Tensor, times: Sequence[float]) -> Tensor:
 
 
 def multistep(velocity: Model, x: Tensor, times: Sequence[float]) -> Tensor:
-    """A second-order multistep method: one evaluation a step.
+    """Returns a second-order multistep method: one evaluation a step.
 
     Each step is exact if the prediction of the image is linear in t, with the slope of the last two predictions. The
     first step has no slope yet, and the last one returns the prediction itself. DPM-Solver++(2M) (Lu et al. 2022,

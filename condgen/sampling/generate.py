@@ -48,6 +48,6 @@ def sample_all_ranks(trainer: Trainer, generator: ConditionalGenerator, samples_
 
 
 def sample_grid(generator: ConditionalGenerator, labels: Sequence[int], samples_per_label: int, seed: int) -> Tensor:
-    """A grid of the first samples of a seed, a row for each label: one image (3, H, W) uint8."""
+    """Returns a grid of the first samples of a seed, a row for each label: one image (3, H, W) uint8."""
     each = torch.tensor(labels).repeat_interleave(samples_per_label)
     return grid(generate_uint8(generator, each, generator.draw_noise(seed, range(len(each)))), samples_per_label)

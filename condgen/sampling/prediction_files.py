@@ -163,7 +163,7 @@ class PredictionFiles(Callback):
                 write_interpolation(generator, self.request, self.walk, self.partial, progress)
 
     def _grid_rows(self) -> Tensor:
-        """The samples in the grid, (labels, samples, C, H, W) uint8; black if a sample was not requested."""
+        """Returns the samples in the grid, (labels, samples, C, H, W) uint8; black if a sample was not requested."""
         request = self.request
         columns = min(request.samples_per_label, GRID_COLUMNS)
         first = request.first_index // request.samples_per_label

@@ -31,7 +31,7 @@ def check_monitor(setting: str, monitor: str, logged: Collection[str]) -> None:
 
 
 def _is_regular_validation(trainer: Trainer) -> bool:
-    """Whether the validation after this batch also takes place in a run that does not stop here."""
+    """Returns whether the validation after this batch also takes place in a run that does not stop here."""
     if trainer.is_last_batch or trainer.val_check_batch is None:
         return True
     loop = trainer.fit_loop
@@ -40,7 +40,7 @@ def _is_regular_validation(trainer: Trainer) -> bool:
 
 
 def _logged_steps(trainer: Trainer) -> int:
-    """The number of steps that loggers have seen: with manual optimization, each batch is one of them."""
+    """Returns the number of steps that loggers have seen: with manual optimization, each batch is one of them."""
     is_automatic = trainer.lightning_module.automatic_optimization
     return trainer.global_step if is_automatic else trainer.fit_loop.total_batch_idx + 1
 
@@ -225,7 +225,7 @@ class LastAndBestCheckpoint(Checkpoint):
             raise StoppedBySignal(self._stop_signal)
 
     def _find_extra_rows(self, trainer: Trainer) -> list[str]:
-        """A column of each row of metrics.csv that an uninterrupted run does not have.
+        """Returns a column of each row of metrics.csv that an uninterrupted run does not have.
 
         Lightning logs and validates once more if a callback asked to stop.
         """

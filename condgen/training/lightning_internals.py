@@ -52,5 +52,5 @@ def rewind_to_batch_end(fit_loop: dict[str, Any]) -> None:
 
 
 def trains_in_children(strategy: Strategy) -> bool:
-    """Whether the strategy trains in forked or spawned processes, as ``ddp_spawn`` and ``ddp_notebook`` do."""
+    """Returns whether the strategy trains in forked or spawned processes, as ``ddp_spawn`` and ``ddp_notebook`` do."""
     return isinstance(strategy.launcher, _MultiProcessingLauncher)

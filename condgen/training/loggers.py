@@ -164,7 +164,7 @@ def log_image(logger: Logger, name: str, image: Tensor, step: int) -> None:
 
 
 def run_loggers(run: Path, first_step: int, extra_rows: Sequence[str] = ()) -> list[Logger]:
-    """The loggers of a run directory, which continue its files at ``first_step`` (0 for a new run).
+    """Returns the loggers of a run directory, which continue its files at ``first_step`` (0 for a new run).
 
     See :class:`MetricsLogger` for ``extra_rows``.
     """

@@ -44,7 +44,8 @@ class TerminateOnNonFinite(Callback):
             raise self._error(trainer, {"loss": self._loss, **named})
 
     def _error(self, trainer: Trainer, tensors: dict[str, Tensor]) -> CollectiveError:
-        """The error that names the first tensor that is not finite; only another process's loss may be the cause."""
+        """Returns the error that names the first tensor that is not finite; only another process's loss may be the
+        cause."""
         sums = {name: tensor.sum().item() for name, tensor in tensors.items()}
         wrong = (f"The {name} is {total}" for name, total in sums.items() if not math.isfinite(total))
         cause = next(wrong, "The loss of another process is not finite")

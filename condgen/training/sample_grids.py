@@ -105,7 +105,7 @@ def reconstruction_grid(generator: ConditionalGenerator, images: Images, columns
 
 
 def _read_grid(path: Path) -> Tensor | None:
-    """The grid of an earlier epoch, (3, H, W) uint8; None, with a warning, if the file is damaged."""
+    """Returns the grid of an earlier epoch, (3, H, W) uint8; None, with a warning, if the file is damaged."""
     try:
         return pil_to_tensor(Image.open(path, formats=("PNG",)).convert("RGB"))
     except Exception as error:  # Pillow raises about ten types

@@ -47,7 +47,7 @@ class StopSignals:
         self._received = signum
 
     def agree(self, strategy: Strategy) -> int | None:
-        """The signal if any process has received one, else None. A collective operation."""
+        """Returns the signal if any process has received one, else None. A collective operation."""
         if not strategy.reduce_boolean_decision(self._received is not None, all=False):
             return None
         return self._received or signal.SIGINT

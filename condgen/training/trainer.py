@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import Callback
 
 
 def is_accumulating(trainer: Trainer) -> bool:
-    """Whether the latest batch of the epoch ended without an optimizer step (``accumulate_grad_batches``)."""
+    """Returns whether the latest batch of the epoch ended without an optimizer step (``accumulate_grad_batches``)."""
     batches = trainer.fit_loop.batch_idx + 1
     is_last = trainer.is_last_batch or batches == trainer.num_training_batches
     return batches % trainer.accumulate_grad_batches != 0 and not is_last
