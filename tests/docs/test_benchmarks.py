@@ -26,7 +26,7 @@ def test_bare_loop_trains_to_the_same_weights(family, fit_args, tmp_path, monkey
     output = tmp_path / "turns.json"
     turns = ["--trainer.callbacks+", "steps.TakeTurns", "--trainer.callbacks.output", str(output)]
     numbers = ["--trainer.callbacks.steps", "2", "--trainer.callbacks.turns", "1"]
-    small = ["--model.channels", "[8,16]"] if family == "Diffusion" else []
+    small = ["--model.unet_channels", "[8,16]"] if family == "Diffusion" else []
     options = ["--model", family, *small, *turns, *numbers, "--trainer.limit_val_batches", "0"]
     assert main([*fit_args, *options, "--trainer.default_root_dir", str(tmp_path)]) == 0
     bare, ours = ends

@@ -23,7 +23,7 @@ from condgen.evaluation.scores_file import read_scores, write_scores
 SCORE = {"value": 0.5, "uncertainty": 0.01, "real": 0.9, "real_uncertainty": 0.02}
 CONTENT: dict[str, Any] = {
     "generator": "DNN",
-    "settings": {"latent_dim": 62, "channels": [8, 16]},
+    "settings": {"latent_dim": 62, "unet_channels": [8, 16]},
     "checkpoint": {"path": "run/checkpoints/last.ckpt", "steps": 10, "epochs": 2, "training_minutes": None},
     "samples": {"number": 70, "seed": 0},
     "data": "MNIST",

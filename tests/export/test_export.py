@@ -171,7 +171,7 @@ def test_export_uses_the_given_sampling_settings(run_of, capsys):
 @pytest.mark.parametrize("settings", [{}, {"objective": "noise", "sampling_steps": 3}])
 def test_export_of_guided_diffusion_generates_the_same_images(settings):
     """The other tests export the diffusion without guidance."""
-    generator = generators.Diffusion(channels=(8, 16), guidance=1.5, **settings).eval()
+    generator = generators.Diffusion(unet_channels=(8, 16), guidance=1.5, **settings).eval()
     generate = exported_program(generator).module()
     labels, noise, images = expected(generator, 3)
     assert torch.allclose(generate(labels, noise), images, atol=1e-5)

@@ -22,7 +22,7 @@ from condgen.generators import Diffusion
 
 def diffusion(**settings) -> Diffusion:
     torch.manual_seed(0)
-    generator = Diffusion(channels=[8, 16], **settings).eval()
+    generator = Diffusion(unet_channels=[8, 16], **settings).eval()
     for weights in generator.parameters():  # because those that start at zero would hide the effect of t and label
         torch.nn.init.normal_(weights, std=0.1)
     return generator
@@ -122,7 +122,7 @@ def trained_on(
     images: torch.Tensor, labels: torch.Tensor, **settings
 ) -> tuple[DiffusionWithoutTrainer, dict[str, torch.Tensor]]:
     torch.manual_seed(0)
-    generator = DiffusionWithoutTrainer(channels=[8, 16], image_shape=images.shape[1:], **settings)
+    generator = DiffusionWithoutTrainer(unet_channels=[8, 16], image_shape=images.shape[1:], **settings)
     return generator, train(generator, images, labels)
 
 
@@ -146,7 +146,7 @@ def test_posterior_target_is_the_conditional_mean_of_the_plain_target(objective)
     images, targets, plain_targets, x_ts, times = 0.4 * torch.randn(3, 1, 4, 4, generator=random), [], [], [], []
     for number in range(3):  # each image is equally often in the batch, with the other two in the buffer
         generator = DiffusionWithoutTrainer(
-            channels=[8, 16], image_shape=(1, 4, 4), objective=objective, mismatched_labels=False
+            unet_channels=[8, 16], image_shape=(1, 4, 4), objective=objective, mismatched_labels=False
         )
         generator.posterior.add(images[torch.arange(3) != number], torch.ones(2, dtype=torch.long))
         x, labels = images[number].expand(7000, 1, 4, 4), torch.ones(7000, dtype=torch.long)
@@ -208,7 +208,7 @@ def test_training_step_uses_the_augmented_batch_of_the_data_module(mnist_root, m
     data = MNIST(root=str(mnist_root), batch_size=32)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
     Trainer(max_steps=3, limit_val_batches=0, use_distributed_sampler=False, **quiet).fit(
-        Diffusion(channels=[8, 16]), datamodule=data
+        Diffusion(unet_channels=[8, 16]), datamodule=data
     )
     assert len(medians) == 6
     assert min(medians) > 0.95  # most pixels of a digit are black, so most pixels of its inverse are white
@@ -224,13 +224,13 @@ class PlainDataModule(LightningDataModule):
 
 def test_diffusion_trains_with_a_data_module_not_from_condgen():
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
-    generator = Diffusion(channels=[8, 16], image_shape=(1, 8, 8))
+    generator = Diffusion(unet_channels=[8, 16], image_shape=(1, 8, 8))
     Trainer(max_steps=4, **quiet).fit(generator, datamodule=PlainDataModule())
     assert generator.posterior.added == 64
 
 
 def test_diffusion_resumed_mid_epoch_restores_the_posterior_images(fit_args, tmp_path):
-    common = [*fit_args, "--model", "Diffusion", "--model.channels", "[8,16]", "--model.posterior_images", "50"]
+    common = [*fit_args, "--model", "Diffusion", "--model.unet_channels", "[8,16]", "--model.posterior_images", "50"]
     common += ["--trainer.limit_val_batches", "1", "--trainer.default_root_dir", str(tmp_path)]
     assert main([*common, "--trainer.max_steps", "7"]) == 0
     run = tmp_path / "lightning_logs" / "version_0"
@@ -245,7 +245,7 @@ def test_diffusion_resumed_mid_epoch_restores_the_posterior_images(fit_args, tmp
 
 
 def test_posterior_images_cannot_be_changed_after_training(fit_args, tmp_path, capsys):
-    common = [*fit_args, "--model", "Diffusion", "--model.channels", "[8,16]", "--trainer.limit_val_batches", "1"]
+    common = [*fit_args, "--model", "Diffusion", "--model.unet_channels", "[8,16]", "--trainer.limit_val_batches", "1"]
     common += ["--trainer.max_epochs", "1", "--trainer.default_root_dir", str(tmp_path)]
     assert main(common) == 0
     error = refused(["fit", "--ckpt_path", "last", *common[-2:], "--model.posterior_images", "9"], capsys)
@@ -255,7 +255,7 @@ def test_posterior_images_cannot_be_changed_after_training(fit_args, tmp_path, c
 def test_diffusion_sampling_settings_can_be_changed_after_training(fit_args, tmp_path):
     common = ["--trainer.default_root_dir", str(tmp_path)]
     few = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1"]
-    assert main([*fit_args, "--model", "Diffusion", "--model.channels", "[8,16]", *few, *common]) == 0
+    assert main([*fit_args, "--model", "Diffusion", "--model.unet_channels", "[8,16]", *few, *common]) == 0
     grids = []
     for name, options in (("a", []), ("b", ["--model.sampling_steps", "1"]), ("c", ["--model.guidance", "3"])):
         folder = tmp_path / name

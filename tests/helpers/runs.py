@@ -12,7 +12,7 @@ from condgen.cli.main import main
 from condgen.generators import ConditionalGenerator
 
 SMALL = {  # options that make slow families small
-    "Diffusion": ["--model.channels", "[8,16]"],
+    "Diffusion": ["--model.unet_channels", "[8,16]"],
     "VAE": ["--model.flow_steps", "2"],
 }
 FIVE_SMALL_BATCHES = ["--data.batch_size", "16", "--trainer.limit_train_batches", "5"]

@@ -69,7 +69,7 @@ def test_ddp_trains_each_step_on_the_images_and_random_numbers_of_one_process(fi
 
 def test_ddp_logs_the_variance_ratio_of_one_process(tmp_path):
     """Diffusion computes the variance ratio from samples for a part of the validation images."""
-    fit = ["fit", "--model", "Diffusion", "--model.channels", "[8,16]", "--training_scores.every_n_epochs", "null"]
+    fit = ["fit", "--model", "Diffusion", "--model.unet_channels", "[8,16]", "--training_scores.every_n_epochs", "null"]
     fit += ["--data.source", "sample", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"]
     finish(condgen_process([*fit, *ON_THE_CPU, "--trainer.default_root_dir", "one"], tmp_path))
     finish(*two_processes([*fit, "--trainer.default_root_dir", "two"], tmp_path))

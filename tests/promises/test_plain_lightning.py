@@ -22,7 +22,7 @@ QUIET = {
     "limit_train_batches": 3, "limit_val_batches": 1,
 }  # fmt: skip
 LONGER = {"max_epochs": 2, "limit_train_batches": 20}
-ARGUMENTS = {"Diffusion": {"channels": (8, 16)}, "VAE": {"flow_steps": 2}}
+ARGUMENTS = {"Diffusion": {"unet_channels": (8, 16)}, "VAE": {"flow_steps": 2}}
 OVERRIDES = {"DNN": {"lr": 3e-4}, "GAN": {"penalty": 0.1}, "VAE": {"lr": 3e-4}, "Drifting": {"lr": 3e-4}}
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*logging interval")
 

@@ -206,7 +206,7 @@ def test_resume_with_a_callback_that_cannot_restore_its_state_names_the_callback
 
 def test_stochastic_weight_averaging_saves_the_averaged_weights_and_resumes(fit_args, tmp_path):
     average = ["--trainer.callbacks", "StochasticWeightAveraging", "--trainer.callbacks.swa_lrs", "0.01"]
-    options = ["--model", "Diffusion", "--model.channels", "[8,16]", "--trainer.max_epochs", "4"]
+    options = ["--model", "Diffusion", "--model.unet_channels", "[8,16]", "--trainer.max_epochs", "4"]
     start = ["--trainer.callbacks.swa_epoch_start", "1", "--trainer.default_root_dir", str(tmp_path)]
     assert main([*fit_args, *options, *average, *start]) == 0
     run = tmp_path / "lightning_logs" / "version_0"
