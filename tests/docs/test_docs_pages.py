@@ -1,14 +1,17 @@
 """The pages of docs/: their commands, snippets, quotations and links, and the site that mkdocs builds from them."""
 
 import ast
+import functools
 import os
 import re
 import shutil
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -126,21 +129,31 @@ def chromium() -> Iterator[Browser]:
         yield playwright.chromium.launch(executable_path=shutil.which("chromium"), args=options)
 
 
+@pytest.fixture(scope="module")
+def address(site) -> Iterator[str]:
+    """The address at which the site is served."""
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
 @pytest.fixture
-def page(chromium, site) -> Iterator[Page]:
-    """The site's first page, opened from the disk in a dark system. It loads nothing else and logs no error."""
+def page(chromium, address) -> Iterator[Page]:
+    """The site's first page in a dark system. It loads nothing from other hosts and logs no error."""
     page = chromium.new_page(color_scheme="dark")
     elsewhere, errors = [], []
-    page.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else elsewhere.append(r.url))
+    page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else elsewhere.append(r.url))
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto((site / "index.html").as_uri())
+    page.goto(f"{address}index.html")
     yield page
     page.close()
     assert elsewhere == []
     assert errors == []
 
 
-def test_site_search_works_without_a_server(page):
+def test_site_search_finds_a_function(page):
     page.locator("input[name=query]").fill("slerp")
     result = page.locator(".md-search-result__link").first
     result.wait_for(timeout=60_000)

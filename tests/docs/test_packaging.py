@@ -51,7 +51,6 @@ def test_source_distribution_contains_tests_docs_and_repository_files(tmp_path):
         "tests/benchmarks/__main__.py",
         "configs/gan.yaml",
         "docs/family.md",
-        "docs/mkdocs/theme/assets/iframe-worker.js",
         ".github/workflows/ci.yml",
         ".pre-commit-config.yaml",
         "CITATION.cff",
