@@ -454,7 +454,7 @@ def test_compare_prints_table_and_writes_picture(scored, tmp_path, capsys):
     content["samples"]["number"] = 20
     (other / "scores.json").write_text(json.dumps(content))
     error = refused(["compare", str(scored), str(other), "--output", str(tmp_path / "b.png")], capsys)
-    assert "another number of samples each" in error
+    assert "differ in number of samples" in error
     for path, message in (("nothing", "There is no"), (str(scored / "metrics.csv"), "is not one of condgen's")):
         assert message in refused(["compare", path, "--output", str(tmp_path / "b.png")], capsys)
     assert not (tmp_path / "b.png").exists()
