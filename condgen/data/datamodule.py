@@ -30,6 +30,8 @@ class ImageDataModule(LightningDataModule):
             is installed with condgen; ``auto`` uses the sample if the data set cannot be downloaded.
         batch_size: images in a step over all processes; at predict, samples in a block, at most 4,096.
         num_workers: processes that prepare batches; 0 is fastest for images of this size.
+        images_per_class: training images of the same class that follow each other, for families that compare them: a
+            batch of 1,280 with 32 images per class has 40 classes.
         horizontal_flip: flip each training image with probability 1/2. Not for digits and letters.
         max_shift: shift each training image by up to so many pixels in each direction.
         labels: predict: the labels to generate, e.g. ``[3,1,4]``, or a word of class names, e.g. ``2026``; every label
@@ -56,6 +58,7 @@ class ImageDataModule(LightningDataModule):
         source: Literal["auto", "full", "sample"] = "auto",
         batch_size: int = 64,
         num_workers: int = 0,
+        images_per_class: int = 1,
         horizontal_flip: bool = False,
         max_shift: int = 0,
         labels: list[int] | str | None = None,
@@ -73,6 +76,7 @@ class ImageDataModule(LightningDataModule):
         self.labels = list(range(self.num_classes)) if labels is None else labels
         self.samples_per_label, self.sample_seed, self.first_index = samples_per_label, sample_seed, first_index
         self.shared_noise = shared_noise
+        self.images_per_class = images_per_class
         self.augmentation = Augmentation(horizontal_flip, max_shift)
         self._check_settings()
         self._images: tuple[Images, Images] | None = None
@@ -81,6 +85,7 @@ class ImageDataModule(LightningDataModule):
     def _check_settings(self) -> None:
         check_number("data.batch_size", self.batch_size, at_least=1, at_most=2**20)
         check_number("data.num_workers", self.num_workers, at_least=0, at_most=512)
+        check_number("data.images_per_class", self.images_per_class, at_least=1, at_most=self.batch_size)
         check_number("data.max_shift", self.augmentation.max_shift, at_least=0, at_most=min(self.image_shape[1:]) // 2)
         check_number("data.sample_seed", self.sample_seed, at_least=0, at_most=2**64 - 1)
         check_number("data.samples_per_label", self.samples_per_label, at_least=1, at_most=10**9)
@@ -196,7 +201,8 @@ class ImageDataModule(LightningDataModule):
         processes, rank = self._processes_and_rank
         self.check_divisible(processes)
         drop_last = shuffle_seed is not None
-        sampler = ImageSampler(len(images), self.batch_size, processes, rank, shuffle_seed, drop_last)
+        groups = (images.labels, self.images_per_class) if drop_last and self.images_per_class > 1 else None
+        sampler = ImageSampler(len(images), self.batch_size, processes, rank, shuffle_seed, drop_last, groups)
         augmentation = self.augmentation if drop_last and any(self.augmentation) else None
         return ImageLoader(images, sampler, self.num_workers, augmentation)
 

@@ -40,14 +40,23 @@ class ImageSampler(DistributedSampler[list[int]]):
         rank: of this process.
         shuffle_seed: None for the images' own order.
         drop_last: drop the last global batch if it is incomplete.
+        groups: the labels (size,) and a number n, if images are to follow each other in groups of n with one label.
     """
 
     def __init__(
-        self, size: int, batch_size: int, processes: int, rank: int, shuffle_seed: int | None, drop_last: bool
+        self,
+        size: int,
+        batch_size: int,
+        processes: int,
+        rank: int,
+        shuffle_seed: int | None,
+        drop_last: bool,
+        groups: tuple[Tensor, int] | None = None,
     ) -> None:
         self.size, self.batch_size, self.processes, self.rank = size, batch_size, processes, rank
-        self.shuffle_seed = shuffle_seed
-        self.batches = size // batch_size if drop_last else -(-size // batch_size)
+        self.shuffle_seed, self.groups = shuffle_seed, groups
+        number = size if groups is None else int((groups[0].bincount() // groups[1]).sum()) * groups[1]
+        self.batches = number // batch_size if drop_last else -(-number // batch_size)
         self.epoch = 0
         self.start = 0  # the batch with which the next iteration begins
 
@@ -58,6 +67,8 @@ class ImageSampler(DistributedSampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         seed = self.shuffle_seed
         order = torch.arange(self.size) if seed is None else permutation(seed, self.size, self.epoch)
+        if self.groups is not None:
+            order = group_by_label(order, *self.groups)
         for batch in range(self.start, self.batches):
             rows = order[batch * self.batch_size : (batch + 1) * self.batch_size][self.rank :: self.processes]
             if len(rows):
@@ -65,6 +76,20 @@ class ImageSampler(DistributedSampler[list[int]]):
 
     def __len__(self) -> int:
         return self.batches
+
+
+def group_by_label(order: Tensor, labels: Tensor, size: int) -> Tensor:
+    """Returns the rows ``order`` in groups of ``size`` with one label; without those that are left over in a label.
+
+    The groups are in the order of their first rows, so that they are shuffled if the rows are.
+    """
+    rows = order[labels[order].argsort(stable=True)]  # by label, and shuffled within
+    groups = torch.cat(
+        [part[: len(part) // size * size].view(-1, size) for part in rows.split(labels.bincount().tolist())]
+    )
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order))
+    return groups[place[groups].amin(1).argsort()].flatten()
 
 
 def leave_process_group(worker: int) -> None:

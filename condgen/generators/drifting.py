@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
@@ -170,7 +171,18 @@ class Drifting(EMAGenerator):
                 loss = loss + (fake_features - target).square().sum() / len(fake)
                 energies.append(energy_distance(start, real_features))
         self.log_train_loss(torch.stack(energies).mean() if energies else loss)
+        if self.global_step == 0:
+            spaces = 1 + len(self.features.layers)
+            self.warn_about_small_labels(len(energies) // spaces, len(global_batch[3].unique()))
         return loss
+
+    def warn_about_small_labels(self, compared: int, found: int) -> None:
+        """Warns if a batch has two or more generated and real images of only some of its labels."""
+        if compared < found:
+            rank_zero_warn(
+                f"Drifting compares images of the same label, but the first batch has two or more generated and real "
+                f"images of only {compared} of its {found} labels: raise data.batch_size or data.images_per_class."
+            )
 
     def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         images, labels = batch
