@@ -1,6 +1,7 @@
 """The wheel contains the configs, the source distribution the tests, and commands find the installed configs."""
 
 import inspect
+import os
 import subprocess
 import sys
 import tarfile
@@ -40,6 +41,34 @@ def test_wheel_contains_configs_type_marker_and_evaluators(tmp_path):
     assert {f"condgen/configs/{name}.yaml" for name in CONFIGS} <= found
     assert {"condgen/py.typed", "condgen/demo/page.css", "condgen/evaluation/evaluators/MNIST.safetensors"} <= found
     assert {f"condgen/export/card/{name}.md" for name in ("template", "onnx", "pt2", "safetensors")} <= found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_installed_wheel_trains_samples_scores_and_exports_in_an_empty_folder(tmp_path):
+    """pytest -m slow -n 0 tests/docs/test_packaging.py: two minutes."""
+    (tmp_path / "built").mkdir()
+    wheel, site, empty = build("build_wheel", tmp_path / "built"), tmp_path / "site", tmp_path / "empty"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site)]
+    subprocess.run([*install, str(wheel)], check=True)
+    empty.mkdir()
+    for command in (
+        "fit --config gan --data.source sample --trainer.max_epochs 1 --trainer.limit_train_batches 5",
+        "fit --ckpt_path last --trainer.max_epochs 2",
+        "predict --data.labels 2026 --predictions.walk 3",
+        "test",
+        "plot",
+        "compare lightning_logs/version_0 --samples samples.png",
+        "export --format safetensors",
+    ):
+        program = [sys.executable, "-m", "condgen", *command.split()]
+        environment = {**os.environ, "PYTHONPATH": str(site)}
+        done = subprocess.run(program, cwd=empty, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    where = [sys.executable, "-c", "import condgen; print(condgen.__file__)"]
+    found = subprocess.run(where, cwd=empty, env=environment, capture_output=True, text=True, check=True).stdout
+    assert found.startswith(str(site))
+    assert (empty / "lightning_logs" / "version_0" / "scores.json").is_file()
 
 
 def test_source_distribution_contains_tests_docs_and_repository_files(tmp_path):

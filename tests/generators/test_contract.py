@@ -11,6 +11,8 @@ import pytest
 import torch
 from helpers.processes import finish, two_processes
 from helpers.runs import FAMILIES, SMALL, refused
+from lightning.pytorch import LightningDataModule, Trainer
+from torch.utils.data import DataLoader
 
 import condgen
 from condgen import generators
@@ -160,6 +162,29 @@ def test_generate_supports_other_image_shapes_and_numbers_of_classes(name):
     noise = generator.draw_noise(0, range(2))
     with torch.no_grad():
         assert generator.generate(torch.tensor([0, 25]), noise).shape == (2, 3, 32, 24)
+
+
+class RandomImages(LightningDataModule):
+    """Images of random pixels in [0, 1]: four of the last label, then four of the first, and so on."""
+
+    def __init__(self, num_classes: int, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.num_classes, self.image_shape = num_classes, image_shape
+
+    def train_dataloader(self):
+        images, labels = torch.rand(16, *self.image_shape), (self.num_classes - 1) * (1 - torch.arange(16) // 4 % 2)
+        return DataLoader(list(zip(images, labels.tolist(), strict=True)), batch_size=8)
+
+
+@pytest.mark.parametrize(("classes", "image_shape"), [(1000, (3, 16, 16)), (2, (3, 20, 20)), (10, (1, 64, 64))])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_family_trains_with_other_image_shapes_and_numbers_of_classes(name, classes, image_shape):
+    generator = family(name, num_classes=classes, image_shape=image_shape)
+    before = [weights.clone() for weights in generator.parameters()]
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    Trainer(max_steps=2, **quiet).fit(generator, datamodule=RandomImages(classes, image_shape))
+    assert any(not torch.equal(a, b) for a, b in zip(before, generator.parameters(), strict=True))
+    assert all(weights.isfinite().all() for weights in generator.parameters())
 
 
 @pytest.mark.parametrize("name", FAMILIES)
