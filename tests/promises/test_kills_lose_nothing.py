@@ -112,7 +112,8 @@ def uninterrupted(training, tmp_path_factory):
     def run(*more: str) -> Path:
         if more not in runs:
             folder = tmp_path_factory.mktemp("uninterrupted")
-            finish(condgen_process(training(*more), folder))
+            (folder / "nothing.yaml").write_text("{}")
+            finish(condgen_process([*training(*more), *resume_options(folder)], folder))
             runs[more] = folder / "lightning_logs" / "version_0"
         return runs[more]
 
