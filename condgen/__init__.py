@@ -1,4 +1,4 @@
-"""condgen: class-conditional image generation with PyTorch Lightning, from the average digit onwards."""
+"""Class-conditional image generation with PyTorch Lightning."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ __version__ = "0.2.0"
 
 
 def load(path: str | Path = "last", **settings: Any) -> ConditionalGenerator:
-    """Returns a trained generator, on the CPU and in eval mode.
+    """Loads a trained generator on the CPU and sets it to eval mode.
 
     Args:
-        path: a checkpoint file, a run directory (its last checkpoint is taken), ``last`` or ``best`` of the newest run
-            under ``./lightning_logs``, or a file of ``condgen export --format safetensors``.
-        settings: of the family, that are to be others than in training: ``guidance=1.5`` for a diffusion.
+        path: Path of a checkpoint, of a run directory (its last checkpoint is loaded), or of a file written by
+            ``condgen export --format safetensors``. ``last`` and ``best`` refer to the newest run under
+            ``./lightning_logs``.
+        settings: Hyperparameters that replace those from training, such as ``guidance=1.5`` for a diffusion model.
+
+    Returns:
+        The generator.
 
     Raises:
-        condgen.errors.UsageError: the checkpoint does not exist or is not one of condgen's, or the settings do not
-            fit it.
+        condgen.errors.UsageError: If the checkpoint does not exist, if condgen did not write it, or if ``settings``
+            contains an unknown hyperparameter or a value that does not match the weights.
     """
-    from condgen.checkpoints.build import load_generator  # imported when called: `import condgen` stays free of torch
+    from condgen.checkpoints.build import load_generator  # imported here so that `import condgen` does not import torch
 
     return load_generator(path, **settings)

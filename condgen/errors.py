@@ -1,21 +1,22 @@
-"""Errors that are reported to the user in one line."""
+"""Errors that the command line reports to the user in one line."""
 
 import sys
 
 
 class UsageError(Exception):
-    """A mistake of the user or a fault of the system. The message, one line, names the cause and the way out.
+    """An error that the user can fix, such as a wrong setting, a damaged file or a full disk.
 
-    The command line prints the message alone and exits with 1. Any other exception is a bug and keeps its traceback.
+    The message is one line that names the cause and says what to do. The command line prints only this message and
+    exits with code 1. Any other exception is a bug, and its traceback is printed.
     """
 
 
 class CollectiveError(UsageError):
-    """A UsageError that all processes raise at the same point. Only the first process prints it."""
+    """A UsageError that all processes of a training run raise at the same point. Only the first process prints it."""
 
 
 def printable(text: str) -> str:
-    """Escapes control characters, line breaks and the like in a text."""
+    """Escapes line breaks, control characters and other unprintable characters in a text."""
     return text if text.isprintable() else repr(text)[1:-1]
 
 
@@ -27,10 +28,21 @@ def check_number(
     above: int | None = None,
     at_most: int | None = None,
 ) -> None:
-    """Raises UsageError unless the setting ``name`` is finite and within the given bounds."""
+    """Checks that a setting is a finite number within bounds.
+
+    Args:
+        name: Name of the setting, used in the error message.
+        value: Value of the setting.
+        at_least: Lower bound, which the value may equal.
+        above: Lower bound, which the value must exceed.
+        at_most: Upper bound, which the value may equal.
+
+    Raises:
+        UsageError: If the value is not a finite number or is out of bounds.
+    """
     if (
         isinstance(value, int | float)
-        and abs(value) <= sys.float_info.max  # not infinite, not NaN, and no integer that is too large for a float
+        and abs(value) <= sys.float_info.max  # excludes infinity, NaN, and integers that are too large for a float
         and (at_least is None or value >= at_least)
         and (above is None or value > above)
         and (at_most is None or value <= at_most)
@@ -42,4 +54,4 @@ def check_number(
         allowed = f"a number above {above}"
     else:
         allowed = "a finite number" if at_least is None else f"{at_least} or more"
-    raise UsageError(f"{name} is {value}: give {allowed}.")
+    raise UsageError(f"{name} is {value}: use {allowed}.")

@@ -1,1 +1,1 @@
-"""Checkpoints: which file is meant (find), its content as data (read, write), and objects built from it (build)."""
+"""Checkpoints: find checkpoint files, read and write them, and build generators and data modules from them."""

@@ -1,4 +1,4 @@
-"""Builds generators and data modules from checkpoints, after checks of their settings and weights."""
+"""Builds generators and data modules from checkpoints, and checks the settings and weights of the checkpoints."""
 
 import os
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ from condgen.files.reading import open_regular
 from condgen.generators import ConditionalGenerator
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # load_state_dict converts between these
-REQUEST_SETTINGS = {"labels", "samples_per_label", "sample_seed", "first_index", "shared_noise"}  # of a data module
+REQUEST_SETTINGS = {"labels", "samples_per_label", "sample_seed", "first_index", "shared_noise"}  # for condgen predict
 
 
 def load_generator(path: str | Path, **settings: Any) -> ConditionalGenerator:
-    """See :func:`condgen.load`."""
+    """Loads a trained generator, see :func:`condgen.load`."""
     found = find_checkpoint(path, root=Path())
     if found.suffix != ".safetensors":
         return generator_of(read_checkpoint(found), found, settings)
@@ -29,16 +29,26 @@ def load_generator(path: str | Path, **settings: Any) -> ConditionalGenerator:
         with open_regular(found) as file:
             content = file.read()
     except OSError as error:
-        raise UsageError(f"{found} cannot be read ({error.strerror}): allow reading, or give another file.") from error
+        raise UsageError(f"{found} cannot be read ({error.strerror}): allow reading, or use another file.") from error
     return generator_of(read_weights(content, found), found, settings)
 
 
 def generator_of(checkpoint: dict[str, Any], path: Path, settings: Mapping[str, Any]) -> ConditionalGenerator:
-    """Builds the generator of a checkpoint, on the CPU and in eval mode; see :func:`condgen.load`."""
+    """Builds the generator of a checkpoint on the CPU, loads its weights, and sets it to eval mode.
+
+    Args:
+        checkpoint: Content of the checkpoint.
+        path: Path of the checkpoint, used in error messages.
+        settings: Hyperparameters that replace those from training.
+
+    Raises:
+        UsageError: If the checkpoint's class is not imported, or if ``settings`` contains an unknown hyperparameter or
+            a value that does not match the weights.
+    """
     generator_class = _generator_class(checkpoint, path)
     for name in settings.keys() - checkpoint["hyper_parameters"].keys():
         known = ", ".join(checkpoint["hyper_parameters"])
-        raise UsageError(f"{generator_class.__name__} has no setting {name}, but {known}.")
+        raise UsageError(f"{generator_class.__name__} has no setting {name}, but it has {known}.")
     check_settings(checkpoint, path, **settings)
     generator = _build(generator_class, checkpoint, path, settings)
     generator.load_state_dict(checkpoint["state_dict"])
@@ -52,30 +62,43 @@ def _generator_class(checkpoint: dict[str, Any], path: Path) -> type[Conditional
 def _build(
     generator_class: type[ConditionalGenerator], checkpoint: dict[str, Any], path: Path, settings: Mapping[str, Any]
 ) -> ConditionalGenerator:
-    """Builds a checkpoint's generator with initial weights."""
+    """Builds the generator of a checkpoint with randomly initialised weights."""
     try:
         generator = generator_class(**{**checkpoint["hyper_parameters"], **settings})
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         cause = str(error).partition("\n")[0]  # torch may add a C++ stack trace
-        raise UsageError(f"{path} does not fit {generator_class.__name__} ({cause}).") from error
+        raise UsageError(f"{path} does not match {generator_class.__name__} ({cause}).") from error
     if checkpoint.get("sampler_only"):
         generator.remove_training_parts()
     return generator
 
 
 def check_settings(checkpoint: dict[str, Any], path: Path, **settings: Any) -> None:
-    """Raises UsageError if the checkpoint's settings, some of them replaced, do not fit its weights.
+    """Checks that the checkpoint's settings match its weights.
 
-    It allocates no memory for weights, because the settings in a small file may describe a huge network.
+    No memory is allocated for the generator's weights, because a small file may contain the settings of a huge network.
+
+    Args:
+        checkpoint: Content of the checkpoint.
+        path: Path of the checkpoint, used in error messages.
+        settings: Hyperparameters that replace those from training.
+
+    Raises:
+        UsageError: If the settings do not match the weights.
     """
     with torch.device("meta"):
         check_weights(checkpoint, path, _build(_generator_class(checkpoint, path), checkpoint, path, settings))
 
 
 def check_weights(checkpoint: dict[str, Any], path: Path, generator: ConditionalGenerator) -> None:
-    """Raises UsageError if the checkpoint's weights are damaged or do not fit the generator."""
+    """Checks that the checkpoint's weights are finite and match the generator.
+
+    Raises:
+        UsageError: If the weights are damaged, if their names or shapes differ from those of the generator, or if the
+            generator has another value of a hyperparameter that must not change after training.
+    """
     needed = {name: _describe(weights) for name, weights in generator.state_dict().items()}
     saved = {name: _describe(weights) for name, weights in checkpoint["state_dict"].items()}
     wrong = sorted((name for name in needed.keys() | saved.keys() if needed.get(name) != saved.get(name)), key=str)
@@ -87,7 +110,7 @@ def check_weights(checkpoint: dict[str, Any], path: Path, generator: Conditional
             )
     if wrong:
         raise UsageError(
-            f"{path} does not fit {type(generator).__name__} ({wrong[0]} has the shape {saved.get(wrong[0])}, not "
+            f"{path} does not match {type(generator).__name__} ({wrong[0]} has the shape {saved.get(wrong[0])}, not "
             f"{needed.get(wrong[0])})."
         )
     for name, weights in checkpoint["state_dict"].items():
@@ -96,10 +119,10 @@ def check_weights(checkpoint: dict[str, Any], path: Path, generator: Conditional
 
 
 def _describe(weights: object) -> str | None:
-    """Returns the shape of weights, and their dtype unless it is one of :data:`FLOATS`. None for anything but a plain
-    tensor.
+    """Returns the shape of a weight tensor as text, with the dtype if it is not one of :data:`FLOATS`.
 
-    A tensor that is larger than its storage, such as one expanded number, is not plain: a small file can hold it.
+    Returns None if ``weights`` is not a dense tensor with a storage for all of its elements. An expanded tensor has a
+    smaller storage, so a small file could contain a huge tensor.
     """
     if not isinstance(weights, Tensor) or weights.layout != torch.strided or weights.is_nested:
         return None
@@ -109,13 +132,14 @@ def _describe(weights: object) -> str | None:
 
 
 def settings(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Returns the seed and the settings of a checkpoint's generator and data module, as in a config.
+    """Returns the seed and the settings of a checkpoint's generator and data module in the form of a config.
 
-    It omits the request of ``condgen predict`` and limits the loader's workers to the cores of this machine: a foreign
-    checkpoint must not decide how long a command runs or how many processes it starts.
+    The settings that say which samples ``condgen predict`` generates are left out, and the number of workers is limited
+    to the CPU cores of this machine. Otherwise an untrusted checkpoint could start a very long command or many
+    processes.
 
     Raises:
-        UsageError: the checkpoint names a class that is not imported.
+        UsageError: If the checkpoint names a class that is not imported.
     """
     origin = checkpoint["condgen"]
     found: dict[str, Any] = {"seed_everything": origin["seed"]}
@@ -137,26 +161,30 @@ def settings(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def data_of(checkpoint: dict[str, Any], path: Path) -> ImageDataModule:
-    """Builds the data module of a checkpoint, which reads and downloads nothing yet.
+    """Builds the data module of a checkpoint without reading or downloading any data.
 
     Raises:
-        UsageError: its class is not imported, or its settings do not fit the class.
+        UsageError: If the class is not imported, or if the settings do not match the class.
     """
     saved = settings(checkpoint, path).get("data")
     if saved is None:
-        raise UsageError(f"{path} does not say on which data it was trained: take another checkpoint.")
+        raise UsageError(f"{path} does not name the data set on which it was trained: use another checkpoint.")
     data_class = imported_class(saved["class_path"], ImageDataModule, path)
     try:
         return data_class(**saved["init_args"])
     except (UsageError, TypeError, ValueError, KeyError) as error:
-        raise UsageError(f"{path} does not fit {data_class.__name__} ({error}).") from error
+        raise UsageError(f"{path} does not match {data_class.__name__} ({error}).") from error
 
 
 def check_same_images(checkpoint: dict[str, Any], path: Path, data: ImageDataModule) -> None:
-    """Raises UsageError if a checkpoint's generator has other classes or another image shape than a data set."""
+    """Checks that a checkpoint's generator has the same number of classes and image shape as a data set.
+
+    Raises:
+        UsageError: If the number of classes or the image shape differs.
+    """
     saved = checkpoint["hyper_parameters"]
     if (saved["num_classes"], tuple(saved["image_shape"])) != (data.num_classes, data.image_shape):
         raise UsageError(
             f"{path} generates {saved['num_classes']} classes of {tuple(saved['image_shape'])} images, but "
-            f"{data.dataset} has {data.num_classes} of {data.image_shape}: take its own data set, or train again."
+            f"{data.dataset} has {data.num_classes} of {data.image_shape}: use its own data set, or train again."
         )

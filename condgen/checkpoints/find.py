@@ -1,4 +1,4 @@
-"""Finds run directories, ``lightning_logs/version_N``, and the checkpoint that a path means; creates new ones."""
+"""Finds and creates run directories (``lightning_logs/version_N``), and finds checkpoints in them."""
 
 import re
 from pathlib import Path
@@ -9,18 +9,24 @@ RUNS = "lightning_logs"
 
 
 def _versions(root: Path) -> list[tuple[int, Path]]:
-    """Returns the runs under ``root/lightning_logs``, newest first, each with its number."""
+    """Returns the number and path of each run directory under ``root/lightning_logs``, newest first."""
     found = [(re.fullmatch(r"version_(\d+)", path.name), path) for path in (root / RUNS).glob("version_*")]
     return sorted(((int(match[1]), path) for match, path in found if match and path.is_dir()), reverse=True)
 
 
 def runs_with(file: str, root: Path) -> list[Path]:
-    """Returns the runs under ``root/lightning_logs`` that contain a file, newest first."""
+    """Returns the run directories under ``root/lightning_logs`` that contain ``file``, newest first."""
     return [run for _, run in _versions(root) if (run / file).is_file()]
 
 
 def claim_run(root: Path) -> Path:
-    """Creates the directory of a new run, which no other process can claim at the same time."""
+    """Creates and returns the directory of a new run.
+
+    Two processes never get the same directory, because creating a directory is atomic.
+
+    Raises:
+        UsageError: If the directory cannot be created.
+    """
     number = next((number + 1 for number, _ in _versions(root)), 0)
     while True:
         run = root / RUNS / f"version_{number}"
@@ -31,20 +37,20 @@ def claim_run(root: Path) -> Path:
             number += 1
         except OSError as error:
             raise UsageError(
-                f"{run} cannot be made ({error.strerror}): give a folder as --trainer.default_root_dir."
+                f"{run} cannot be created ({error.strerror}): set --trainer.default_root_dir to another folder."
             ) from error
 
 
 def find_checkpoint(path: str | Path, root: Path) -> Path:
-    """Finds the checkpoint file that a user means.
+    """Finds the checkpoint file that ``--ckpt_path`` refers to.
 
     Args:
-        path: a checkpoint file; a run directory, for its last checkpoint; or ``last`` or ``best``, for that checkpoint
-            of the newest run that has one.
-        root: the folder that contains ``lightning_logs``.
+        path: Path of a checkpoint, or of a run directory, which refers to its ``last.ckpt``. ``last`` and ``best``
+            refer to ``last.ckpt`` and ``best.ckpt`` of the newest run that contains this file.
+        root: Folder that contains ``lightning_logs``.
 
     Raises:
-        UsageError: no such file exists.
+        UsageError: If the checkpoint does not exist.
     """
     if str(path) in ("last", "best"):
         file = f"checkpoints/{path}.ckpt"
@@ -52,20 +58,23 @@ def find_checkpoint(path: str | Path, root: Path) -> Path:
             return run / file
         raise UsageError(
             f"No run under {root / RUNS} has a checkpoint {path}.ckpt: train one with "
-            "`condgen fit --config configs/base.yaml`, or give a checkpoint's path as --ckpt_path."
+            "`condgen fit --config configs/base.yaml`, or set --ckpt_path to the path of a checkpoint."
         )
     path = Path(path)
     checkpoint = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
     if not checkpoint.is_file():
         raise UsageError(
-            f"There is no checkpoint {checkpoint}: as --ckpt_path give last, best, a checkpoint or a run directory."
+            f"There is no checkpoint {checkpoint}: set --ckpt_path to last, best, a checkpoint or a run directory."
         )
     return checkpoint
 
 
 def run_of(checkpoint: Path) -> Path | None:
-    """Returns the run directory of a checkpoint in its ``checkpoints`` folder, or of a symlink to one. Otherwise
-    None."""
+    """Returns the run directory of a checkpoint, or None if the checkpoint is not in one.
+
+    A run directory contains ``config.yaml`` and the folder ``checkpoints`` with the checkpoint. Symlinks are resolved
+    if the path itself is not in a run directory.
+    """
     for path in (checkpoint, checkpoint.absolute(), checkpoint.resolve()):
         run = path.parent.parent
         named = run.name not in ("", "..")  # a relative path may omit the run's name
@@ -75,5 +84,5 @@ def run_of(checkpoint: Path) -> Path | None:
 
 
 def is_last(checkpoint: Path) -> bool:
-    """Returns whether a checkpoint is a run's ``last.ckpt``, which a training resumes in the same run directory."""
+    """Returns whether a checkpoint is the ``last.ckpt`` of a run. It is resumed in the same run directory."""
     return "last.ckpt" in (checkpoint.name, checkpoint.resolve().name)

@@ -1,4 +1,4 @@
-"""Reads checkpoint files as data, never as code."""
+"""Reads checkpoint files without running code from them."""
 
 import itertools
 import json
@@ -21,43 +21,48 @@ from condgen.errors import UsageError
 from condgen.files.config import number_of_values
 from condgen.files.reading import open_regular
 
-MAX_SETTINGS = 10_000  # numbers and strings among a checkpoint's hyperparameters
+MAX_SETTINGS = 10_000  # maximum number of values in a checkpoint's hyperparameters
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint that ``condgen fit`` wrote, with its tensors on the CPU.
+    """Reads a checkpoint that ``condgen fit`` wrote, and loads its tensors to the CPU.
 
-    ``weights_only=True`` is explicit, because then no environment variable makes torch run code from the file.
+    ``weights_only=True`` is passed explicitly, because otherwise an environment variable could make torch run code from
+    the file.
 
     Raises:
-        UsageError: the file is damaged, not condgen's, or of another version.
+        UsageError: If the file cannot be read or is damaged, or if it was not written by this minor version of condgen.
     """
     try:
         with open_regular(path) as file:
             _check_archive(file, path)
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UsageError(f"{path} holds more than data, or is not a checkpoint: it was not loaded.") from error
+        raise UsageError(f"{path} contains more than data, or is not a checkpoint: it was not loaded.") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        if "can't allocate memory" in str(error):  # torch has no type for it on the CPU
+        if "can't allocate memory" in str(error):  # torch has no exception type for this on the CPU
             raise
         if isinstance(error, OSError) and error.errno is not None:
             raise UsageError(f"{path} cannot be read ({error.strerror}).") from error
-        raise UsageError(f"{path} is not a whole checkpoint: take another one.") from error
+        raise UsageError(f"{path} is not a complete checkpoint: use another checkpoint.") from error
     if not _is_condgens(checkpoint):
-        raise UsageError(f"{path} is not a checkpoint of condgen's: give one that `condgen fit` wrote.")
+        raise UsageError(f"{path} is not a checkpoint of condgen: use a checkpoint that `condgen fit` wrote.")
     _check_version(checkpoint["condgen"].get("version"), path)
     return checkpoint
 
 
 def _check_archive(file: IO[bytes], path: Path) -> None:
-    """Raises UsageError unless the file is an uncompressed zip archive, as ``torch.save`` writes it.
+    """Checks that a file is an uncompressed zip archive, which is the format of ``torch.save``.
 
-    A compressed one could need a thousand times as much memory as the file is large.
+    A compressed archive could need a thousand times more memory than the size of the file.
+
+    Raises:
+        UsageError: If the file has another format.
+        zipfile.BadZipFile: If the archive is damaged.
     """
     start = file.read(2)
     if start and start != b"PK":
-        raise UsageError(f"{path} holds more than data, or is not a checkpoint: it was not loaded.")
+        raise UsageError(f"{path} contains more than data, or is not a checkpoint: it was not loaded.")
     with zipfile.ZipFile(file) as archive:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
             raise UsageError(f"{path} is a compressed archive, not a checkpoint of condgen: it was not loaded.")
@@ -65,7 +70,7 @@ def _check_archive(file: IO[bytes], path: Path) -> None:
 
 
 def _is_condgens(checkpoint: Any) -> bool:
-    """Returns whether the values that condgen uses are in the checkpoint and have the right types."""
+    """Returns whether the checkpoint contains the values that condgen uses, with the right types."""
     types = {"state_dict": dict, "hyper_parameters": dict, "loops": dict, "global_step": int, "condgen": dict}
     if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(k), kind) for k, kind in types.items()):
         return False
@@ -81,7 +86,13 @@ def _is_condgens(checkpoint: Any) -> bool:
 
 
 def _check_version(version: Any, path: Path) -> None:
-    """Raises UsageError if another minor version wrote a file: its classes and settings may have other meanings."""
+    """Checks that a file was written by this minor version of condgen.
+
+    In other minor versions, classes and settings may have a different meaning.
+
+    Raises:
+        UsageError: If the file was written by another minor version.
+    """
     if str(version).split(".")[:2] != condgen.__version__.split(".")[:2]:
         raise UsageError(
             f"{path} was written by condgen {version}, this is {condgen.__version__}: use that version, or train again."
@@ -89,14 +100,18 @@ def _check_version(version: Any, path: Path) -> None:
 
 
 def read_weights(content: bytes, path: Path) -> dict[str, Any]:
-    """Reads a generator's settings and weights from ``content``, as `condgen export --format safetensors` wrote it.
+    """Reads the settings and weights of a generator from a file of ``condgen export --format safetensors``.
+
+    Args:
+        content: Content of the file.
+        path: Path of the file, used in error messages.
 
     Raises:
-        UsageError: the content is damaged, not condgen's, or of another version. The error names ``path``.
+        UsageError: If the content is damaged, or if it was not written by this minor version of condgen.
     """
     try:
         state_dict = safetensors.torch.load(content)
-        size = int.from_bytes(content[:8], "little")  # of the header, whose metadata safetensors.torch.load omits
+        size = int.from_bytes(content[:8], "little")  # of the header, whose metadata load() does not return
         about = json.loads(content[8 : 8 + size])["__metadata__"]
         hyper_parameters, version = json.loads(about["settings"]), about["condgen"]
         if not isinstance(hyper_parameters, dict):
@@ -108,19 +123,23 @@ def read_weights(content: bytes, path: Path) -> dict[str, Any]:
             "sampler_only": True,
         }
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UsageError(f"{path} is not a whole file of `condgen export --format safetensors`.") from error
+        raise UsageError(f"{path} is not a complete file of `condgen export --format safetensors`.") from error
     _check_version(version, path)
     return checkpoint
 
 
 def check_optimizer_states(states: Sequence[Any], optimizers: Sequence[Optimizer], path: Any) -> None:
-    """Raises UsageError if the optimizer states of a checkpoint do not fit the optimizers.
+    """Checks that the optimizer states of a checkpoint match the optimizers.
 
-    torch does not compare the shapes of moments and weights, and a fused optimizer would write beyond the weights.
+    torch does not compare the shapes of the moments with the shapes of the weights, so a fused optimizer could write to
+    memory outside of the weights.
+
+    Raises:
+        UsageError: If the number of optimizers, the number of weights or a shape differs.
     """
     with raise_as_incompatible(path):
         if len(states) != len(optimizers):
-            raise ValueError(f"it has {len(states)} optimizers, the training has {len(optimizers)}")
+            raise ValueError(f"it has {len(states)} optimizers, this training run has {len(optimizers)}")
         for optimizer, state in zip(optimizers, states, strict=True):
             weights = itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups)
             indices = itertools.chain.from_iterable(group["params"] for group in state["param_groups"])
@@ -133,7 +152,10 @@ def check_optimizer_states(states: Sequence[Any], optimizers: Sequence[Optimizer
 
 @contextmanager
 def raise_as_incompatible(path: Any) -> Iterator[None]:
-    """Re-raises any error as a UsageError: the checkpoint ``path`` is incompatible, or a callback cannot restore it."""
+    """Converts any exception in the block to a UsageError.
+
+    The message says that the checkpoint ``path`` is incompatible, or that a callback cannot restore its state from it.
+    """
     try:
         yield
     except UsageError:
@@ -147,4 +169,6 @@ def raise_as_incompatible(path: Any) -> Iterator[None]:
             raise UsageError(
                 f"The callback {name} cannot restore its state from {path} ({reason}): leave it out."
             ) from error
-        raise UsageError(f"{path} is incompatible with this training ({reason}): take another checkpoint.") from error
+        raise UsageError(
+            f"{path} is incompatible with this training run ({reason}): use another checkpoint."
+        ) from error

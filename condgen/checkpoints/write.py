@@ -12,16 +12,19 @@ from condgen.files.atomic import atomic_write
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints to a temporary file that replaces the former one, and reads them as data only."""
+    """Lightning plugin that writes checkpoints atomically and reads them without running code from them.
+
+    A checkpoint is written to a temporary file, which then replaces the previous checkpoint.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        # In torch 2.8, the state of StochasticWeightAveraging's scheduler has a function, which is not data.
+        # In torch 2.8, the state of StochasticWeightAveraging's scheduler contains a function, which is not data.
         parts = {name: _without_functions(checkpoint[name]) for name in {"callbacks", "lr_schedulers"} & {*checkpoint}}
         checkpoint = {**checkpoint, **parts}
         with atomic_write(path) as file:
             try:
                 torch.save(checkpoint, file)
-            except RuntimeError as error:  # torch raises it if the file cannot be written
+            except RuntimeError as error:  # raised by torch if the file cannot be written
                 raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
     def load_checkpoint(

@@ -1,1 +1,1 @@
-"""The command line. It knows every other package; no other package knows it."""
+"""The command line. It imports every other package of condgen, and no other package imports it."""

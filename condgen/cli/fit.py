@@ -1,4 +1,4 @@
-"""``condgen fit``: trains in a new run directory, or resumes a run in its own."""
+"""``condgen fit``: trains in a new run directory, or resumes a run in its run directory."""
 
 import contextlib
 import shlex
@@ -18,14 +18,16 @@ from condgen.files.locks import directory_lock
 from condgen.training.loggers import run_loggers
 from condgen.training.signals import StoppedBySignal
 
-RUN_FOLDERS = ("checkpoints", "samples", "reconstructions")  # in a run directory, written by fit
+RUN_FOLDERS = ("checkpoints", "samples", "reconstructions")  # folders in a run directory that fit writes
 
 
 def fit(cli: CondgenCLI) -> None:
-    """Trains, and prints how to use and resume the run. Removes the run directory if nothing was trained.
+    """Trains a generator and prints commands to use and resume the run.
+
+    If training fails before its first step, the new run directory is removed.
 
     Raises:
-        UsageError: the checkpoint cannot be resumed with these settings.
+        UsageError: If the checkpoint cannot be resumed with these settings.
     """
     trainer, path, trial = cli.trainer, cli.checkpoint_path, bool(cli.trainer.fast_dev_run)
     resumed = cli.run_directory() if path and is_last(path) else None
@@ -42,7 +44,7 @@ def fit(cli: CondgenCLI) -> None:
             trainer.loggers = [*run_loggers(run or cli.root, *continued), *trainer.loggers]
         try:
             for recipe in cli.recipes:
-                say(f"Config: {recipe}, which comes with condgen")
+                say(f"Config: {recipe} (included in condgen)")
             size = sum(weights.numel() for weights in cli.model.parameters() if weights.requires_grad)
             origin = f", resumed from {path}" if path else ""
             say(f"Run: {run} ({type(cli.model).__name__}, {size:,} parameters){origin}")
@@ -57,43 +59,51 @@ def fit(cli: CondgenCLI) -> None:
             raise
         if trial and run:
             _remove_run(run)
-        say("trainer.fast_dev_run: it works; nothing is kept." if trial else _next_steps(cli, run))
+        say("trainer.fast_dev_run: the test run succeeded, nothing is saved." if trial else _next_steps(cli, run))
 
 
 def _check_resume(cli: CondgenCLI, resumed: Path | None) -> tuple[int, list[str]]:
-    """Refuses a checkpoint that this training cannot resume.
+    """Checks that this training run can resume the checkpoint.
+
+    Args:
+        cli: Command line with a checkpoint.
+        resumed: Run directory of the checkpoint if training continues in it.
 
     Returns:
-        Where the loggers continue: the first step without a row, and the columns of rows that are logged again.
+        The first step that the loggers write, and the columns that identify rows of the step before it that are logged
+        again (see :class:`condgen.training.loggers.MetricsLogger`).
+
+    Raises:
+        UsageError: If the checkpoint cannot be resumed with these settings.
     """
     assert cli.checkpoint is not None
     path, saved = cli.checkpoint_path, cli.checkpoint["condgen"]
     for callback in cli.trainer.callbacks:
         if isinstance(callback, BatchSizeFinder | LearningRateFinder):
             name = type(callback).__name__
-            raise UsageError(f"trainer.callbacks has a {name}, which resets a training: leave it out to resume {path}.")
+            raise UsageError(f"trainer.callbacks has {name}, which resets training: leave it out to resume {path}.")
     if cli.trainer.fast_dev_run:
-        raise UsageError(f"trainer.fast_dev_run tries a new training, not {path}: leave one out.")
+        raise UsageError(f"trainer.fast_dev_run cannot resume {path}: leave out one of them.")
     for name in RUN_FOLDERS:
-        if resumed and (resumed / name).is_symlink():  # writing would follow it into another folder
-            raise UsageError(f"{resumed / name} is a link: put a folder in its place to resume this run.")
+        if resumed and (resumed / name).is_symlink():  # writing through the symlink would change another folder
+            raise UsageError(f"{resumed / name} is a symlink: replace it with a folder to resume this run.")
     with raise_as_incompatible(path):
         extra_rows = [str(column) for column in saved.get("extra_rows", [])]
         epochs = int(cli.checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
         seconds = float(cli.checkpoint["callbacks"].get("Timer", {}).get("time_elapsed", {}).get("train", 0))
     if reached := _limits_reached(cli, epochs, cli.checkpoint["global_step"], seconds):
         done, flags = " and ".join(reached), " ".join(reached.values())
-        raise UsageError(f"{path} has trained its {done}: for more, give {flags}.")
+        raise UsageError(f"{path} has already been trained for {done}: to train longer, use {flags}.")
     return saved.get("first_open_step", cli.checkpoint["global_step"]), extra_rows
 
 
 def _next_steps(cli: CondgenCLI, run: Path | None) -> str:
-    """Returns the next commands for a finished run."""
+    """Returns the commands that are useful after a finished run, one per line."""
     trainer = cli.trainer
     stopped_early = not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch  # a limit ended the last epoch
     limits = _limits_reached(cli, trainer.current_epoch - stopped_early, trainer.global_step)
     path = shlex.quote(str(run))
-    steps = (  # purpose, command, and the file that it needs
+    steps = (  # (purpose, command, file that must exist in the run directory)
         ("see the samples of every epoch", f"{run}/samples/, {run}/samples.gif", "samples.gif"),
         ("see the curves", f"condgen plot {path}", "metrics.csv"),
         ("compare them with other runs", f"tensorboard --logdir {shlex.quote(str(cli.root / RUNS))}", "metrics.csv"),
@@ -106,16 +116,23 @@ def _next_steps(cli: CondgenCLI, run: Path | None) -> str:
 
 
 def resume_command(cli: CondgenCLI, run: Path | None) -> str:
-    """Returns the command that resumes this training; with its config, if that names classes."""
+    """Returns the command that resumes this training run.
+
+    The command contains the run's config if the config names classes such as callbacks.
+    """
     has_classes = any(cli.trainer_settings[name] not in (None, True, False, []) for name in CLASS_SETTINGS)
     config = f"--config {shlex.quote(str(run))}/config.yaml " if has_classes else ""
     return f"condgen fit {config}--ckpt_path {shlex.quote(str(run))}"
 
 
 def _limits_reached(cli: CondgenCLI, epochs: int, steps: int, seconds: float | None = None) -> dict[str, str]:
-    """Returns the limits that a training of this length has reached, each with the flag for twice as long a training.
+    """Returns the limits that training has reached, each with a flag that doubles the limit.
 
-    ``seconds`` is the time that ``trainer.max_time`` limits: that of this training if it is not given.
+    Args:
+        cli: Command line whose Trainer has the limits.
+        epochs: Number of trained epochs.
+        steps: Number of training steps.
+        seconds: Training time, which ``trainer.max_time`` limits. By default, the time of this training run.
     """
     limits = {"epochs": (epochs, cli.trainer.max_epochs), "steps": (steps, cli.trainer.max_steps)}
     found = {
@@ -133,7 +150,7 @@ def _limits_reached(cli: CondgenCLI, epochs: int, steps: int, seconds: float | N
 
 
 def _has_results(run: Path) -> bool:
-    """Returns whether a run directory has a checkpoint or a row of metrics. Then it is never removed."""
+    """Returns whether a run directory contains a checkpoint or metrics. A directory with results is never removed."""
     metrics = run / "metrics.csv"
     return any(run.glob("checkpoints/*.ckpt")) or (metrics.is_file() and metrics.stat().st_size > 0)
 
@@ -141,4 +158,4 @@ def _has_results(run: Path) -> bool:
 def _remove_run(run: Path) -> None:
     shutil.rmtree(run, ignore_errors=True)
     with contextlib.suppress(OSError):
-        run.parent.rmdir()  # if no other run is in it
+        run.parent.rmdir()  # succeeds only if the folder contains no other run

@@ -1,4 +1,4 @@
-"""``condgen validate``, ``test`` and ``predict``: the commands that use a checkpoint without training it."""
+"""``condgen validate``, ``test`` and ``predict``: the commands that use a checkpoint without training."""
 
 from condgen.cli.lightning_cli import CondgenCLI
 from condgen.cli.output import say
@@ -9,13 +9,16 @@ from condgen.training.scores import ScoredSamples
 
 
 def validate(cli: CondgenCLI) -> None:
-    """Prints the losses on the test images."""
+    """Computes and prints the losses on the test images."""
     cli.trainer.run_directory = cli.run_directory()
     cli.trainer.validate(cli.model, **cli.trainer_arguments(), verbose=cli.config.verbose)
 
 
 def test(cli: CondgenCLI) -> None:
-    """Prints the losses on the test images and the scores of samples, and writes the scores into the run directory."""
+    """Computes and prints the losses on the test images and the scores of generated samples.
+
+    The scores are also written into the run directory.
+    """
     run = cli.trainer.run_directory = cli.run_directory()
     cli.trainer.test(cli.model, **cli.trainer_arguments(), verbose=cli.config.verbose)
     scored = next(callback for callback in cli.trainer.callbacks if isinstance(callback, ScoredSamples))
@@ -28,16 +31,17 @@ def test(cli: CondgenCLI) -> None:
 
 
 def predict(cli: CondgenCLI) -> None:
-    """Writes samples into files.
+    """Generates samples and writes them to files.
 
     Raises:
-        UsageError: a setting asks for a part of the samples, or the checkpoint lies in no run and no folder is given.
+        UsageError: If a setting limits the number of batches, or if the checkpoint is not in a run directory and the
+            command line gives no output folder.
     """
     cli.trainer.run_directory = cli.run_directory()
     files = next(callback for callback in cli.trainer.callbacks if isinstance(callback, PredictionFiles))
     if cli.trainer.limit_predict_batches != 1.0 or cli.trainer.fast_dev_run:
-        raise UsageError("predict generates all samples: leave out limit_predict_batches and fast_dev_run.")
+        raise UsageError("predict always generates all samples: leave out limit_predict_batches and fast_dev_run.")
     if cli.trainer.run_directory is None and files.dirpath is None:
-        raise UsageError(f"{cli.checkpoint_path} lies in no run directory: give a folder as --predictions.dirpath.")
+        raise UsageError(f"{cli.checkpoint_path} is not in a run directory: set --predictions.dirpath to a folder.")
     cli.trainer.predict(cli.model, **cli.trainer_arguments(), return_predictions=False)
     say(f"Samples: {files.folder} (grid.png shows them, manifest.csv lists them)")

@@ -1,4 +1,4 @@
-"""The commands that are functions: their options are the function's parameters."""
+"""Runs the commands that are plain functions. The options of a command are the parameters of its function."""
 
 import inspect
 import json
@@ -18,15 +18,19 @@ from condgen.data.datamodule import ImageDataModule
 from condgen.errors import UsageError
 from condgen.files.config import read_config
 
-OWN_DATA = "condgen.data."  # the package of condgen's own data sets
+OWN_DATA = "condgen.data."  # package of condgen's own data sets
 MNIST = f"{OWN_DATA}datasets.MNIST"
 
 
 def call(command: str, words: list[str]) -> None:
-    """Runs the function of a command with the arguments of the command line.
+    """Runs the function of a command with the arguments from the command line.
+
+    Args:
+        command: Name of the command.
+        words: Words of the command line after the command.
 
     Raises:
-        UsageError: the command line is wrong.
+        UsageError: If the command line is wrong.
     """
     function = load(command)
     parameters = list(inspect.signature(function).parameters)
@@ -58,12 +62,12 @@ def call(command: str, words: list[str]) -> None:
 
 
 def _data_beside(paths: list[str]) -> Any:
-    """Returns the data set of the run whose directory contains the samples; MNIST if no run does.
+    """Returns the data set of the run whose directory contains the sample files, or MNIST if there is no such run.
 
-    The run's ``config.yaml`` may come from anybody: it can only choose one of condgen's own data sets and its images.
+    The run's ``config.yaml`` is untrusted. It can only select one of condgen's own data sets and the images in it.
 
     Raises:
-        UsageError: it names no such data set.
+        UsageError: If the ``config.yaml`` does not name one of condgen's own data sets.
     """
     parents = Path(os.path.realpath(paths[0])).parents if paths else ()
     run = next((f for f in parents if os.path.isfile(f / "config.yaml") and os.path.isdir(f / "checkpoints")), None)
@@ -85,4 +89,4 @@ def _data_beside(paths: list[str]) -> Any:
         parser.parse_object({"data": data})  # checks the types
         return data
     except (ArgumentError, AttributeError, UsageError) as error:
-        raise UsageError(f"{run}/config.yaml: {error} Give the data set of these samples as --data.") from error
+        raise UsageError(f"{run}/config.yaml: {error} Use --data to give the data set of these samples.") from error

@@ -1,4 +1,7 @@
-"""condgen's LightningCLI: its options, the layers of settings below them, and the objects that they build."""
+"""The command line of ``fit``, ``validate``, ``test`` and ``predict``, based on LightningCLI.
+
+It merges the settings of config files, a checkpoint and flags, and builds the model, the data module and the Trainer.
+"""
 
 import contextlib
 import importlib
@@ -51,7 +54,7 @@ from condgen.training.scores import ScoredSamples, TrainingScores
 from condgen.training.trainer import RunTrainer
 from condgen.training.trainer_settings import check_plugins, check_strategy, check_trainer
 
-CALLBACKS: dict[str, tuple[str, type[Callback]]] = {  # by the name of their settings, each with its command
+CALLBACKS: dict[str, tuple[str, type[Callback]]] = {  # name of the settings: (command, class)
     "checkpoint": ("fit", LastAndBestCheckpoint),
     "sample_grids": ("fit", SampleGrids),
     "training_scores": ("fit", TrainingScores),
@@ -69,11 +72,15 @@ TRAINER_DEFAULTS = {
     "enable_model_summary": False,
 }
 NO_OPTIONS = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders", "return_predictions"}
-NO_OPTIONS |= {"weights_only"}  # false would let a checkpoint run code
+NO_OPTIONS |= {"weights_only"}  # false would allow a checkpoint to run code
 
 
 def _create(class_type: type[T], *args: Any, **kwargs: Any) -> T:
-    """Creates a callback, logger or profiler that the Trainer's settings name. A failure is the user's mistake."""
+    """Creates a callback, logger or profiler that the Trainer's settings name.
+
+    Raises:
+        UsageError: If the constructor raises an exception, because its arguments come from the user.
+    """
     try:
         return class_type(*args, **kwargs)
     except UsageError:
@@ -84,14 +91,16 @@ def _create(class_type: type[T], *args: Any, **kwargs: Any) -> T:
 
 
 class CondgenCLI(LightningCLI):
-    """One of LightningCLI's commands, ready to run: ``model``, ``datamodule``, ``trainer``.
+    """LightningCLI for one command. It parses the arguments and builds ``model``, ``datamodule`` and ``trainer``.
 
-    With a checkpoint, its model, data and seed hold; everything else comes from ``--config``, or from the run's own
-    ``config.yaml`` if no config is given. A flag overrides both.
+    If the command uses a checkpoint, the model, the data and the seed are set to those of the checkpoint. All other
+    settings come from ``--config``, or from the run's ``config.yaml`` if ``--config`` is not given. Flags override all
+    of these settings.
 
     Args:
-        command: ``fit``, ``validate``, ``test`` or ``predict``; "" for all, to print a completion script.
-        arguments: the command's arguments.
+        command: ``fit``, ``validate``, ``test`` or ``predict``. "" adds all commands to the parser, which is needed to
+            print a completion script.
+        arguments: Arguments of the command.
     """
 
     trainer: RunTrainer
@@ -115,7 +124,7 @@ class CondgenCLI(LightningCLI):
             parser_kwargs=PARSER_SETTINGS | {"prog": f"condgen {command}".rstrip()},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            run=not command,  # the parser of one command is built faster than those of all
+            run=not command,  # building the parser of one command is faster than building all parsers
             args=arguments,
         )
 
@@ -136,7 +145,7 @@ class CondgenCLI(LightningCLI):
         files = [read_recipe(str(flag.value)) for flag in flags if flag.name == "config"]
         flags = [flag for flag in flags if flag.name != "config"]
         options = [*_settings_in(files), *flags]
-        for group in BASES:  # the user names these classes, so they may be imported, also for a checkpoint
+        for group in BASES:  # classes named by the user may be imported, even if a checkpoint is used
             with contextlib.suppress(ImportError, ValueError):
                 importlib.import_module((last_value(options, group) or "").rpartition(".")[0])
         path = last_value(options, "ckpt_path") or (None if self.command == "fit" else "last")
@@ -151,7 +160,7 @@ class CondgenCLI(LightningCLI):
         family = short_name(last_value([*_settings_in(files), *flags], "model") or DEFAULTS["model"])
         if self.command == "fit" and not files and (recipe := recipe_of(family)):
             files = [read_recipe(str(recipe))]
-        for _, content in files:  # the settings of one family are not meant for another
+        for _, content in files:  # do not apply the settings of one model family to another
             model = content.get("model")
             if isinstance(model, dict) and short_name(str(model.get("class_path", family))) != family:
                 del content["model"]
@@ -161,7 +170,11 @@ class CondgenCLI(LightningCLI):
             check_number("seed_everything", self.config.seed_everything, at_least=0, at_most=2**32 - 1)
 
     def _read_checkpoint(self, path: Path) -> dict[str, Any]:
-        """Reads and checks a checkpoint, and returns its settings."""
+        """Reads a checkpoint, checks it, and returns its settings in the form of a config.
+
+        Raises:
+            UsageError: If the checkpoint is damaged or its settings do not match its weights.
+        """
         self.checkpoint = read_checkpoint(path)
         found = settings(self.checkpoint, path)
         check_settings(self.checkpoint, path)
@@ -174,7 +187,11 @@ class CondgenCLI(LightningCLI):
     def _parse(
         self, parser: LightningArgumentParser, files: list[tuple[str, dict[str, Any]]], flags: list[Option]
     ) -> Namespace:
-        """Parses the files, then the flags; refuses wrong values that jsonargparse accepts."""
+        """Parses the settings of the files, then the flags.
+
+        Raises:
+            UsageError: If a name or value is wrong. This includes wrong values that jsonargparse would accept.
+        """
         options = [*_settings_in(files), *flags]
         self.given = {plain_name(option.name) for option in options if option.source != f"{self.checkpoint_path}: "}
         chosen = {group: last_value(options, group) or default for group, default in DEFAULTS.items()}
@@ -183,13 +200,13 @@ class CondgenCLI(LightningCLI):
             name = plain_name(option.name)
             group, _, setting = name.partition(".")
             if name in ("trainer", *CALLBACKS) and not isinstance(option.value, str):
-                problem = f"{option.value}: give its settings one by one, as in configs/base.yaml."
+                problem = f"{option.value}: write its settings one by one, as in configs/base.yaml."
             elif "\0" in str(option.value):
-                problem = f"{option.value}: give a value without a null byte."
+                problem = f"{option.value}: use a value without a null byte."
             elif group == "model" and setting in FROM_DATA:
-                problem = f"{option.value}, but it follows from the data set: leave it out."
+                problem = f"{option.value}, but the data set determines it: leave it out."
             elif option.value == "null" and group in BASES and _default(parser, group, setting) is not None:
-                problem = "null: give a value, or leave it out."
+                problem = "null: use another value, or leave it out."
             else:
                 continue
             raise UsageError(f"{option.source}{name} is {problem}")
@@ -218,13 +235,13 @@ class CondgenCLI(LightningCLI):
         if self.command == "fit":
             monitors = [callback.monitor for callback in config.callbacks if isinstance(callback, EarlyStopping)]
             if {self.config.checkpoint.monitor, *monitors} != {"val_loss"}:
-                config.num_sanity_val_steps = config.num_sanity_val_steps or 1  # it shows the names of logged values
+                config.num_sanity_val_steps = config.num_sanity_val_steps or 1  # finds the names of logged values
             config.callbacks.append(TerminateOnNonFinite())
         else:
             config.enable_checkpointing = False
         self.logs_into_run = self.command == "fit" and config.logger is not False
         if self.command != "fit" or config.logger in (None, True):
-            config.logger = False  # the run directory's loggers are added once it exists
+            config.logger = False  # fit adds the loggers when the run directory exists
         config.plugins = [*check_plugins(as_list(config.plugins)), AtomicCheckpointIO()]
         has_environment = any(isinstance(plugin, ClusterEnvironment) for plugin in config.plugins)
         if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect() and not has_environment:
@@ -239,7 +256,7 @@ class CondgenCLI(LightningCLI):
         check_strategy(trainer.strategy, self.trainer_settings["strategy"])
         if self.trainer_settings["sync_batchnorm"] and trainer.strategy.root_device.type != "cuda":
             raise UsageError(
-                "trainer.sync_batchnorm is true, but batch norm is only synchronised on GPUs: leave it out."
+                "trainer.sync_batchnorm is true, but batch norm can only be synchronised on GPUs: leave it out."
             )
         ignore_other_checkpoints(trainer)
         name_checkpoint_in_errors(trainer, self.checkpoint_path)
@@ -247,19 +264,21 @@ class CondgenCLI(LightningCLI):
         return trainer
 
     def trainer_error(self, error: Exception) -> UsageError:
-        """Lightning's message about the Trainer's settings, after the settings that are not the defaults."""
+        """Returns an error with the Trainer's settings that are not the defaults, followed by Lightning's message."""
         defaults = self.parser.get_defaults().trainer
         changed = {name: value for name, value in self.trainer_settings.items() if value != defaults[name]}
         named = " ".join(f"trainer.{name}={value}" for name, value in changed.items()) or "trainer"
         return UsageError(f"{named}: {error or type(error).__name__}")
 
     def trainer_arguments(self) -> dict[str, Any]:
-        """Returns the arguments of the Trainer's methods: the data, and the checkpoint, which is read without running
-        code."""
+        """Returns the arguments for ``Trainer.fit``, ``validate``, ``test`` and ``predict``.
+
+        ``weights_only`` is always True, so that a checkpoint cannot run code.
+        """
         return {"datamodule": self.datamodule, "ckpt_path": self.checkpoint_path, "weights_only": True}
 
     def run_directory(self) -> Path | None:
-        """Returns the run directory in which the checkpoint lies, if there is a checkpoint and it lies in one."""
+        """Returns the run directory that contains the checkpoint. None if no checkpoint is used or it has none."""
         return run_of(self.checkpoint_path) if self.checkpoint_path else None
 
 

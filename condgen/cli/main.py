@@ -1,4 +1,4 @@
-"""The ``condgen`` command. Help and version are answered here, without importing torch."""
+"""The ``condgen`` command. It prints the help and the version without importing torch."""
 
 import io
 import os
@@ -11,31 +11,38 @@ from condgen.cli.commands import help_text
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command line (``sys.argv[1:]`` if not given) and returns its exit code."""
+    """Runs a command line and returns its exit code.
+
+    Args:
+        argv: Words of the command line after ``condgen``. The default is ``sys.argv[1:]``.
+    """
     _prepare_streams()
     try:
         code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has closed the pipe, as in `condgen compare RUN RUN | head`
+    except BrokenPipeError:  # the reading process closed the pipe, as in `condgen compare RUN RUN | head`
         _discard_output()
-        return 141  # as shells report SIGPIPE, which Windows lacks
+        return 141  # the shells' exit code for SIGPIPE, which Windows does not have
     except MemoryError:
         print("condgen: There is not enough memory to start.", file=sys.stderr)
         return 1
     except OSError as error:
         if error.filename is not None:
             raise
-        _discard_output()  # standard output is on a full disk
+        _discard_output()  # standard output cannot be written, for example because the disk is full
         print(f"condgen: the output cannot be written ({error.strerror}).", file=sys.stderr)
         return 1
     return code
 
 
 def _prepare_streams() -> None:
-    """Makes printing safe if a stream is closed (as for a daemon) or its encoding lacks a character, such as ±."""
+    """Prepares stdout and stderr so that ``print`` does not fail.
+
+    A stream may be closed, as it is for a daemon, or its encoding may not contain a character such as ±.
+    """
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)  # else the next file opened would become the output
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)  # else the next file opened would get its number
             setattr(sys, name, os.fdopen(descriptor, "w", closefd=False))
         elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -67,5 +74,8 @@ def _run(arguments: list[str]) -> int:
 
 
 def _end(signum: int, frame: object) -> None:
-    """Exits with the code that shells use for a signal. A running training saves first: it has its own handler."""
+    """Exits with the exit code that shells use for a signal.
+
+    During training, another handler is active, which saves a checkpoint first.
+    """
     raise SystemExit(128 + signum)

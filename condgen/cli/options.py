@@ -1,4 +1,4 @@
-"""The settings that a command line and its config files give, before jsonargparse parses them."""
+"""Reads the settings of a command line and its config files, before jsonargparse parses them."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +10,13 @@ PARSER_SETTINGS: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False
 
 
 class Option(NamedTuple):
-    """A setting: its full name without dashes, its value, and ``FILE: `` if a config file gives it."""
+    """A setting from the command line or from a config file.
+
+    Args:
+        name: Full name of the setting without dashes.
+        value: Value of the setting.
+        source: ``FILE: `` if the setting comes from a config file, otherwise "".
+    """
 
     name: str
     value: Any
@@ -21,11 +27,13 @@ class Option(NamedTuple):
 
 
 def read_options(words: Iterable[str]) -> list[Option]:
-    """Returns the options of a command line; their ``str`` has the form ``--name=value``, also for values such as
-    -1e-3.
+    """Reads the options of a command line.
+
+    ``str(option)`` has the form ``--name=value``, so that jsonargparse does not mistake a value such as -1e-3 for an
+    option.
 
     Raises:
-        UsageError: a word belongs to no option, or an option has no value.
+        UsageError: If a word does not belong to an option, or if an option has no value.
     """
     found: list[Option] = []
     for word in words:
@@ -36,7 +44,7 @@ def read_options(words: Iterable[str]) -> list[Option]:
             found[-1] = found[-1]._replace(value=word)
         else:
             raise UsageError(
-                f"{word!r} belongs to no option: a config is given as --config FILE, a checkpoint as --ckpt_path PATH."
+                f"{word!r} is not an option: use --config FILE for a config, --ckpt_path PATH for a checkpoint."
             )
     for option in found:
         if option.value is None and option.name != "print_config":
@@ -45,7 +53,12 @@ def read_options(words: Iterable[str]) -> list[Option]:
 
 
 def settings_in(content: Mapping[str, Any], source: str) -> Iterator[Option]:
-    """Returns the settings in the content of a config file, as if each was an option; None is ``null``."""
+    """Yields each setting in the content of a config file as an option. The value None becomes ``null``.
+
+    Args:
+        content: Nested settings of the file.
+        source: Prefix for error messages, ``FILE: ``.
+    """
     for key, value in content.items():
         if isinstance(value, dict):
             yield from (option._replace(name=f"{key}.{option.name}") for option in settings_in(value, source))
@@ -54,21 +67,25 @@ def settings_in(content: Mapping[str, Any], source: str) -> Iterator[Option]:
 
 
 def plain_name(name: str) -> str:
-    """``model.init_args.lr`` as ``model.lr``, ``model.class_path`` as ``model``, ``trainer.callbacks+`` without +."""
+    """Returns the short form of a setting's name.
+
+    ``model.init_args.lr`` becomes ``model.lr``, ``model.class_path`` becomes ``model``, and ``trainer.callbacks+``
+    becomes ``trainer.callbacks``.
+    """
     return name.replace(".init_args.", ".").removesuffix(".class_path").removesuffix("+")
 
 
 def last_value(options: Iterable[Option], name: str) -> str | None:
-    """Returns the value of a setting that holds: the last one that is given; None if none is, or ``null``."""
+    """Returns the last value that is given for a setting. None if there is no value or if the last one is ``null``."""
     values = [option.value for option in options if plain_name(option.name) == name]
     return None if not values or values[-1] == "null" else str(values[-1])
 
 
 def is_question(words: Iterable[str]) -> bool:
-    """Returns whether a command line asks for help or a completion script, which jsonargparse prints."""
+    """Returns whether a command line requests help or a completion script, which jsonargparse prints."""
     return any(re.fullmatch(r"-h|--help|--print_completion.*|--[\w.]+\.help.*", word) for word in words)
 
 
 def as_list(value: Any) -> list[Any]:
-    """Returns a setting that is one value or several, as a list."""
+    """Returns the values of a setting as a list. The setting may be None, one value, or a list or tuple of values."""
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]

@@ -1,4 +1,4 @@
-"""Prints results on standard output, and one line about an error on standard error."""
+"""Prints results to standard output, and errors as one line to standard error."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from condgen.errors import CollectiveError, UsageError, printable
 from condgen.training.signals import StoppedBySignal
 
-SYSTEM_REFUSES = {  # caused by the user's disk, permissions, limits or paths
+SYSTEM_REFUSES = {  # errors that the user's disk, permissions, limits or paths cause
     errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG,
     errno.ENFILE, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,
 }  # fmt: skip
@@ -22,20 +22,23 @@ SYSTEM_REFUSES = {  # caused by the user's disk, permissions, limits or paths
 
 @rank_zero_only
 def say(text: str) -> None:
-    """Prints in the first process only."""
+    """Prints a text in the first process only."""
     print(text, flush=True)
 
 
 def report_error(error: BaseException) -> int:
-    """Prints an exception as one line and returns the exit code: 1 or 2; 128 + N after signal N.
+    """Prints an exception as one line and returns the exit code.
+
+    The exit code is 2 for a command line that cannot be parsed, 128 + N after signal N, and 1 for any other error. A
+    ``SystemExit`` keeps its own code.
 
     Raises:
-        BaseException: ``error`` itself, if it is a bug.
+        BaseException: If ``error`` is a bug, it is raised again.
     """
     is_child = os.environ.get("LOCAL_RANK", "0") != "0"  # not the first process of its machine
     if isinstance(error, StoppedBySignal):
         say(f"\nStopped. Checkpoint saved. Resume with: {error.resume_command}")
-        # a child process that ends with an error would make Lightning end the others
+        # if a child process exits with an error code, Lightning kills the other processes
         return 0 if is_child and "TORCHELASTIC_RUN_ID" not in os.environ else 128 + error.signum
     if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
         return _fail("interrupted", 128 + signal.SIGINT)
@@ -60,16 +63,19 @@ def raised_in(error: BaseException) -> str:
 
 
 def _message(error: BaseException) -> str | None:
-    """Returns the message if the machine lacks a resource or the batch is too small; None if ``error`` is a bug."""
-    # torch raises a bare RuntimeError if the CPU's memory is exhausted, so only its text identifies it
+    """Returns the message for an error that is not a bug, such as too little memory or too small a batch.
+
+    None if the error is a bug.
+    """
+    # if the CPU's memory is exhausted, torch raises a plain RuntimeError, which only its text identifies
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         reason = f"{type(error).__name__}: {error}".removesuffix(": ")
-        return f"There is not enough memory ({reason}). A smaller --data.batch_size needs less."
+        return f"There is not enough memory ({reason}). Use a smaller --data.batch_size."
     if raised_in(error).startswith(("torch.utils.data.", "multiprocessing.", "torch.multiprocessing.")):
-        return f"The loader's workers failed ({error}). Fewer --data.num_workers need less."
+        return f"The data loader's workers failed ({error}). Use fewer --data.num_workers."
     calls = {(frame.f_globals["__name__"], frame.f_code.co_name) for frame, _ in traceback.walk_tb(error.__traceback__)}
     if isinstance(error, ValueError) and ("torch.nn.functional", "batch_norm") in calls:
-        return "Batch norm needs two images or more in each process's batch: raise --data.batch_size."
+        return "Batch norm needs at least two images in the batch of each process: increase --data.batch_size."
     if isinstance(error, OSError) and error.errno in SYSTEM_REFUSES:
         return f"{error.filename or 'A file'} cannot be used ({error.strerror})."
     return None

@@ -1,4 +1,4 @@
-"""The configs that come with condgen: one for each family, and others by name."""
+"""The configs that are included in condgen: one for each model family, and some others."""
 
 import re
 from pathlib import Path
@@ -11,13 +11,17 @@ RECIPES = Path(__file__).parents[1] / "configs"
 
 
 def read_recipe(path: str) -> tuple[str, dict[str, Any]]:
-    """Returns the path and the content of the file that ``--config PATH`` means.
+    """Reads the config that ``--config`` refers to.
 
     Args:
-        path: a file; if there is none, ``gan``, ``gan.yaml`` or ``configs/gan.yaml`` for condgen's own ``gan.yaml``.
+        path: Path of a config file. If the file does not exist, ``gan``, ``gan.yaml`` and ``configs/gan.yaml`` refer to
+            the ``gan.yaml`` that is included in condgen.
+
+    Returns:
+        The path of the config file and its settings.
 
     Raises:
-        UsageError: there is no such file, or it contains no settings.
+        UsageError: If the file does not exist, cannot be read or contains no settings.
     """
     name = re.fullmatch(r"(?:configs/)?(\w+)(?:\.yaml)?", path)
     if name and not Path(path).exists() and (RECIPES / f"{name[1]}.yaml").is_file():
@@ -29,6 +33,10 @@ def read_recipe(path: str) -> tuple[str, dict[str, Any]]:
 
 
 def recipe_of(family: str) -> Path | None:
-    """Returns the config of one of condgen's families, by its short name."""
+    """Returns the path of the config for one of condgen's model families, or None if there is no config.
+
+    Args:
+        family: Short name of the model class, such as ``GAN``.
+    """
     recipe = RECIPES / ("base.yaml" if family == "DNN" else f"{family.lower()}.yaml")
     return recipe if family.isidentifier() and recipe.is_file() else None

@@ -1,4 +1,4 @@
-"""Runs a command line: imports the user's modules, runs the command and turns exceptions into an exit code."""
+"""Runs a command line: imports the user's modules, runs the command and converts exceptions to an exit code."""
 
 import importlib
 import logging
@@ -40,21 +40,21 @@ def _run(words: list[str]) -> None:
         try:
             load(command)(cli)
         except (ImportError, RuntimeError, ValueError, MisconfigurationException) as error:
-            if raised_in(error).startswith("lightning."):  # which then speaks of a setting
+            if raised_in(error).startswith("lightning."):  # then the message is about a setting of the Trainer
                 raise cli.trainer_error(error) from error
             raise
     elif command.startswith("--print_completion"):
         CondgenCLI("", [command, *words])
     else:
         meant = did_you_mean(command, COMMANDS) or "."
-        raise UsageError(f"There is no condgen {command}{meant} Begin with one of {', '.join(COMMANDS)}.")
+        raise UsageError(f"There is no condgen {command}{meant} The commands are {', '.join(COMMANDS)}.")
 
 
 def _import_modules(words: list[str]) -> list[str]:
-    """Imports the modules of ``--import MODULE``, and returns the other words of the command line.
+    """Imports the modules that ``--import MODULE`` names, and returns the remaining words of the command line.
 
     Raises:
-        UsageError: a module cannot be imported.
+        UsageError: If a module cannot be imported.
     """
     rest, following = list[str](), iter(words)
     for word in following:
@@ -66,13 +66,13 @@ def _import_modules(words: list[str]) -> list[str]:
             importlib.import_module(module)
         except (ImportError, ValueError) as error:
             raise UsageError(
-                f"--import {module}: {error}. Use python -m condgen for a module in this folder."
+                f"--import {module}: {error}. Use python -m condgen to import a module from this folder."
             ) from error
     return rest
 
 
 def _quieten() -> None:
-    """Hides Lightning's hints for developers, and prints warnings in one line."""
+    """Hides Lightning's hints for developers, and shortens warnings to one line."""
     threading.excepthook = _thread_failed
     warnings.formatwarning = lambda message, category, *_, **__: f"{category.__name__}: {message}\n"
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
@@ -83,6 +83,9 @@ def _quieten() -> None:
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """No traceback if a thread such as TensorBoard's cannot write: the main thread gets and reports the same error."""
+    """Prints the traceback of a thread, except if the thread cannot write a file.
+
+    For example, TensorBoard writes in a thread. If the disk is full, the main thread reports the same error.
+    """
     if not isinstance(failure.exc_value, OSError):
         threading.__excepthook__(failure)

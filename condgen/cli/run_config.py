@@ -1,8 +1,8 @@
-"""The ``config.yaml`` of a run directory: written by a training, and partly inherited by the commands that use the run.
+"""The ``config.yaml`` of a run directory. Training writes it, and the commands that use the run inherit some settings.
 
-The file may come from anybody. So only plain settings from a fixed list are inherited: nothing that names a class, a
-file, a place to write, or a number of devices or machines. ``--config RUN/config.yaml`` takes all of it, because then
-the user asked for that file.
+The file is untrusted, because the run directory may come from somebody else. Therefore only numbers and words from a
+fixed list of settings are inherited. A class, a path, or a number of devices or machines is never inherited. With
+``--config RUN/config.yaml``, all settings are used, because the user explicitly chose the file.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from condgen.errors import UsageError
 from condgen.files.atomic import atomic_write
 from condgen.files.config import read_config
 
-CLASS_SETTINGS = ("callbacks", "logger", "plugins", "profiler")  # of the Trainer
+CLASS_SETTINGS = ("callbacks", "logger", "plugins", "profiler")  # settings of the Trainer that name classes
 INHERITED = {
     "trainer": {
         "accelerator", "accumulate_grad_batches", "benchmark", "check_val_every_n_epoch", "detect_anomaly",
@@ -42,12 +42,12 @@ def settings_of_run(command: str, path: Path, given: Collection[str]) -> dict[st
 
     Args:
         command: ``fit``, ``validate``, ``test`` or ``predict``.
-        path: the file.
-        given: the names of the options on the command line.
+        path: Path of the ``config.yaml``.
+        given: Names of the options on the command line.
 
     Raises:
-        UsageError: the file is damaged, a setting that is inherited is not plain, or the run used callbacks, loggers,
-            ... and the command line does not say which to use when it is resumed.
+        UsageError: If the file is damaged, if an inherited setting is neither a number nor a word, or if the run is
+            resumed and its config names callbacks or other classes that the command line does not set.
     """
     saved = {group: value for group, value in read_config(str(path)).items() if isinstance(value, dict)}
     trainer = saved.get("trainer", {})
@@ -55,8 +55,8 @@ def settings_of_run(command: str, path: Path, given: Collection[str]) -> dict[st
         value, is_given = trainer.get(name), any(option.startswith(f"trainer.{name}") for option in given)
         if not isinstance(value, bool | None) and value != [] and not is_given:
             raise UsageError(
-                f"{path} names classes in trainer.{name}, and a run's own file is not trusted to import them: "
-                f"give --config {path} to use them, or --trainer.{name} null to train without."
+                f"{path} names classes in trainer.{name}, which are not imported automatically for safety: "
+                f"use --config {path} to import them, or --trainer.{name} null to train without them."
             )
     found: dict[str, Any] = {}
     for group in INHERITED if command == "fit" else ("trainer",):
@@ -64,7 +64,7 @@ def settings_of_run(command: str, path: Path, given: Collection[str]) -> dict[st
         for name, value in found[group].items():
             is_duration = name == "max_time" and isinstance(value, dict) and all(map(_is_plain, value.values()))
             if not _is_plain(value) and not is_duration:
-                raise UsageError(f"{path}: {group}.{name} is {reprlib.repr(value):.60}: give a number or a word.")
+                raise UsageError(f"{path}: {group}.{name} is {reprlib.repr(value):.60}: use a number or a word.")
     if found["trainer"].get("accelerator") not in ("auto", "cpu", "cuda", "gpu", "mps"):
         found["trainer"].pop("accelerator", None)
     return found
@@ -72,18 +72,18 @@ def settings_of_run(command: str, path: Path, given: Collection[str]) -> dict[st
 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, str):
-        return bool(re.fullmatch(r"[\w:-]{1,100}", value))  # no dot and no slash: neither a class nor a path
+        return bool(re.fullmatch(r"[\w:-]{1,100}", value))  # without dots and slashes, it cannot be a class or a path
     return value is None or (isinstance(value, bool | int | float) and not abs(value) > 2**63)
 
 
 class RunConfig(SaveConfigCallback):
-    """Writes the settings of a training into its run directory, with the ``data.source`` that was really used."""
+    """Writes the settings of a training run to ``config.yaml``, with the ``data.source`` that was actually used."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Nothing yet: a training that is refused before its first step must not replace the run's config."""
+        """Does nothing, because training that fails before its first step must not replace the run's config."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        run = trainer.log_dir  # on every rank, because it is a collective
+        run = trainer.log_dir  # read on every rank, because it is a collective operation
         if not trainer.is_global_zero:
             return
         config = self.config.clone()
@@ -92,16 +92,16 @@ class RunConfig(SaveConfigCallback):
             for setting in as_list(config["trainer"][name]):
                 _remove_defaults(setting)
         path = Path(str(run)) / "config.yaml"
-        if path.is_file():  # a resumed run: keep the name of the checkpoint that it once started from
+        if path.is_file():  # resumed run: keep the checkpoint from which it started
             with contextlib.suppress(UsageError):
                 config["ckpt_path"] = read_config(str(path)).get("ckpt_path")
         text = self.parser.dump(config, skip_unset=False)
         with atomic_write(path) as file:
-            file.write(text.replace("Unable to serialize instance ", "").encode())  # jsonargparse's words before a name
+            file.write(text.replace("Unable to serialize instance ", "").encode())  # prefix of jsonargparse
 
 
 def _remove_defaults(setting: Any) -> None:
-    """Removes the default arguments of a callback, logger, ...: jsonargparse cannot write values of every type."""
+    """Removes the default arguments of a callback or logger, because jsonargparse cannot write all of their types."""
     if isinstance(setting, Namespace) and "init_args" in setting:
         parser = ArgumentParser(exit_on_error=False)
         parser.add_class_arguments(pydoc.locate(setting.class_path), fail_untyped=False)

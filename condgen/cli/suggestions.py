@@ -1,4 +1,4 @@
-"""Explains a command line that jsonargparse refuses."""
+"""Explains why jsonargparse rejects a command line, and suggests correct names."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,16 @@ TRAINER_CLASSES = [*callbacks.__all__, *loggers.__all__, *profilers.__all__]
 
 
 def did_you_mean(name: str, names: Iterable[str], dashes: str = "") -> str:
-    """``: did you mean …?`` with at most three names that are similar, or "" if none is."""
+    """Suggests similar names for an unknown name.
+
+    Args:
+        name: Unknown name.
+        names: Names that exist.
+        dashes: Prefix of each suggested name, ``--`` for options.
+
+    Returns:
+        ``: did you mean …?`` with at most three names, or "" if no name is similar.
+    """
     group, _, last = name.rpartition(".")
     ends = {known: known.rpartition(".")[2] for known in sorted(names)}
     ends = {known: end for known, end in ends.items() if known.startswith(f"{group}.")} or ends
@@ -34,29 +43,29 @@ def explain(
     elsewhere: Mapping[str, str] | None = None,
     paths: Sequence[str] = (),
 ) -> UsageError:
-    """Returns the error to show instead of jsonargparse's: if a name is wrong, with the names that are right.
+    """Converts jsonargparse's error to a UsageError that names the wrong option and suggests correct names.
 
     Args:
-        error: jsonargparse's error.
-        options: the settings given, in the order in which they were parsed.
-        parser: the parser that refused them, whose defaults name the classes that are used.
-        bases: the settings that name one of condgen's classes, ``model`` and ``data``, with the base class.
-        elsewhere: the groups of settings of other commands, each with its command.
-        paths: the words before the options.
+        error: Error that jsonargparse raised.
+        options: Given settings, in the order in which they were parsed.
+        parser: Parser that rejected the settings. Its defaults name the classes that are used.
+        bases: Base class for each setting that selects a class, such as ``model`` and ``data``.
+        elsewhere: Command for each group of settings that only another command has.
+        paths: Words of the command line before the options.
     """
-    for option in options:  # first, because the other names depend on the class
+    for option in options:  # checked first, because the other names depend on the class
         if (group := plain_name(option.name)) in bases and re.fullmatch(r"\w+", str(option.value)):
             families: dict[str, type] = imported_families(bases[group])
             if option.value not in families:
                 meant = did_you_mean(str(option.value), families) or "."
-                return UsageError(f"{option.source}{group} is {option.value}: give one of {', '.join(families)}{meant}")
+                return UsageError(f"{option.source}{group} is {option.value}: use one of {', '.join(families)}{meant}")
     defaults = parser.get_defaults()
     known = {plain_name(name) for name, _ in defaults.items()}
     for option in options:
         name, dashes = plain_name(option.name), "" if option.source else "--"
         group = name.partition(".")[0]
         if any(name.startswith(f"{parent}.") for parent in known if parent not in bases):
-            continue  # a setting of a class, such as trainer.callbacks.patience, which is parsed with the class
+            continue  # a setting of a class, such as trainer.callbacks.patience, is parsed with the class
         if name in known or any(setting.startswith(f"{name}.") for setting in known):
             inner = [str(o) for o in options if group not in bases and o.name.startswith(f"{option.name}.")]
             problem = _wrong_value(option, [*paths, str(option), *inner], parser)
@@ -73,7 +82,7 @@ def explain(
 
 
 def _wrong_value(option: Option, words: Sequence[str], parser: ArgumentParser) -> str:
-    """Returns the problem with an option's value, or "" if the parser accepts the words that give it."""
+    """Returns the reason why the parser rejects an option's value, or "" if it accepts ``words``."""
     try:
         parser.parse_args(words)
     except ArgumentError as error:

@@ -1,4 +1,4 @@
-"""Atomic writes: a file has its previous content or the new one, never a part of it."""
+"""Atomic writes: after a crash, a file has either its previous content or the complete new content."""
 
 import contextlib
 import os
@@ -12,18 +12,18 @@ from typing import IO
 
 from condgen.errors import UsageError
 
-ABANDONED_AFTER = 24 * 3600.0  # seconds without a write, after which a temporary file's writer must have been killed
+ABANDONED_AFTER = 24 * 3600.0  # seconds without a write, after which the process that wrote a temporary file is gone
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
     """Opens a binary file that replaces ``path`` when the block ends without an exception.
 
-    If the process is killed or the disk is full, ``path`` keeps its previous content. Each writer has its own temporary
-    file, so several can write the same path: the last one wins.
+    If the process is killed or the disk is full, ``path`` keeps its previous content. Each writer uses its own
+    temporary file. If several processes write the same path, the last one wins.
 
     Raises:
-        UsageError: the file cannot be written.
+        UsageError: If the file cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.partial")
@@ -43,28 +43,28 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
 
 
 def remove_temporary_files(folder: Path, unchanged_for: float = 0) -> None:
-    """Removes the temporary files in a folder that nobody has written for so many seconds."""
+    """Removes temporary files from a folder if nobody has written to them for at least ``unchanged_for`` seconds."""
     for path in folder.glob(".*.partial"):
         if re.fullmatch(r"\..+\.[0-9a-f]{8}\.partial", path.name):
-            with contextlib.suppress(OSError):  # another process was faster
+            with contextlib.suppress(OSError):  # another process has removed the file
                 if time.time() - path.stat().st_mtime >= unchanged_for:
                     path.unlink()
 
 
 @contextmanager
 def write_errors_name(path: Path) -> Iterator[None]:
-    """Raises an OSError of the block as a UsageError that names ``path``, as the system's own error often does not."""
+    """Converts an OSError in the block to a UsageError that names ``path``. An OSError often contains no path."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        advice = "free some space or allow writing; the former file is unchanged"
+        advice = "free some space or allow writing; the previous file is unchanged"
         raise UsageError(f"{path} cannot be written ({reason}): {advice}.") from error
 
 
 def _sync_folder(folder: Path) -> None:
-    """Writes a folder's entries to the disk: without it, a power failure could undo a rename."""
-    with contextlib.suppress(PermissionError):  # Windows opens no folders
+    """Writes the entries of a folder to the disk, because otherwise a power failure could undo a rename."""
+    with contextlib.suppress(PermissionError):  # Windows cannot open folders
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

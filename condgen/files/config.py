@@ -13,15 +13,15 @@ MAX_CONFIG_BYTES, MAX_CONFIG_VALUES, MAX_DEPTH = 2**20, 100_000, 100
 
 
 def read_config(path: str) -> dict[str, Any]:
-    """Returns the settings in a config file.
+    """Reads the settings in a config file.
 
     Raises:
-        UsageError: the file cannot be read, holds no settings, or is too large, also by YAML aliases.
+        UsageError: If the file cannot be read, contains no settings, or is too large after YAML aliases are expanded.
     """
     try:
         text = read_limited(path, MAX_CONFIG_BYTES).decode()
-        if re.search(r"\d(:\d{1,2}){9}", text):  # a YAML 1.1 number of base 60: parsing takes quadratic time
-            raise ValueError("it has a number of more than nine colons")
+        if re.search(r"\d(:\d{1,2}){9}", text):  # a base-60 number of YAML 1.1, which takes quadratic time to parse
+            raise ValueError("it contains a number with more than nine colons")
         settings = yaml.safe_load(text)
         size = number_of_values(settings)
     except OSError as error:
@@ -29,22 +29,27 @@ def read_config(path: str) -> dict[str, Any]:
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise UsageError(f"{path} is not YAML ({' '.join(str(error).split())[:200]}).") from error
     if size > MAX_CONFIG_VALUES:
-        raise UsageError(f"{path} has {size:.3g} values: use a config of at most {MAX_CONFIG_VALUES:,}.")
+        raise UsageError(f"{path} has {size:.3g} values: use a config with at most {MAX_CONFIG_VALUES:,} values.")
     if not isinstance(settings, dict):
-        raise UsageError(f"{path} holds {reprlib.repr(settings):.60}: write settings, as in configs/base.yaml.")
+        raise UsageError(f"{path} contains {reprlib.repr(settings):.60}: write settings, as in configs/base.yaml.")
     return settings
 
 
 def number_of_values(value: Any, known: dict[int, int] | None = None, depth: int = 0) -> int:
-    """Returns the number of values in nested lists and mappings, as if every YAML alias were written out.
+    """Counts the values in nested lists and mappings, with every YAML alias expanded.
 
-    A small file whose lists name each other many times over would take all memory when it is printed.
+    YAML lists can refer to each other many times. Printing such a small file could exhaust the memory.
+
+    Args:
+        value: Value, list or mapping from a YAML file.
+        known: Counts of the lists and mappings that have been visited, by id.
+        depth: Current nesting depth.
     """
     known = {} if known is None else known
     if not isinstance(value, dict | list | tuple):
         return 1 + (len(value) // 100 if isinstance(value, str) else 0)
     if id(value) not in known:
-        known[id(value)] = MAX_CONFIG_VALUES + 1  # until it is counted: a list inside itself never ends
+        known[id(value)] = MAX_CONFIG_VALUES + 1  # placeholder that stops the recursion if a list contains itself
         if depth < MAX_DEPTH:
             inside = value.values() if isinstance(value, dict) else value
             known[id(value)] = 1 + sum(number_of_values(each, known, depth + 1) for each in inside)

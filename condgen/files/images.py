@@ -1,4 +1,4 @@
-"""Images as bytes, PNG, GIF and grids."""
+"""Converts images to bytes and grids, and writes PNG and GIF files."""
 
 import io
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from condgen.files.atomic import atomic_write
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Rounds images in [0, 1] to 256 levels: uint8 of the same shape, on the CPU.
+    """Converts images in [0, 1] to uint8 images of the same shape on the CPU.
 
     Raises:
-        UsageError: a pixel is NaN, which would become black.
+        UsageError: If a pixel is NaN, because it would become black.
     """
     if images.isnan().any():
         raise UsageError(
@@ -27,25 +27,40 @@ def to_bytes(images: Tensor) -> Tensor:
 
 
 def grid(images: Tensor, columns: int) -> Tensor:
-    """Images (N, C, H, W) uint8 in rows of ``columns``, two black pixels around each: one image (3, H', W') uint8."""
+    """Arranges images in a grid, with two black pixels around each image.
+
+    Args:
+        images: Images with shape (N, C, H, W) and dtype uint8.
+        columns: Number of images in each row.
+
+    Returns:
+        One image with shape (3, H', W') and dtype uint8.
+    """
     return make_grid(images, nrow=columns, padding=2)
 
 
 def png(image: Tensor) -> bytes:
-    """Encodes an image (1 or 3, H, W) uint8 as PNG."""
+    """Encodes a uint8 image with shape (1 or 3, H, W) as PNG."""
     content = io.BytesIO()
     to_pil_image(image).save(content, "PNG")
     return content.getvalue()
 
 
 def write_png(image: Tensor, path: Path) -> None:
-    """Writes an image (1 or 3, H, W) uint8 as a PNG file."""
+    """Writes a uint8 image with shape (1 or 3, H, W) to a PNG file."""
     with atomic_write(path) as file:
         file.write(png(image))
 
 
 def write_gif(frames: Sequence[Tensor], path: Path, milliseconds: int, pause: int) -> None:
-    """Writes frames (3, H, W) uint8 as an endless GIF, ``milliseconds`` each; the last one stays ``pause``."""
+    """Writes an animated GIF that repeats endlessly.
+
+    Args:
+        frames: uint8 images with shape (3, H, W).
+        path: Path of the GIF.
+        milliseconds: Duration of each frame except the last.
+        pause: Duration of the last frame in milliseconds.
+    """
     is_grey = all(bool((frame == frame[:1]).all()) for frame in frames)
     mode = "L" if is_grey else "RGB"
     first, *others = (to_pil_image(frame).convert(mode) for frame in frames)

@@ -1,4 +1,4 @@
-"""Exclusive locks on directories. They end with the process that holds them, however it ends."""
+"""Exclusive locks on directories. A lock is released when its process ends, even if the process is killed."""
 
 import contextlib
 import os
@@ -14,14 +14,14 @@ from condgen.files.atomic import remove_temporary_files
 
 @contextmanager
 def directory_lock(folder: Path, subfolders: tuple[str, ...] = ()) -> Iterator[None]:
-    """Makes this process the only writer of a folder, and removes the temporary files of killed writers.
+    """Locks a folder for writing, and removes temporary files that killed processes left in it.
 
     Args:
-        folder: an existing folder.
-        subfolders: names of those in which temporary files of killed writers are removed, too.
+        folder: Existing folder to lock.
+        subfolders: Names of subfolders from which temporary files are also removed.
 
     Raises:
-        UsageError: another process holds the lock.
+        UsageError: If another process holds the lock.
     """
     lock = FileLock(folder / ".lock")
     acquire(lock, folder)
@@ -34,7 +34,11 @@ def directory_lock(folder: Path, subfolders: tuple[str, ...] = ()) -> Iterator[N
 
 
 def acquire(lock: BaseFileLock, folder: Path) -> None:
-    """Takes the lock on ``folder``, if its file system has locks; raises UsageError if another process holds it."""
+    """Acquires the lock on ``folder``. Does nothing if the file system does not support locks.
+
+    Raises:
+        UsageError: If another process holds the lock.
+    """
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
@@ -42,12 +46,12 @@ def acquire(lock: BaseFileLock, folder: Path) -> None:
             f"{folder} is being written by another process: wait for it, or use another folder."
         ) from error
     except OSError:
-        pass  # a file system without locks, or a folder that cannot be written, as the first write will say
+        pass  # the file system has no locks, or the folder is read-only, which the first write reports
 
 
 def release(lock: BaseFileLock) -> None:
-    """Releases a lock, if this process holds it, and removes its file."""
+    """Releases a lock and removes its file. Does nothing if this process does not hold the lock."""
     if lock.is_locked:
-        with contextlib.suppress(OSError):  # Windows removes no open file; filelock does after the release
+        with contextlib.suppress(OSError):  # Windows cannot remove an open file: filelock removes it afterwards
             os.unlink(lock.lock_file)
     lock.release()

@@ -1,4 +1,4 @@
-"""Picture files from untrusted sources: opened with limits, and converted to 8 bits a channel."""
+"""Opens picture files from untrusted sources with limits, and converts them to 8 bits per channel."""
 
 import io
 import warnings
@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from condgen.errors import UsageError
 from condgen.files.reading import read_limited
 
-MAX_PICTURE_BYTES = 2**26  # of a picture's file: 4096 x 4096 pixels without compression
+MAX_PICTURE_BYTES = 2**26  # size of 4096 x 4096 uncompressed pixels
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not EPS, because it starts Ghostscript
 PICTURE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
@@ -21,8 +21,9 @@ def open_picture(path: Path) -> Image.Image:
     """Opens a picture without decoding its pixels.
 
     Raises:
-        OSError: the file cannot be read, is too large, or is not a picture.
-        Image.DecompressionBombWarning: it has more than 89 million pixels (``Image.DecompressionBombError`` for 179).
+        OSError: If the file cannot be read, is too large, or is not a picture.
+        Image.DecompressionBombWarning: If the picture has more than 89 million pixels.
+        Image.DecompressionBombError: If the picture has more than 179 million pixels.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -31,7 +32,7 @@ def open_picture(path: Path) -> Image.Image:
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Returns whether the picture's format stores grey levels only."""
+    """Returns whether the mode and the palette of a picture contain only grey levels."""
     if image.mode == "P":
         palette = np.array(image.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
         return bool((palette == palette[:, :1]).all())
@@ -39,15 +40,19 @@ def is_grey(image: Image.Image) -> bool:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Returns the picture, decoded and rotated as its EXIF orientation says."""
+    """Decodes a picture and rotates it according to its EXIF orientation."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about damaged metadata
+        warnings.simplefilter("ignore")  # warnings about damaged metadata
         image.load()
         return ImageOps.exif_transpose(image)
 
 
 def check_levels(image: Image.Image, path: Path) -> None:
-    """Raises UsageError if the range of the picture's levels is unknown."""
+    """Checks that the range of a picture's levels is known.
+
+    Raises:
+        UsageError: If the range is unknown, for example because the levels are floats.
+    """
     is_known = image.mode != "F"
     if tags := getattr(
         image, "tag_v2", None
@@ -55,10 +60,13 @@ def check_levels(image: Image.Image, path: Path) -> None:
         is_unsigned = set(tags.get(339, (1,))) == {1}
         is_known = is_unsigned and (not image.mode.startswith("I") or (tags.get(258), tags.get(262)) == ((16,), 1))
     if not is_known:
-        raise UsageError(f"{path} is a {image.format} picture of mode {image.mode}: save it with 8 bits a channel.")
+        raise UsageError(f"{path} is a {image.format} picture with mode {image.mode}: save it with 8 bits per channel.")
 
 
 def grey_8_bit(image: Image.Image) -> Image.Image:
-    """Returns a grey picture with 16 bits (mode I;16, I;16B, or I in PGM files and older releases of Pillow) with 8."""
+    """Converts a grey picture with 16 bits to 8 bits.
+
+    The mode of a 16-bit picture is I;16 or I;16B. In PGM files and older releases of Pillow, it is I.
+    """
     levels = np.asarray(image).astype(np.int64)
     return Image.fromarray(((levels + 128) // 257).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Bounded reading of files from untrusted sources."""
+"""Reads files from untrusted sources with a size limit."""
 
 import errno
 import os
@@ -6,15 +6,17 @@ import stat
 from pathlib import Path
 from typing import IO
 
-# Without waiting for a FIFO's writer, and, on Windows, without translating line ends.
+# O_NONBLOCK does not wait for the writer of a FIFO. O_BINARY does not convert line ends on Windows.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 def open_regular(path: str | Path) -> IO[bytes]:
-    """Opens a regular file for reading. Opening a FIFO could wait forever, and a device may never end.
+    """Opens a regular file for reading.
+
+    Other files are rejected, because opening a FIFO could block forever, and reading a device might never end.
 
     Raises:
-        OSError: the file cannot be read, or it is not a regular file.
+        OSError: If the file cannot be read or is not a regular file.
     """
     descriptor = os.open(path, _FLAGS)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -24,10 +26,10 @@ def open_regular(path: str | Path) -> IO[bytes]:
 
 
 def read_limited(path: str | Path, limit: int) -> bytes:
-    """Returns the content of a regular file of at most ``limit`` bytes.
+    """Reads a regular file of at most ``limit`` bytes.
 
     Raises:
-        OSError: the file cannot be read, is not a regular file, or is larger.
+        OSError: If the file cannot be read, is not a regular file, or is larger than ``limit`` bytes.
     """
     with open_regular(path) as file:
         content = file.read(limit + 1)

@@ -1,4 +1,4 @@
-"""Folders that are replaced as a whole."""
+"""Replaces a folder with all of its files in one operation."""
 
 import os
 import re
@@ -12,15 +12,15 @@ from condgen.files.locks import acquire, release
 
 
 class StagingDirectory:
-    """Writes a folder's new content beside it, and puts it in place when it is complete.
+    """A temporary folder that replaces another folder when all files have been written.
 
-    The new content is in ``.NAME.partial``; ``.NAME.replaced`` has the old one while the two change places, and
-    ``.NAME.lock`` keeps other processes out. A folder with files that this program did not write is neither replaced
-    nor removed.
+    The new files are written to ``.NAME.partial``. While the folders are exchanged, the old files are in
+    ``.NAME.replaced``. ``.NAME.lock`` is the lock file. A folder is not replaced or removed if it contains a file that
+    condgen did not write.
 
     Args:
-        folder: the folder to create or to replace.
-        known: matches the names of the files that this program writes into it.
+        folder: Folder to create or replace.
+        known: Pattern for the names of the files that condgen writes into the folder.
     """
 
     def __init__(self, folder: Path, known: re.Pattern[str]) -> None:
@@ -31,11 +31,11 @@ class StagingDirectory:
         self._created = False
 
     def lock(self) -> None:
-        """Locks the folder, and undoes or completes a replacement during which a process was killed.
+        """Locks the folder. If a process was killed while it replaced the folder, undoes or completes the replacement.
 
         Raises:
-            UsageError: another process holds the lock, or ``.NAME.replaced`` has unknown files.
-            OSError: the folder's parent cannot be written.
+            UsageError: If another process holds the lock, or if ``.NAME.replaced`` contains unknown files.
+            OSError: If the parent folder cannot be written.
         """
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         acquire(self._lock, self.folder)
@@ -45,20 +45,20 @@ class StagingDirectory:
         self._remove(self._replaced)
 
     def create(self) -> None:
-        """Creates ``path``, empty. Files that a killed process left there are removed.
+        """Creates an empty directory at ``path``, and removes files that a killed process left there.
 
         Raises:
-            UsageError: ``folder`` or ``path`` has unknown files.
-            OSError: it cannot be created.
+            UsageError: If ``folder`` or ``path`` contains unknown files.
+            OSError: If the directory cannot be created.
         """
         if self.folder.exists():
             self._check(self.folder)
         self._remove(self.path)
-        self._created = True  # before it is: an interrupt may come as soon as there is something to remove
+        self._created = True  # set before mkdir, because an interrupt may come right after it
         self.path.mkdir()
 
     def put_in_place(self) -> None:
-        """Renames ``path`` to ``folder``, whose old content is removed."""
+        """Replaces ``folder`` with ``path``, removes the old files, and releases the lock."""
         if self.folder.exists():
             self.folder.rename(self._replaced)
         self.path.rename(self.folder)
@@ -67,7 +67,7 @@ class StagingDirectory:
         release(self._lock)
 
     def discard(self) -> None:
-        """Removes ``path``, if it was created here, and releases the lock."""
+        """Removes ``path`` if this object created it, and releases the lock."""
         if self._created:
             shutil.rmtree(self.path, ignore_errors=True)
         release(self._lock)
@@ -82,6 +82,6 @@ class StagingDirectory:
             for entry in entries:
                 if not entry.is_file(follow_symlinks=False) or not self.known.fullmatch(entry.name):
                     raise UsageError(
-                        f"{entry.path} was not written by condgen, so {folder} is neither replaced nor removed: "
-                        "move it away, or use another folder."
+                        f"{entry.path} was not written by condgen, so {folder} is not replaced or removed: "
+                        "move the file away, or use another folder."
                     )

@@ -150,14 +150,17 @@ def test_base_config_equals_the_defaults(capsys):
 @pytest.mark.parametrize(
     ("limit", "advice"),
     [
-        (["--trainer.max_epochs", "2"], "has trained its 2 epochs: for more, give --trainer.max_epochs 4."),
+        (
+            ["--trainer.max_epochs", "2"],
+            "has already been trained for 2 epochs: to train longer, use --trainer.max_epochs 4.",
+        ),
         (
             ["--trainer.max_epochs", "-1", "--trainer.max_steps", "10"],
-            "10 steps: for more, give --trainer.max_steps 20.",
+            "10 steps: to train longer, use --trainer.max_steps 20.",
         ),
         (
             ["--trainer.max_steps", "8"],
-            "has trained its 2 epochs and 10 steps: for more, give --trainer.max_epochs 4 --trainer.max_steps 20.",
+            "trained for 2 epochs and 10 steps: to train longer, use --trainer.max_epochs 4 --trainer.max_steps 20.",
         ),
     ],
 )

@@ -69,7 +69,7 @@ def test_full_disk_keeps_the_previous_checkpoint_and_the_run_can_be_resumed(mnis
     first, after = output.split("code 1\n")
     error = error_line(first)
     assert f"{run}/last.ckpt cannot be written (No space left on device)" in error
-    assert "the former file is unchanged" in error
+    assert "the previous file is unchanged" in error
     assert after.startswith(".\n..\nlast.ckpt\n62 loaded\n")
     assert after.endswith("code 0\n")
 
@@ -178,26 +178,26 @@ def truncated(fraction: float):
 
 
 DAMAGE = {
-    "empty": (truncated(0), "not a whole checkpoint"),
-    "truncated to half": (truncated(0.5), "not a whole checkpoint"),
-    "truncated at the end": (truncated(0.9999), "not a whole checkpoint"),
+    "empty": (truncated(0), "not a complete checkpoint"),
+    "truncated to half": (truncated(0.5), "not a complete checkpoint"),
+    "truncated at the end": (truncated(0.9999), "not a complete checkpoint"),
     "text": (lambda last, path: path.write_text("weights"), "checkpoint"),
     "a zip archive": (lambda last, path: shutil.make_archive(str(path)[:-5], "zip", path.parent), "checkpoint"),
-    "a list": (lambda last, path: torch.save([1, 2], path), "not a checkpoint of condgen's"),
-    "a state dict": (lambda last, path: torch.save({"w": torch.zeros(2)}, path), "not a checkpoint of condgen's"),
-    "written by plain Lightning": (damaged(lambda c: c.pop("condgen")), "not a checkpoint of condgen's"),
-    "no weights": (damaged(lambda c: c.pop("state_dict")), "not a checkpoint of condgen's"),
+    "a list": (lambda last, path: torch.save([1, 2], path), "not a checkpoint of condgen"),
+    "a state dict": (lambda last, path: torch.save({"w": torch.zeros(2)}, path), "not a checkpoint of condgen"),
+    "written by plain Lightning": (damaged(lambda c: c.pop("condgen")), "not a checkpoint of condgen"),
+    "no weights": (damaged(lambda c: c.pop("state_dict")), "not a checkpoint of condgen"),
     "a missing weight": (damaged(lambda c: c["state_dict"].pop("network.fc.0.bias")), "network.fc.0.bias"),
-    "an additional weight": (damaged(lambda c: c["state_dict"].update(x=torch.zeros(1))), "does not fit DNN"),
+    "an additional weight": (damaged(lambda c: c["state_dict"].update(x=torch.zeros(1))), "does not match DNN"),
     "weights of another shape": (
         damaged(lambda c: c["state_dict"].update({"network.fc.0.bias": torch.zeros(7)})),
         "network.fc.0.bias has the shape torch.Size.\\[7",
     ),
-    "weights that are text": (damaged(lambda c: c["state_dict"].update({"network.fc.0.bias": "x"})), "does not fit"),
-    "a list instead of weights": (damaged(lambda c: c.update(state_dict=[1])), "not a checkpoint of condgen's"),
+    "weights that are text": (damaged(lambda c: c["state_dict"].update({"network.fc.0.bias": "x"})), "does not match"),
+    "a list instead of weights": (damaged(lambda c: c.update(state_dict=[1])), "not a checkpoint of condgen"),
     "hyperparameters that are text": (
         damaged(lambda c: c.update(hyper_parameters="x")),
-        "not a checkpoint of condgen's",
+        "not a checkpoint of condgen",
     ),
     "an unknown hyperparameter": (damaged(lambda c: c["hyper_parameters"].update(wings=2)), "wings"),
     "a hyperparameter out of range": (
@@ -205,21 +205,21 @@ DAMAGE = {
         "latent_dim is -3",
     ),
     "a hyperparameter of another type": (damaged(lambda c: c["hyper_parameters"].update(latent_dim="x")), "latent_dim"),
-    "another latent_dim": (damaged(lambda c: c["hyper_parameters"].update(latent_dim=3)), "does not fit DNN"),
+    "another latent_dim": (damaged(lambda c: c["hyper_parameters"].update(latent_dim=3)), "does not match DNN"),
     "another number of classes": (
         damaged(lambda c: c["hyper_parameters"].update(num_classes=7)),
-        "generates 7 classes|does not fit DNN",
+        "generates 7 classes|does not match DNN",
     ),
     "another image shape": (
         damaged(lambda c: c["hyper_parameters"].update(image_shape=[3, 32, 32])),
-        "32, 32|does not fit DNN",
+        "32, 32|does not match DNN",
     ),
     "a data set as the family": (
         damaged(lambda c: c["condgen"].update(model="condgen.data.datasets.MNIST")),
         "does not know",
     ),
     "an unknown family": (damaged(lambda c: c["condgen"].update(model="their.Net")), "their.Net"),
-    "a family that is a number": (damaged(lambda c: c["condgen"].update(model=5)), "not a checkpoint of condgen's"),
+    "a family that is a number": (damaged(lambda c: c["condgen"].update(model=5)), "not a checkpoint of condgen"),
     "an unknown data set": (damaged(lambda c: c["condgen"].update(data="their.Data")), "their.Data"),
     "a newer condgen": (
         damaged(lambda c: (c["condgen"].update(version="9.1"), c["state_dict"].update(x=torch.zeros(1)))),
