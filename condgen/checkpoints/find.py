@@ -84,5 +84,5 @@ def run_of(checkpoint: Path) -> Path | None:
 
 
 def is_last(checkpoint: Path) -> bool:
-    """Returns whether a checkpoint is the ``last.ckpt`` of a run. It is resumed in the same run directory."""
+    """Returns whether a checkpoint is the ``last.ckpt`` of a run. ``condgen fit`` resumes it in its run directory."""
     return "last.ckpt" in (checkpoint.name, checkpoint.resolve().name)

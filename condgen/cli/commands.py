@@ -9,15 +9,15 @@ LIGHTNING_COMMANDS = {  # commands of LightningCLI: the function takes the Condg
     "fit": ("cli.fit:fit", "--config configs/base.yaml", "train a generator and write lightning_logs/version_N"),
     "predict": ("cli.from_checkpoint:predict", "", "generate ten samples of each label with the newest run"),
     "validate": ("cli.from_checkpoint:validate", "", "compute the newest run's losses on the test images"),
-    "test": ("cli.from_checkpoint:test", "", "compute its scores: quality, diversity and novelty"),
+    "test": ("cli.from_checkpoint:test", "", "compute the newest run's scores and losses"),
 }
 FUNCTION_COMMANDS = {  # the options of a command are the parameters of its function
     "score": ("evaluation.report:score", "PATH", "compute the scores of sample files from any program"),
     "compare": ("evaluation.compare:compare", "RUN RUN ...", "compare the scores of several runs"),
     "evaluator": ("evaluation.evaluator:train_evaluator", "--data KMNIST", "train the classifiers that scores need"),
     "plot": ("evaluation.plot:plot", "RUN RUN ...", "plot the curves of one or more runs"),
-    "demo": ("demo.serve:demo", "", "open a web page to try out the generators of runs"),
-    "export": ("export.command:export", "--format onnx", "export the newest generator: onnx, pt2, safetensors"),
+    "demo": ("demo.serve:demo", "", "serve a web page to try out the generators of runs"),
+    "export": ("export.command:export", "--format onnx", "export the newest run's generator to a file"),
 }
 COMMANDS = LIGHTNING_COMMANDS | FUNCTION_COMMANDS
 

@@ -59,7 +59,7 @@ def fit(cli: CondgenCLI) -> None:
             raise
         if trial and run:
             _remove_run(run)
-        say("trainer.fast_dev_run: the test run succeeded, nothing is saved." if trial else _next_steps(cli, run))
+        say("trainer.fast_dev_run: the test run succeeded. Nothing is saved." if trial else _next_steps(cli, run))
 
 
 def _check_resume(cli: CondgenCLI, resumed: Path | None) -> tuple[int, list[str]]:

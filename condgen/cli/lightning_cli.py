@@ -278,7 +278,7 @@ class CondgenCLI(LightningCLI):
         return {"datamodule": self.datamodule, "ckpt_path": self.checkpoint_path, "weights_only": True}
 
     def run_directory(self) -> Path | None:
-        """Returns the run directory that contains the checkpoint. None if no checkpoint is used or it has none."""
+        """Returns the run directory that contains the checkpoint, or None if there is no such directory."""
         return run_of(self.checkpoint_path) if self.checkpoint_path else None
 
 

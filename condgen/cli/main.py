@@ -42,7 +42,7 @@ def _prepare_streams() -> None:
     """
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)  # else the next file opened would get its number
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)  # else the next file opened gets number 1 or 2
             setattr(sys, name, os.fdopen(descriptor, "w", closefd=False))
         elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
             stream.reconfigure(errors="replace")

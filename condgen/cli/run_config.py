@@ -97,7 +97,7 @@ class RunConfig(SaveConfigCallback):
                 config["ckpt_path"] = read_config(str(path)).get("ckpt_path")
         text = self.parser.dump(config, skip_unset=False)
         with atomic_write(path) as file:
-            file.write(text.replace("Unable to serialize instance ", "").encode())  # prefix of jsonargparse
+            file.write(text.replace("Unable to serialize instance ", "").encode())  # jsonargparse adds it
 
 
 def _remove_defaults(setting: Any) -> None:

@@ -38,7 +38,7 @@ def read_config(path: str) -> dict[str, Any]:
 def number_of_values(value: Any, known: dict[int, int] | None = None, depth: int = 0) -> int:
     """Counts the values in nested lists and mappings, with every YAML alias expanded.
 
-    YAML lists can refer to each other many times. Printing such a small file could exhaust the memory.
+    In a small YAML file, lists can refer to each other so often that printing them would exhaust the memory.
 
     Args:
         value: Value, list or mapping from a YAML file.

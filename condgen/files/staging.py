@@ -1,4 +1,4 @@
-"""Replaces a folder with all of its files in one operation."""
+"""Replaces the content of a folder when the new content is complete."""
 
 import os
 import re

@@ -464,7 +464,7 @@ def test_fit_and_predict_accept_a_model_class_of_another_module(fit_args, tmp_pa
 
 def test_fast_dev_run_writes_no_files(fit_args, tmp_path, capsys):
     assert main([*fit_args, "--trainer.default_root_dir", str(tmp_path), "--trainer.fast_dev_run", "true"]) == 0
-    assert "nothing is kept" in capsys.readouterr().out
+    assert "Nothing is saved" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
 
