@@ -146,7 +146,7 @@ def test_load_refuses_truncated_and_foreign_safetensors(run_of, tmp_path):
         ("pickle", b"\x80\x02." * 9),
     ):
         (tmp_path / f"{name}.safetensors").write_bytes(damaged_content)
-        with pytest.raises(UsageError, match=f"{name}.safetensors is not a whole file"):
+        with pytest.raises(UsageError, match=f"{name}.safetensors is not a complete file"):
             condgen.load(tmp_path / f"{name}.safetensors")
     foreign = content.replace(b"condgen.generators.dnn.DNN", b"elsewhere.families.dnn.DNN", 1)
     (tmp_path / "foreign.safetensors").write_bytes(foreign)
