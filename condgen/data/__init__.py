@@ -1,4 +1,4 @@
-"""Data sets, and the loaders that make batches of them. A data set is a class: see :mod:`condgen.data.datasets`."""
+"""Data sets and data loaders. Each data set is a class, such as :class:`condgen.data.datasets.MNIST`."""
 
 from condgen.data.colour_datasets import CIFAR10, CIFAR100, SVHN
 from condgen.data.datamodule import ImageDataModule

@@ -1,4 +1,4 @@
-"""Random changes of training images, as a function of seed, epoch and place in the epoch."""
+"""Data augmentation of training images, with random numbers that depend only on seed, epoch, batch and row."""
 
 from typing import NamedTuple
 
@@ -7,13 +7,26 @@ from torch import Tensor
 
 
 class Augmentation(NamedTuple):
-    """Horizontal flips with probability 1/2, and shifts by up to ``max_shift`` pixels in each direction."""
+    """Random horizontal flips and random shifts of training images.
+
+    Args:
+        horizontal_flip: Whether to flip each image with probability 1/2.
+        max_shift: Largest shift in pixels, in each direction.
+    """
 
     horizontal_flip: bool
     max_shift: int
 
     def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
-        """Changes images (N, C, H, W), determined by numbers (N, 3) in [0, 1). A shift repeats the border's pixels."""
+        """Augments a batch of images.
+
+        Args:
+            images: Images with shape (N, C, H, W).
+            uniform: Random numbers in [0, 1) with shape (N, 3). They decide on the flip and on the two shifts.
+
+        Returns:
+            The augmented images with shape (N, C, H, W). A shifted image is padded with its border pixels.
+        """
         if self.horizontal_flip:
             images = torch.where((uniform[:, 0] < 0.5)[:, None, None, None], images.flip(3), images)
         if self.max_shift:

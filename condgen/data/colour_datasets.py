@@ -1,4 +1,4 @@
-"""Colour data sets in torchvision's own files: CIFAR-10, CIFAR-100 and SVHN, all 32 x 32 pixels."""
+"""Data sets of colour images that torchvision reads: CIFAR-10, CIFAR-100 and SVHN, all with 32 x 32 pixels."""
 
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,26 @@ from condgen.errors import UsageError
 
 
 class ColourDataModule(DownloadedDataModule):
-    """A data set of torchvision, whose files are in ``root/NAME`` or ``root``, as torchvision has them."""
+    """Base class of the colour data sets that torchvision downloads and reads.
+
+    The files have torchvision's names and are in ``root/NAME`` or in ``root``.
+    """
 
     image_shape = (3, 32, 32)
 
     def open(self, root: Path, train: bool, download: bool = False) -> Any:
-        """torchvision's data set, which compares the files with their MD5 sums before it reads them.
+        """Returns torchvision's data set, and downloads its files if requested.
 
-        So a pickle in place of CIFAR's files, which could run code, is not opened.
+        torchvision compares the MD5 sums of the files before it reads them. CIFAR's files are pickles, and this check
+        prevents a replaced pickle from running code.
+
+        Args:
+            root: Folder that contains the files.
+            train: Whether to read the training images or the test images.
+            download: Whether to download missing files.
 
         Raises:
-            RuntimeError: a file is missing or another one.
+            RuntimeError: If a file is missing or its MD5 sum is wrong.
         """
         return getattr(torchvision.datasets, self.dataset)(str(root), train=train, download=download)
 
@@ -46,7 +55,9 @@ class ColourDataModule(DownloadedDataModule):
             return self._images_of(self.open(folder, train=True)), self._images_of(self.open(folder, train=False))
         except RuntimeError as error:
             names = ", ".join(self.files)
-            raise UsageError(f"{folder} has files that are not {self.dataset}'s: replace {names}.") from error
+            raise UsageError(
+                f"{folder} contains files that are damaged or not from {self.dataset}: replace {names}."
+            ) from error
 
     def _images_of(self, data: Any) -> Images:
         images = np.ascontiguousarray(data.data.transpose(0, 3, 1, 2))
@@ -54,7 +65,7 @@ class ColourDataModule(DownloadedDataModule):
 
 
 class CIFAR10(ColourDataModule):
-    """CIFAR-10: 50,000 and 10,000 photographs in ten classes (Krizhevsky 2009)."""
+    """CIFAR-10: 50,000 training and 10,000 test photographs in ten classes (Krizhevsky 2009)."""
 
     origin = "A. Krizhevsky, V. Nair and G. Hinton"
     classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -63,7 +74,7 @@ class CIFAR10(ColourDataModule):
 
 
 class CIFAR100(ColourDataModule):
-    """CIFAR-100: 50,000 and 10,000 photographs in a hundred classes (Krizhevsky 2009)."""
+    """CIFAR-100: 50,000 training and 10,000 test photographs in a hundred classes (Krizhevsky 2009)."""
 
     origin = "A. Krizhevsky, V. Nair and G. Hinton"
     classes = (
@@ -83,7 +94,7 @@ class CIFAR100(ColourDataModule):
 
 
 class SVHN(ColourDataModule):
-    """SVHN: 73,257 and 26,032 digits of house numbers (Netzer et al. 2011)."""
+    """SVHN: 73,257 training and 26,032 test images of house-number digits (Netzer et al. 2011)."""
 
     origin = "Y. Netzer, T. Wang, A. Coates, A. Bissacco, B. Wu and A. Ng; for non-commercial use"
     classes = tuple("0123456789")

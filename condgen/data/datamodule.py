@@ -1,4 +1,4 @@
-"""The base class of data sets: batches of labelled images, and requests for samples."""
+"""The base class of all data sets. It provides batches of labelled images and requests for samples."""
 
 import os
 from collections.abc import Sequence
@@ -19,38 +19,41 @@ MAX_BLOCK = 4096
 
 
 class ImageDataModule(LightningDataModule):
-    """Labelled images of one size, in [0, 1], and requests for samples.
+    """Base class of data sets. Batches contain images in [0, 1] of one size, and their labels.
 
-    Training uses the data set's training images; validation and test use its test images. A data set is a subclass that
-    sets ``classes`` and ``image_shape`` and implements :meth:`read`.
+    Training uses the training images of the data set. Validation and test use its test images. For ``predict``, the
+    data module provides the labels and the noise indices of the requested samples. To add a data set, write a subclass
+    that sets ``classes`` and ``image_shape`` and implements :meth:`read`.
 
     Args:
-        root: the folder with the data set, or into which it is downloaded.
-        source: ``full`` is the data set, downloaded if it is not under ``root``; ``sample`` is a small part of it that
-            is installed with condgen; ``auto`` uses the sample if the data set cannot be downloaded.
-        batch_size: images in a step over all processes; at predict, samples in a block, at most 4,096.
-        num_workers: processes that prepare batches; 0 is fastest for images of this size.
-        images_per_class: training images of the same class that follow each other, for families that compare them: a
-            batch of 1,280 with 32 images per class has 40 classes.
-        horizontal_flip: flip each training image with probability 1/2. Not for digits and letters.
-        max_shift: shift each training image by up to so many pixels in each direction.
-        labels: predict: the labels to generate, e.g. ``[3,1,4]``, or a word of class names, e.g. ``2026``; every label
-            once if not given.
-        samples_per_label: predict: samples of each label.
-        sample_seed: predict: seed of the noise.
-        first_index: predict: index of the first sample to generate.
-        shared_noise: predict: use the same noise for the k-th sample of every label, so that a column of ``grid.png``
-            shows the style that the noise determines.
+        root: Folder that contains the data set. If the data set is missing, it is downloaded into this folder.
+        source: Which images to use. ``full`` is the whole data set, which is downloaded if it is not under ``root``.
+            ``sample`` is a small part of the data set that is installed with condgen. ``auto`` uses the sample if the
+            data set cannot be downloaded.
+        batch_size: Number of images in a training step, over all processes. For predict, it is the number of samples
+            that are generated at once, up to 4,096.
+        num_workers: Number of worker processes that prepare batches. 0 is fastest for images of this size.
+        images_per_class: Number of consecutive training images with the same label, for families that compare images of
+            a class. For example, a batch of 1,280 images with 32 images per class has 40 classes.
+        horizontal_flip: Whether to flip each training image with probability 1/2. Do not use it for digits or letters.
+        max_shift: Largest random shift of a training image in each direction, in pixels.
+        labels: For predict: labels to generate, either as a list such as ``[3,1,4]`` or as a word of class names such
+            as ``2026``. By default, all labels are generated.
+        samples_per_label: For predict: number of samples of each label.
+        sample_seed: For predict: seed of the noise.
+        first_index: For predict: index of the first sample to generate.
+        shared_noise: For predict: whether to use the same noise for the k-th sample of every label. Each column of
+            ``grid.png`` then shows the style that the noise determines.
     """
 
     classes: Sequence[str]
-    """The names of labels 0, 1, …"""
+    """Class names of the labels 0, 1, …"""
     image_shape: tuple[int, int, int] = (1, 28, 28)
     origin: ClassVar[str] = ""
-    """Authors and licence of the images."""
+    """Authors and licence of the images, for the model card."""
     sample_available: ClassVar[bool] = False
     image_settings: ClassVar[Sequence[str]] = ("root",)
-    """The settings that determine the images, beside ``source``."""
+    """Names of the settings that determine the images, in addition to ``source``."""
 
     def __init__(
         self,
@@ -96,34 +99,37 @@ class ImageDataModule(LightningDataModule):
         end = len(self.labels) * self.samples_per_label
         check_number("data.first_index", self.first_index, at_least=0, at_most=end - 1)
         if self.source == "sample" and not self.sample_available:
-            raise UsageError(f"data.source is sample, but only MNIST has one: give full or auto for {self.dataset}.")
+            raise UsageError(f"data.source is sample, but only MNIST has one. Use full or auto for {self.dataset}.")
 
     @property
     def dataset(self) -> str:
-        """The data set's name on the command line and in torchvision."""
+        """Name of the data set on the command line and in torchvision."""
         return type(self).__name__
 
     @property
     def full_name(self) -> str:
-        """``dataset``, with the split if there are several."""
+        """Name of the data set, with the split if the data set has several, as in ``EMNIST-letters``."""
         return self.dataset
 
     @property
     def own_folder(self) -> Path:
-        """The folder for files that condgen makes for this data set, such as its evaluator."""
+        """Folder for files that condgen creates for this data set, for example its evaluator."""
         return self.root / self.dataset
 
     @property
     def num_classes(self) -> int:
-        """Labels are 0 … ``num_classes`` - 1."""
+        """Number of classes. Labels are integers from 0 to ``num_classes - 1``."""
         return len(self.classes)
 
     def parse_labels(self, text: str) -> list[int]:
-        """Returns the labels of a word such as 2026 (if all class names are single characters) or a list such as
-        ``Coat, Bag``.
+        """Converts class names to labels.
+
+        Args:
+            text: Class names separated by commas, such as ``Coat, Bag``. If all class names are single characters, the
+                commas are optional, as in ``2026``.
 
         Raises:
-            UsageError: there is no such class.
+            UsageError: If the data set does not have one of the classes.
         """
         is_word = all(len(name) == 1 for name in self.classes) and "," not in text
         parts = list("".join(text.split())) if is_word else [part.strip() for part in text.split(",")]
@@ -137,15 +143,17 @@ class ImageDataModule(LightningDataModule):
     # Reading
 
     def read(self) -> tuple[Images, Images]:
-        """Reads training and test images. Sets ``hparams["source"]`` to ``full`` or ``sample``, whichever was used.
+        """Reads and returns the training images and the test images.
+
+        It also sets ``hparams["source"]`` to ``full`` or ``sample``, so that checkpoints record which images were used.
 
         Raises:
-            UsageError: the files are missing, damaged, or do not fit the data set.
+            UsageError: If the files are missing, are damaged, or do not match the data set.
         """
         raise NotImplementedError
 
     def download(self) -> None:
-        """Downloads the data set if it is not there."""
+        """Downloads the data set if its files are missing. The base class does nothing."""
 
     def prepare_data(self) -> None:
         is_predicting = self.trainer is not None and self.trainer.predicting
@@ -160,8 +168,8 @@ class ImageDataModule(LightningDataModule):
             first = self.trainer.strategy.broadcast(mine)
             if mine != first:
                 raise UsageError(
-                    f"This process found {mine[1]:,} training images ({mine[0]}), but the first process {first[1]:,} "
-                    f"({first[0]}): give all the same data under --data.root, or --data.source sample."
+                    f"This process found {mine[1]:,} training images ({mine[0]}), but rank 0 found {first[1]:,} "
+                    f"({first[0]}): give all processes the same data under --data.root, or use --data.source sample."
                 )
 
     @property
@@ -176,7 +184,7 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def label_means(self) -> Tensor:
-        """The mean training image of each label, in [0, 1]: (num_classes, C, H, W) float32."""
+        """Mean training image of each label in [0, 1], with shape (num_classes, C, H, W) and dtype float32."""
         images, labels = self.train_images.images, self.train_images.labels
         means = torch.zeros(self.num_classes, *self.image_shape)
         for label in labels.unique().tolist():
@@ -186,11 +194,11 @@ class ImageDataModule(LightningDataModule):
     # Batches
 
     def check_divisible(self, processes: int) -> None:
-        """Raises UsageError unless the batch size is a multiple of the number of processes."""
+        """Checks that the batch size is a multiple of the number of processes; raises UsageError otherwise."""
         if self.batch_size % processes:
             raise UsageError(
-                f"data.batch_size is {self.batch_size}, not divisible by the number of processes ({processes}): give a "
-                f"multiple of {processes}."
+                f"data.batch_size is {self.batch_size}, which is not divisible by the number of processes "
+                f"({processes}): give a multiple of {processes}."
             )
 
     @property
@@ -212,7 +220,7 @@ class ImageDataModule(LightningDataModule):
                 f"data.batch_size is {self.batch_size}, but there are only {len(self.train_images):,} training images."
             )
         module = self.trainer.lightning_module if self.trainer is not None else None
-        # A resumed run shuffles with its own seed, which a module may restore from the checkpoint.
+        # A resumed run must shuffle with the seed it started with, which the module restores from the checkpoint.
         seed = getattr(module, "run_seed", int(os.environ.get("PL_GLOBAL_SEED", 0)))
         return self._image_loader(self.train_images, shuffle_seed=seed)
 
@@ -223,12 +231,12 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def block_size(self) -> int:
-        """Samples that are generated at once: the batch size, limited so that they fit into memory."""
+        """Number of samples that are generated at once: the batch size, but at most 4,096 to limit memory."""
         return min(self.batch_size, MAX_BLOCK)
 
     @property
     def request(self) -> SampleRequest:
-        """The samples that predict generates."""
+        """Request for the samples that ``condgen predict`` generates."""
         return SampleRequest(
             self.labels, self.samples_per_label, self.first_index, self.sample_seed, self.block_size, self.shared_noise
         )
@@ -237,7 +245,7 @@ class ImageDataModule(LightningDataModule):
         return request_loader(self.request, *self._processes_and_rank)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Converts images to [0, 1] on the device, because bytes transfer faster."""
+        """Converts the images to float32 in [0, 1]. It runs on the device because uint8 images transfer faster."""
         if isinstance(batch, SampleBlock):
             return batch
         images, labels = batch

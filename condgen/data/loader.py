@@ -1,4 +1,4 @@
-"""Batches of images: shuffled, divided among processes, and resumable in the middle of an epoch."""
+"""The data loader. It shuffles images, divides them among processes, and can resume in the middle of an epoch."""
 
 import os
 import sys
@@ -14,7 +14,12 @@ from condgen.noise import AUGMENTATION, permutation, uniform
 
 
 class Images(Dataset[tuple[Tensor, Tensor]]):
-    """Images (N, C, H, W) uint8 and their labels (N,) int64, in memory. An index is a list or tensor of rows."""
+    """Labelled images in memory. ``images[rows]`` returns the images and labels of a list or tensor of rows.
+
+    Args:
+        images: Images with shape (N, C, H, W) and dtype uint8.
+        labels: Labels with shape (N,) and dtype int64.
+    """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images, self.labels = images, labels
@@ -28,19 +33,23 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
 
 
 class ImageSampler(DistributedSampler[list[int]]):
-    """Yields the rows of this process in each batch of an epoch. Lightning leaves a DistributedSampler in place.
+    """Yields the indices of the images that this process uses in each batch of an epoch.
 
-    The images, shuffled by (seed, epoch) or in their own order, are divided into global batches. Of each, this process
-    takes the rows rank, rank + processes, … No image is repeated: the last batch may have one row less on some ranks.
+    The sampler orders the images, either at random by (seed, epoch) or in their original order, and divides them into
+    global batches. From each global batch, this process takes the rows rank, rank + processes, rank + 2 * processes
+    and so on. No image is repeated, so the last batch may have one row less on some ranks.
+
+    The sampler is a DistributedSampler because Lightning replaces other samplers if there are several processes.
 
     Args:
-        size: number of images.
-        batch_size: size of a global batch; a multiple of ``processes``.
-        processes: number of processes that share a global batch.
-        rank: of this process.
-        shuffle_seed: None for the images' own order.
-        drop_last: drop the last global batch if it is incomplete.
-        groups: the labels (size,) and a number n, if images are to follow each other in groups of n with one label.
+        size: Number of images.
+        batch_size: Size of a global batch. It must be a multiple of ``processes``.
+        processes: Number of processes that share a global batch.
+        rank: Rank of this process.
+        shuffle_seed: Seed for shuffling. With None, the images keep their original order.
+        drop_last: Whether to drop the last global batch if it is incomplete.
+        groups: Labels with shape (size,) and a group size n. If given, groups of n consecutive images have the same
+            label.
     """
 
     def __init__(
@@ -58,7 +67,7 @@ class ImageSampler(DistributedSampler[list[int]]):
         number = size if groups is None else int((groups[0].bincount() // groups[1]).sum()) * groups[1]
         self.batches = number // batch_size if drop_last else -(-number // batch_size)
         self.epoch = 0
-        self.start = 0  # the batch with which the next iteration begins
+        self.start = 0  # index of the batch with which the next iteration begins
 
     def set_epoch(self, epoch: int) -> None:
         if epoch != self.epoch:
@@ -79,11 +88,19 @@ class ImageSampler(DistributedSampler[list[int]]):
 
 
 def group_by_label(order: Tensor, labels: Tensor, size: int) -> Tensor:
-    """Returns the rows ``order`` in groups of ``size`` with one label; without those that are left over in a label.
+    """Reorders shuffled rows into groups of rows with the same label.
 
-    The groups are in the order of their first rows, so that they are shuffled if the rows are.
+    The groups are ordered by their first rows, so they are shuffled if ``order`` is shuffled.
+
+    Args:
+        order: Order of the N rows, with shape (N,).
+        labels: Labels of the rows, with shape (N,).
+        size: Number of rows in a group.
+
+    Returns:
+        The reordered rows. Rows of a label that do not fill a group are left out.
     """
-    rows = order[labels[order].argsort(stable=True)]  # by label, and shuffled within
+    rows = order[labels[order].argsort(stable=True)]  # sorted by label, and still shuffled within a label
     groups = torch.cat(
         [part[: len(part) // size * size].view(-1, size) for part in rows.split(labels.bincount().tolist())]
     )
@@ -93,7 +110,11 @@ def group_by_label(order: Tensor, labels: Tensor, size: int) -> Tensor:
 
 
 def leave_process_group(worker: int) -> None:
-    """Protects a worker from Ctrl-C, which a terminal sends to the whole process group: training still needs it."""
+    """Moves a worker into its own process group.
+
+    A terminal sends Ctrl-C to the whole process group. The main process still needs its workers then, because it
+    finishes the batch before it stops.
+    """
     if hasattr(os, "setpgrp"):
         os.setpgrp()
 
@@ -104,10 +125,10 @@ class ImageLoader(DataLoader[tuple[Tensor, Tensor]]):
     Lightning saves its ``state_dict`` in checkpoints, and restores it before the first batch.
 
     Args:
-        dataset: the images.
-        sampler: the rows of each batch.
-        num_workers: processes that prepare batches.
-        augmentation: changes the images of each batch.
+        dataset: Labelled images.
+        sampler: Sampler that yields the row indices of each batch.
+        num_workers: Number of worker processes that prepare batches.
+        augmentation: Augmentation that is applied to the images of each batch, if given.
     """
 
     sampler: ImageSampler
@@ -121,15 +142,15 @@ class ImageLoader(DataLoader[tuple[Tensor, Tensor]]):
             sampler=sampler,
             num_workers=num_workers,
             worker_init_fn=leave_process_group,
-            # Forked workers share the images' memory and end when this process is killed. Those of a fork server,
-            # Python's default from 3.14, would stay for ever, because their parent is the server.
+            # Forked workers share the memory of the images, and they exit if this process is killed. Workers of a fork
+            # server, the default from Python 3.14, would keep running, because the server is their parent.
             multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
         )
         self.augmentation = augmentation
         self.yielded = 0
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # type: ignore[override]
-        # A generator: workers start with the first batch, when Lightning has set the sampler's epoch.
+        # This is a generator, so workers start with the first batch. By then Lightning has set the sampler's epoch.
         self.yielded = self.sampler.start
         for images, labels in super().__iter__():
             if self.augmentation is not None:
@@ -139,7 +160,7 @@ class ImageLoader(DataLoader[tuple[Tensor, Tensor]]):
         self.sampler.start = 0
 
     def _uniform(self, rows: int) -> Tensor:
-        """Numbers (rows, 3) in [0, 1), determined by seed, epoch, batch and row in the global batch."""
+        """Returns random numbers in [0, 1) with shape (rows, 3). They depend on seed, epoch, batch and global row."""
         own = self.sampler
         own_rows = range(own.rank, own.rank + rows * own.processes, own.processes)
         return uniform(own.shuffle_seed or 0, own_rows, (3,), stream=AUGMENTATION, step=(self.yielded, own.epoch))
@@ -155,6 +176,6 @@ class ImageLoader(DataLoader[tuple[Tensor, Tensor]]):
         if (state["of"], state["batch_size"]) != (self.sampler.batches, self.sampler.batch_size):
             raise UsageError(
                 f"The checkpoint is from the middle of an epoch of {state['of']:,} batches of {state['batch_size']}: "
-                f"resume with the same data and --data.batch_size {state['batch_size']}, or from an epoch's end."
+                f"resume with the same data and --data.batch_size {state['batch_size']}, or from the end of an epoch."
             )
         self.sampler.epoch, self.sampler.start = state["epoch"], state["batches"]

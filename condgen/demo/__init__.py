@@ -1,1 +1,1 @@
-"""``condgen demo``: a page in the browser on which runs generate images. Needs gradio."""
+"""The command ``condgen demo``, which serves a page on which trained generators generate images. It needs gradio."""

@@ -1,4 +1,4 @@
-"""Pictures as HTML: they are part of the page as data URIs, so that the server writes and serves no files."""
+"""Images as HTML. They are embedded in the page as data URIs, so that the server does not write or serve any files."""
 
 import io
 from base64 import b64encode
@@ -13,7 +13,7 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from condgen.errors import UsageError
 from condgen.files.reading import read_limited
 
-MAX_GRID_BYTES, MAX_PIXELS = 10_000_000, 25_000_000  # of a grid that a training wrote
+MAX_GRID_BYTES, MAX_PIXELS = 10_000_000, 25_000_000  # largest size of a sample grid
 
 
 def _data_uri(content: bytes, kind: str) -> str:
@@ -28,14 +28,15 @@ def figure(
     times: int = 3,
     wide: bool = False,
 ) -> str:
-    """Returns a picture with a caption beside it.
+    """Returns the HTML of an image with a caption beside it.
 
     Args:
-        content: of a PNG or WebP file.
-        title: plain text, and so are ``lines``, which stand below it.
-        saved: files that can be saved, by their names.
-        times: the largest enlargement; ``page.css`` takes the largest whole number that fits.
-        wide: whether the picture takes the whole width, with the caption below.
+        content: Content of a PNG or WebP file.
+        title: Title of the caption, as plain text.
+        lines: Lines below the title, as plain text.
+        saved: Files that the user can save: a mapping from file name to content.
+        times: Largest enlargement. ``page.css`` uses the largest integer up to ``times`` that fits.
+        wide: Whether the image takes the whole width, with the caption below it.
     """
     with Image.open(io.BytesIO(content), formats=("PNG", "WEBP")) as image:
         source, style = _data_uri(content, f"image/{str(image.format).lower()}"), f"--w:{image.width}px;--times:{times}"
@@ -53,27 +54,33 @@ def figure(
 
 
 def read_grid(path: Path) -> Tensor:
-    """Returns the picture in a PNG file: (3, H, W) uint8.
+    """Reads a sample grid from a PNG file.
+
+    Args:
+        path: Path of the file.
+
+    Returns:
+        The grid with shape (3, H, W) and dtype uint8.
 
     Raises:
-        UsageError: the file cannot be read, is damaged, or is too large.
+        UsageError: If the file cannot be read, is damaged, or is too large.
     """
     try:
         with Image.open(io.BytesIO(read_limited(path, MAX_GRID_BYTES)), formats=("PNG",)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise OSError(f"larger than {MAX_PIXELS:,} pixels")
             return pil_to_tensor(image.convert("RGB"))
-    except Exception as error:  # Pillow raises errors of many classes for damaged files
+    except Exception as error:  # Pillow raises exceptions of many types for damaged files
         raise UsageError(f"{path} cannot be shown ({error}): remove it, or restore it from a backup.") from error
 
 
 def webp(frames: Sequence[Tensor], milliseconds: int | list[int], times: int = 1) -> bytes:
-    """Returns an endless, lossless WebP animation.
+    """Returns the content of a WebP file with a lossless animation that repeats endlessly.
 
     Args:
-        frames: (1 or 3, H, W) uint8 each, of one size.
-        milliseconds: the duration of every frame, or of each.
-        times: the enlargement of the pixels.
+        frames: Frames of one size, each with shape (1, H, W) or (3, H, W) and dtype uint8.
+        milliseconds: Duration of every frame, or a list with the duration of each frame.
+        times: Enlargement of the pixels.
     """
     pictures = [to_pil_image(frame).convert("RGB") for frame in frames]
     pictures = [

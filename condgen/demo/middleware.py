@@ -1,4 +1,4 @@
-"""The HTTP requests that reach Gradio: those of the page, and none of the others that Gradio answers."""
+"""ASGI middleware that passes only the HTTP requests of the page to Gradio, and rejects all other requests."""
 
 import ipaddress
 import re
@@ -12,13 +12,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_BODY = 100_000  # bytes of a request
+MAX_BODY = 100_000  # largest body of a request, in bytes
 GET_PATHS = re.compile(r"/|/config|/theme\.css|/favicon\.ico|/(assets|static)/.+|/gradio_api/info")
 CALL_PATH = "/gradio_api/run/predict"
 
 
 class Call(BaseModel):
-    """The fields of a request's body that Gradio needs for the page. All others are dropped."""
+    """The fields of a request body that Gradio needs for the page. Other fields are dropped."""
 
     model_config = ConfigDict(strict=True)
     data: list[bool | int | float | str | Annotated[list[str], Field(max_length=100)] | None] = Field(max_length=20)
@@ -27,14 +27,15 @@ class Call(BaseModel):
 
 
 class PageRequests:
-    """ASGI middleware that passes on the requests of the page, with a checked body, and refuses all others.
+    """ASGI middleware that checks and passes on the requests of the page, and rejects all other requests.
 
-    Gradio itself would also store uploads, serve files, and print a traceback for a request that it cannot process.
+    Without the middleware, Gradio would also store uploads, serve files, and print a traceback for each request that it
+    cannot process.
 
     Args:
-        app: the application that gets the requests.
-        host: the address at which the page is served.
-        inputs: the number of inputs of each function of the page, by Gradio's number of the function.
+        app: Application that receives the accepted requests.
+        host: Address at which the page is served.
+        inputs: Mapping from Gradio's index of a function of the page to the number of inputs of the function.
     """
 
     def __init__(self, app: ASGIApp, host: str, inputs: dict[int, int]) -> None:
@@ -62,10 +63,14 @@ class PageRequests:
             pass
 
     def _check_host(self, header: str) -> None:
-        """Refuses a host name that is not this machine's.
+        """Checks that the request was sent to a host name of this machine; raises HTTPException otherwise.
 
-        With DNS rebinding, another site makes its own name point to this machine, so that its scripts can use this
-        page. It cannot do that with an IP address. Starlette's TrustedHostMiddleware cannot allow all IP addresses.
+        This prevents DNS rebinding, in which another web site makes its own host name point to this machine, so that
+        its scripts can use the page. DNS rebinding does not work with IP addresses. So if the page is served to
+        other machines, all IP addresses are allowed, which Starlette's TrustedHostMiddleware does not support.
+
+        Args:
+            header: Value of the Host header.
         """
         try:
             name = urlsplit(f"//{header}").hostname or ""
@@ -75,8 +80,8 @@ class PageRequests:
             raise HTTPException(403, f"This is not {name!r:.80}: open the page at the address that condgen printed.")
 
     async def _checked_body(self, request: Request) -> bytes:
-        """Returns the body of a call of the page; raises HTTPException if it is too large or no such call."""
-        length = request.headers.get("content-length")  # the server reads no more than that
+        """Reads and checks the body of a request; raises HTTPException if it is too large or not a call of the page."""
+        length = request.headers.get("content-length")  # the server does not read more bytes than that
         if length is None or int(length) > MAX_BODY:
             raise HTTPException(413, f"A request needs a Content-Length of at most {MAX_BODY:,} bytes.")
         try:
@@ -89,7 +94,7 @@ class PageRequests:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Receives a body that was already read, then the following messages."""
+    """Returns a function that first receives a body that was already read, and then the following messages."""
     unread = [body]
 
     async def replayed() -> Message:

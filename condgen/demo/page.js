@@ -1,4 +1,4 @@
-// Arrow keys move between the tabs, as the ARIA pattern for tabs says; Gradio's tabs only know Tab and Enter.
+// Arrow keys switch between the tabs, as in the ARIA pattern for tabs. Gradio's tabs only support Tab and Enter.
 () => document.addEventListener("keydown", (event) => {
   const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
   if (!step || event.target.getAttribute("role") !== "tab") return;

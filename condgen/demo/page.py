@@ -1,4 +1,4 @@
-"""The page: its layout, and the outputs that each input updates."""
+"""The layout of the page, and the outputs that each input updates."""
 
 import asyncio
 import html
@@ -26,11 +26,16 @@ from condgen.demo.runs import Run
 from condgen.demo.views import Views
 from condgen.errors import UsageError
 
-MAX_SESSIONS = 50  # Gradio keeps the state of so many, about 100 kB each
+MAX_SESSIONS = 50  # number of sessions whose state Gradio keeps, about 100 kB each
 
 
 def application(runs: dict[str, Run], host: str) -> FastAPI:
-    """Returns the page of these runs as an ASGI application."""
+    """Creates the ASGI application that serves the page.
+
+    Args:
+        runs: Mapping from the name of each run to the run.
+        host: Address at which the page is served.
+    """
     page = build(runs)
     page.state_session_capacity = MAX_SESSIONS
     inputs = {number: len(function.inputs) for number, function in page.fns.items()}
@@ -42,7 +47,7 @@ def application(runs: dict[str, Run], host: str) -> FastAPI:
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's theme with fonts of the machine, and with hints that are dark enough to read."""
+    """Returns Gradio's theme with system fonts, and with hints that have enough contrast."""
     plain = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"))
     hints = ("body_text_color_subdued", "block_info_text_color", "input_placeholder_color")
     return plain.set(**dict.fromkeys(hints, "*neutral_600"), **{f"{hint}_dark": "*neutral_300" for hint in hints})
@@ -56,9 +61,17 @@ def update(
     view: Callable[[Any], Any],
     *outputs: Any,
 ) -> None:
-    """At these events, sets ``outputs`` to the result of ``view`` for a request with the values of ``inputs``.
+    """Registers a handler that updates outputs of the page.
 
-    If the request is wrong, the first HTML output says so, and the others are empty.
+    If the request is invalid, the first HTML output shows the error and the other HTML outputs are empty.
+
+    Args:
+        lock: Lock that lets one request at a time be computed.
+        events: Gradio events that trigger the update.
+        request_type: Type of the request, which checks the values of the inputs.
+        inputs: Mapping from each field of the request to the component with its value.
+        view: Function that computes the values of the outputs for a request.
+        *outputs: Components to update.
     """
 
     def compute(values: Sequence[Any]) -> Any:
@@ -71,9 +84,9 @@ def update(
             return found if len(found) > 1 else found[0]
 
     async def respond(request: gr.Request, *values: Any) -> Any:
-        async with lock:  # one request at a time, in the order of arrival
+        async with lock:  # requests are computed one at a time, in the order of arrival
             if await request.request.is_disconnected():  # type: ignore[union-attr]
-                raise gr.Error("The client is gone.", print_exception=False)
+                raise gr.Error("The client disconnected.", print_exception=False)
             return await asyncio.to_thread(compute, values)
 
     gr.on(
@@ -83,13 +96,17 @@ def update(
 
 
 def build(runs: dict[str, Run]) -> gr.Blocks:
-    """Returns the page of runs by their names, the newest first."""
+    """Creates the page.
+
+    Args:
+        runs: Mapping from the name of each run to the run, newest first.
+    """
     views, lock, newest = Views(runs), asyncio.Lock(), next(iter(runs.values()))
     same_data = [name for name, run in runs.items() if run.data.full_name == newest.data.full_name][:MAX_RUNS]
     choices = [(f"{run.family} · {name}", name) for name, run in runs.items()]
     classes = list(newest.data.classes)
     label = classes[min(2, len(classes) - 1)]
-    # a single coordinate of the noise has the largest effect in the run with the fewest of them
+    # a single coordinate of the noise has the largest effect if the noise has few coordinates
     fewest = min(runs.values(), key=lambda run: run.hyperparameters.get("latent_dim", math.inf))
 
     def number(value: int, title: str) -> gr.Number:
@@ -154,7 +171,7 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
                     inputs |= {"sample": number(0, "Sample"), "coordinate": number(0, "Coordinate")} | settings()
                 value = gr.Slider(-3, 3, 0, step=0.01, label="Value of the coordinate", elem_id="value")
             strip, image = picture("range"), picture("moved")
-            # the slider keeps its value only if the label or a setting changes
+            # the slider keeps its value if the label, guidance or number of steps changes; other changes reset it
             kept = {name: inputs[name] for name in ("label", "guidance", "sampling_steps")}
             events = [tab.select, *changes({name: inputs[name] for name in inputs.keys() - kept.keys()})]
             inputs["value"] = value

@@ -1,11 +1,11 @@
-"""The requests of the page: the inputs of each tab, and their bounds."""
+"""The requests of the page. Each class has the inputs of a tab and their bounds."""
 
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 MAX_RUNS, MAX_LABELS = 8, 20
-EMPTY = BeforeValidator(lambda typed: None if typed == "" else typed)  # an empty text box: as trained
+EMPTY = BeforeValidator(lambda typed: None if typed == "" else typed)  # an empty text box keeps the value from training
 Runs = Annotated[list[str], Field(min_length=1, max_length=MAX_RUNS)]
 Sample = Annotated[int, Field(ge=0, le=999_999)]
 Guidance = Annotated[float, Field(ge=0, le=20, allow_inf_nan=False)]
@@ -13,9 +13,12 @@ SamplingSteps = Annotated[int, Field(ge=1, le=100)]
 
 
 class SamplingRequest(BaseModel):
-    """Inputs of all tabs that generate images; ``guidance`` and ``sampling_steps`` are as trained if None."""
+    """Inputs of all tabs that generate images.
 
-    seed: int = Field(ge=0, le=2**53)  # browsers represent larger whole numbers only approximately
+    If ``guidance`` or ``sampling_steps`` is None, the value from training is used.
+    """
+
+    seed: int = Field(ge=0, le=2**53)  # browsers cannot represent all larger integers
     guidance: Annotated[Guidance | None, EMPTY] = None
     sampling_steps: Annotated[SamplingSteps | None, EMPTY] = None
 
@@ -53,6 +56,6 @@ class ScoresRequest(BaseModel):
 
 
 def explain(error: ValidationError) -> str:
-    """Returns the problem with a request, in one line."""
+    """Returns the first error in a request as one line of text."""
     first = error.errors()[0]
     return f"{str(first['loc'][0]).replace('_', ' ')} is {first['input']!r:.60}. {first['msg']}."

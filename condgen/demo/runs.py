@@ -1,4 +1,4 @@
-"""The runs that the page shows. A request names one of them, and cannot name anything else on the disk."""
+"""The runs that the page shows. A request can name only these runs, and no other file on the disk."""
 
 import sys
 from collections import Counter
@@ -17,7 +17,15 @@ from condgen.generators import ConditionalGenerator
 
 
 class Run(NamedTuple):
-    """A checkpoint that the page shows, with the hyperparameters and the data of its training."""
+    """A checkpoint that the page shows.
+
+    Args:
+        name: Name of the run on the page.
+        checkpoint: Path of the checkpoint.
+        family: Name of the generator class.
+        data: Data module with the settings from training.
+        hyperparameters: Hyperparameters of the generator.
+    """
 
     name: str
     checkpoint: Path
@@ -27,34 +35,42 @@ class Run(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        """The run directory, or the folder of a checkpoint that lies in none."""
+        """Path of the run directory, or of the folder with the checkpoint if it is not in a run directory."""
         return run_of(self.checkpoint) or self.checkpoint.parent
 
     @property
     def scores(self) -> dict[str, Any]:
-        """The content of ``scores.json``; raises UsageError if it is missing or scores another checkpoint."""
+        """Content of ``scores.json``.
+
+        Raises:
+            UsageError: If the file is missing, or if it contains the scores of another checkpoint or other data.
+        """
         scores = read_scores(self.folder)
         scored = scores.get("checkpoint") or {}
         basis = Path(str(scored.get("path"))).name, scored.get("steps"), scores["data"]
         if basis != (self.checkpoint.name, _steps(self.checkpoint, self._modified), self.data.full_name):
             raise UsageError(
-                f"{self.folder}/scores.json is of another checkpoint or other data: "
-                f"`condgen test --ckpt_path {self.checkpoint}` scores this one."
+                f"{self.folder}/scores.json belongs to another checkpoint or other data: "
+                f"run `condgen test --ckpt_path {self.checkpoint}`."
             )
         return scores
 
     def generator(self, **hyperparameters: float | None) -> ConditionalGenerator:
-        """Returns the generator, with other hyperparameters if its family has them and they are not None.
+        """Loads the generator.
+
+        Args:
+            **hyperparameters: Hyperparameters to change for sampling. A hyperparameter is ignored if it is None or if
+                the family does not have it.
 
         Raises:
-            UsageError: the checkpoint is not there any more, or a hyperparameter does not fit it.
+            UsageError: If the checkpoint does not exist any more, or if a hyperparameter has an invalid value.
         """
         changed = {n: value for n, value in hyperparameters.items() if value is not None and n in self.hyperparameters}
         return _load(self.checkpoint, self._modified, **changed)
 
     @property
     def _modified(self) -> int:
-        """The time of the last change: a training that continues rewrites its checkpoint."""
+        """Modification time of the checkpoint, because training may overwrite it. 0 if the checkpoint is missing."""
         return self.checkpoint.stat().st_mtime_ns if self.checkpoint.is_file() else 0
 
 
@@ -69,22 +85,25 @@ def _steps(checkpoint: Path, modified: int) -> int:
 
 
 def find_run(runs: dict[str, Run], name: str) -> Run:
-    """Returns the run of this name; raises UsageError if the page shows none."""
+    """Returns the run with this name; raises UsageError if the page does not show it."""
     if name not in runs:
         raise UsageError(f"There is no run {name!r:.60} here, but {', '.join(runs):.400}.")
     return runs[name]
 
 
 def find_runs(paths: Sequence[str], root: Path) -> dict[str, Run]:
-    """Returns the runs to show by their names.
+    """Finds the runs that the page shows.
 
     Args:
-        paths: run directories and checkpoints, in the order of the page; if empty, all runs under ``root`` that have a
-            checkpoint, newest first.
-        root: the folder with ``lightning_logs``.
+        paths: Run directories and checkpoint files, in the order of the page. If it is empty, the page shows all runs
+            under ``root`` that have a checkpoint, newest first.
+        root: Folder that contains ``lightning_logs``.
+
+    Returns:
+        A mapping from the name of each run to the run.
 
     Raises:
-        UsageError: there is no run, or one of ``paths`` cannot be shown.
+        UsageError: If there is no run, or if one of ``paths`` cannot be shown.
     """
     checkpoints = []
     for path in dict.fromkeys(paths) or runs_with("checkpoints/last.ckpt", root):
@@ -92,10 +111,10 @@ def find_runs(paths: Sequence[str], root: Path) -> dict[str, Run]:
             checkpoints.append(find_checkpoint(path, root))
         except UsageError as error:
             raise UsageError(
-                f"There is no run or checkpoint {path}: give other paths, or none for all runs."
+                f"There is no run or checkpoint {path}: give other paths, or no path to show all runs."
             ) from error
     runs: dict[str, Run] = {}
-    shared: dict[tuple[str, Path, str], ImageDataModule] = {}  # runs on the same data share its images in memory
+    shared: dict[tuple[str, Path, str], ImageDataModule] = {}  # runs with the same data share the images in memory
     for name, checkpoint in zip(_names(checkpoints), checkpoints, strict=True):
         try:
             content = read_checkpoint(checkpoint)
@@ -103,7 +122,7 @@ def find_runs(paths: Sequence[str], root: Path) -> dict[str, Run]:
         except UsageError as error:
             if paths:
                 raise
-            print(f"Left out: {error}", file=sys.stderr)
+            print(f"Skipped: {error}", file=sys.stderr)
             continue
         data = shared.setdefault((data.full_name, data.root, data.source), data)
         family = content["condgen"]["model"].rpartition(".")[2]
@@ -117,8 +136,11 @@ def find_runs(paths: Sequence[str], root: Path) -> dict[str, Run]:
 
 
 def _names(checkpoints: Sequence[Path]) -> list[str]:
-    """Returns the names of the runs, with the file's unless it is ``last.ckpt``; the path if that would be
-    ambiguous."""
+    """Returns a name for each checkpoint.
+
+    The name consists of the run directory and the name of the file, which is left out if it is ``last.ckpt``. If two
+    checkpoints would have the same name, each is named by its path.
+    """
     runs = [run_of(path.resolve()) for path in checkpoints]
     files = [path.name if path.name != "last.ckpt" else "" for path in checkpoints]
     names = [f"{run.name}/{file}".rstrip("/") if run else file for run, file in zip(runs, files, strict=True)]

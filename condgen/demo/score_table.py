@@ -1,4 +1,4 @@
-"""The scores of runs as HTML tables."""
+"""HTML tables with the scores of runs."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,10 @@ NO_SCORE = {"value": None, "uncertainty": None}
 
 
 def score_tables(runs: Sequence[Run]) -> str:
-    """Returns a table for all runs that are scored against the same images, and a line for each run without scores."""
+    """Creates the HTML of the tab with the scores.
+
+    Runs that were scored against the same images share a table. Runs without scores have a line of text.
+    """
     tables: dict[tuple[str, ...], list[tuple[Run, dict[str, Any]]]] = {}
     problems = []
     for run in runs:

@@ -1,4 +1,4 @@
-"""``condgen demo``: serves the page until it is stopped."""
+"""The command ``condgen demo``, which serves the page until it is stopped."""
 
 import os
 import signal
@@ -13,23 +13,25 @@ MAX_CONNECTIONS = 100
 
 
 def demo(runs: list[str], port: int = 7860, host: str = "127.0.0.1") -> None:
-    """Serves a page in the browser on which runs generate images side by side, until Ctrl-C.
+    """Serves a page on which trained generators generate images side by side. Ctrl-C stops it.
 
     Args:
-        runs: run directories or checkpoint files; all runs under lightning_logs that have a checkpoint if not given.
-        port: the port of the page.
-        host: the address of the page; only this machine reaches the default, and 0.0.0.0 lets others in.
+        runs: Run directories or checkpoint files. By default, all runs under lightning_logs that have a checkpoint.
+        port: Port of the page.
+        host: Address of the page. The default can only be reached from this machine, 0.0.0.0 also from other machines.
     """
     check_number("port", port, at_least=1, at_most=65_535)
     try:
         listener = socket.create_server((host, port))
-    except (OSError, UnicodeError) as error:  # UnicodeError: this cannot be the name of a host
+    except (OSError, UnicodeError) as error:  # UnicodeError: the host name is invalid
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"The page cannot be at {host}:{port} ({reason}): give another --port or --host.") from error
+        raise UsageError(
+            f"The page cannot be served at {host}:{port} ({reason}): give another --port or --host."
+        ) from error
     with listener:
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # otherwise each answer waits for 40 ms
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # otherwise each response is delayed by 40 ms
         found = find_runs(runs, Path())
-        # Gradio reads these when it is imported: it must send nothing to its makers.
+        # Gradio reads these variables when it is imported. They turn off its usage statistics and its history.
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_RUN_HISTORY="False")
         try:
             import uvicorn
@@ -45,10 +47,10 @@ def demo(runs: list[str], port: int = 7860, host: str = "127.0.0.1") -> None:
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, _exit)
         server.start()
-        print(f"The page of {len(found):,} runs: http://{host}:{port} (Ctrl-C ends it)", flush=True)
+        print(f"Serving a page of {len(found):,} runs at http://{host}:{port} (stop with Ctrl-C)", flush=True)
         server.join()
 
 
 def _exit(signum: int, frame: object) -> None:
-    """Exits without the clean-up of the interpreter, which aborts if another thread is computing with torch."""
+    """Exits without the interpreter's clean-up, which would abort if another thread is computing with torch."""
     os._exit(128 + signum)

@@ -1,4 +1,4 @@
-"""The content of the page's tabs for a request."""
+"""Computes the content of the page's tabs."""
 
 import io
 import math
@@ -23,22 +23,25 @@ from condgen.metrics.distances import nearest
 from condgen.noise import Distribution, slerp
 from condgen.sampling.generate import generate_uint8
 
-MAX_NFE = 10_000  # evaluations of a network for one run of a request
-RANGES: dict[Distribution, tuple[int, int]] = {"uniform": (0, 1), "normal": (-3, 3)}  # of a coordinate of the noise
+MAX_NFE = 10_000  # largest number of network evaluations for each run in a request
+RANGES: dict[Distribution, tuple[int, int]] = {"uniform": (0, 1), "normal": (-3, 3)}  # of a slider
 AMBER = torch.tensor([255, 196, 110]).view(3, 1, 1)
 
 
 class Views:
-    """A method for each update of the page: values for its components, most of them HTML.
+    """Computes the content of the tabs. Each method takes a request and returns values for components of the page.
 
-    All raise UsageError if a request is wrong in a way that its type does not exclude.
+    All methods raise UsageError if the request is invalid, for example if a run or a label does not exist.
+
+    Args:
+        runs: Mapping from the name of each run to the run.
     """
 
     def __init__(self, runs: dict[str, Run]) -> None:
         self.runs = runs
 
     def samples(self, request: SamplesRequest) -> str:
-        """Returns the samples that ``condgen predict`` generates, of each run."""
+        """Returns the HTML of each run's samples. They are the same as those of ``condgen predict``."""
         figures, columns = [], request.samples_per_label
         for run in [find_run(self.runs, name) for name in request.runs]:
             labels = torch.tensor(parse_labels(run.data, request.labels)).repeat_interleave(columns)
@@ -49,15 +52,19 @@ class Views:
             if request.nearest:
                 references, distances = nearest_training_images(run, samples)
                 pairs = torch.stack((shown.expand(-1, 3, -1, -1), references.expand(-1, 3, -1, -1) * AMBER // 255))
-                shown = pairs.byte().unflatten(1, (-1, columns)).transpose(0, 1).flatten(0, 2)  # rows alternate
+                shown = pairs.byte().unflatten(1, (-1, columns)).transpose(0, 1).flatten(0, 2)  # alternating rows
                 lines.append(f"distance {distances.mean():.1f}, minimum {distances.min():.1f}")
             content, name = png(grid(shown, columns)), f"{run.family}-{run.name}-seed-{request.seed}"
             figures.append(figure(content, run.family, lines, {f"{name}.png": content, f"{name}.npz": npz(samples)}))
         return "".join(figures)
 
     def morph(self, request: MorphRequest) -> list[Any]:
-        """Returns the labels of the run, the image at the slider, and all images between two samples: a strip, an
-        animation."""
+        """Interpolates between two samples.
+
+        Returns:
+            The labels of the run, the image at the slider's position, a strip of the whole interpolation, and an
+            animation of it.
+        """
         run, label = self._run_and_label(request)
         images = interpolate(run, label, request, torch.linspace(0, 1, 21).tolist())
         strip = png(grid(images[::2], 11))
@@ -71,45 +78,49 @@ class Views:
         ]
 
     def interpolated(self, request: MorphRequest) -> str:
-        """Returns the image at the slider."""
+        """Returns the interpolated image at the slider's position."""
         run, label = self._run_and_label(request)
         image = interpolate(run, label, request, [request.part])[0]
         line = f"{request.part:.0%} of the way from sample {request.from_sample} to sample {request.to_sample}"
         return figure(png(image), f"{run.data.classes[label]} by {run.family}", [line], times=10)
 
     def noise(self, request: NoiseRequest) -> list[Any]:
-        """Returns the labels of the run, the slider at the sample's own value, and the strip and the image for this
-        value."""
+        """Selects a sample and one coordinate of its noise.
+
+        Returns:
+            The labels of the run, the slider (set to the value of the coordinate in the sample's noise), the image, and
+            a strip of the whole range of the slider.
+        """
         run, label = self._run_and_label(request)
         low, high = RANGES[run.generator().noise_distribution]
         own = float(flat_noise(run.generator(), request)[request.coordinate])
-        own = min(high, max(low, round(own, 2)))  # as the slider can represent it
+        own = min(high, max(low, round(own, 2)))  # rounded to a step of the slider
         images = self.moved_and_range(request.model_copy(update={"value": own}))
         return [label_dropdown(run, label), gr.Slider(low, high, own), *images]
 
     def moved_and_range(self, request: NoiseRequest) -> tuple[str, str]:
-        """Returns the image at the slider, and a strip of the slider's range."""
+        """Returns the image at the slider's value, and a strip of images over the whole range of the slider."""
         run, label = self._run_and_label(request)
         generator = run.generator()
         low, high = RANGES[generator.noise_distribution]
         images = move(run, label, request, torch.linspace(low, high, 11).tolist())
         change = int((images.amax(0).int() - images.amin(0).int()).max()) / 255
-        line = f"It is one of {math.prod(generator.noise_shape):,}, and changes no pixel by more than {change:.0%}."
+        line = f"One of {math.prod(generator.noise_shape):,} coordinates. It changes pixels by up to {change:.0%}."
         name = f"{run.family}-{run.name}-{run.data.classes[label]}-coordinate-{request.coordinate}.png"
         strip, title = png(grid(images, 11)), f"Coordinate {request.coordinate} from {low} to {high}"
         return self.moved(request), figure(strip, title, [line], {name: strip}, wide=True)
 
     def moved(self, request: NoiseRequest) -> str:
-        """Returns the sample with the slider's value of one coordinate of its noise."""
+        """Returns the sample after replacing one coordinate of its noise by the slider's value."""
         run, label = self._run_and_label(request)
         image = move(run, label, request, [request.value])[0]
         line = f"sample {request.sample} with coordinate {request.coordinate} at {request.value:.2f}"
         return figure(png(image), f"{run.data.classes[label]} by {run.family}", [line], times=10)
 
     def epochs(self, request: EpochsRequest) -> list[Any]:
-        """Returns the slider at the last sample grid of a training, this grid, and an animation of at most 40 grids."""
+        """Returns the slider (set to the last epoch), the grid of that epoch, and an animation of up to 40 grids."""
         paths = sample_grids(find_run(self.runs, request.run))
-        shown = paths[:: -(len(paths) // 40 + 1)][::-1]  # including the last one
+        shown = paths[:: -(len(paths) // 40 + 1)][::-1]  # every n-th grid, including the last one
         film = webp([read_grid(path) for path in shown], [500] * (len(shown) - 1) + [2000])
         return [
             gr.Slider(1, max(2, len(paths)), len(paths)),
@@ -118,7 +129,7 @@ class Views:
         ]
 
     def epoch(self, request: EpochsRequest) -> str:
-        """Returns the sample grid at the slider, or the last one if there are fewer."""
+        """Returns the sample grid at the slider's position, or the last grid if there are fewer."""
         run = find_run(self.runs, request.run)
         paths = sample_grids(run)
         number = min(request.grid, len(paths))
@@ -126,18 +137,31 @@ class Views:
         return figure(png(read_grid(paths[number - 1])), run.family, lines, times=2)
 
     def scores(self, request: ScoresRequest) -> str:
-        """Returns the scores of runs beside those of real images."""
+        """Returns tables with the scores of the runs and of real images."""
         return score_tables([find_run(self.runs, name) for name in request.runs])
 
     def _run_and_label(self, request: MorphRequest | NoiseRequest) -> tuple[Run, int]:
-        """Returns the first label if the run has none of this name: the label may belong to the run that was chosen
-        before."""
+        """Returns the run and the label of a request.
+
+        If the run does not have the label, the first label is returned, because the requested label may belong to the
+        previously selected run.
+        """
         run = find_run(self.runs, request.run)
         return run, run.data.classes.index(request.label) if request.label in run.data.classes else 0
 
 
 def interpolate(run: Run, label: int, request: MorphRequest, parts: list[float]) -> Tensor:
-    """Returns the images at these parts of the way from one sample to another: (N, C, H, W) uint8."""
+    """Generates images between two samples.
+
+    Args:
+        run: Run whose generator is used.
+        label: Label of the images.
+        request: Request with the seed and the two samples.
+        parts: N positions from 0 (first sample) to 1 (second sample).
+
+    Returns:
+        Images with shape (N, C, H, W) and dtype uint8.
+    """
     generator = run.generator(guidance=request.guidance, sampling_steps=request.sampling_steps)
     start, end = generator.draw_noise(request.seed, [request.from_sample, request.to_sample])
     noise = slerp(start, end, torch.tensor(parts), generator.noise_distribution)
@@ -145,7 +169,17 @@ def interpolate(run: Run, label: int, request: MorphRequest, parts: list[float])
 
 
 def move(run: Run, label: int, request: NoiseRequest, values: list[float]) -> Tensor:
-    """Returns a sample with these values of one coordinate of its noise: (N, C, H, W) uint8."""
+    """Generates a sample several times, with different values of one coordinate of its noise.
+
+    Args:
+        run: Run whose generator is used.
+        label: Label of the sample.
+        request: Request with the seed, the sample and the coordinate.
+        values: N values of the coordinate.
+
+    Returns:
+        Images with shape (N, C, H, W) and dtype uint8.
+    """
     generator = run.generator(guidance=request.guidance, sampling_steps=request.sampling_steps)
     noise = flat_noise(generator, request).repeat(len(values), 1)
     noise[:, request.coordinate] = torch.tensor(values)
@@ -153,17 +187,33 @@ def move(run: Run, label: int, request: NoiseRequest, values: list[float]) -> Te
 
 
 def flat_noise(generator: ConditionalGenerator, request: NoiseRequest) -> Tensor:
-    """Returns the noise of a sample as (D,); raises UsageError if it has no such coordinate."""
+    """Returns the flattened noise of a sample, with shape (D,).
+
+    Raises:
+        UsageError: If the requested coordinate is not in [0, D - 1].
+    """
     check_number("coordinate", request.coordinate, at_least=0, at_most=math.prod(generator.noise_shape) - 1)
     return generator.draw_noise(request.seed, [request.sample]).flatten()
 
 
 def generate(generator: ConditionalGenerator, labels: Tensor, noise: Tensor) -> Tensor:
-    """(N,) labels and (N, *noise_shape) noise to (N, C, H, W) uint8; raises UsageError if it would take long."""
+    """Generates images, unless this would take too long.
+
+    Args:
+        generator: Generator of the images.
+        labels: Labels with shape (N,).
+        noise: Noise with shape (N, *noise_shape).
+
+    Returns:
+        Images with shape (N, C, H, W) and dtype uint8.
+
+    Raises:
+        UsageError: If more than MAX_NFE evaluations of the network are needed.
+    """
     if (evaluations := len(labels) * generator.nfe) > MAX_NFE:
         raise UsageError(
-            f"{evaluations:,} evaluations of the network would take long: choose fewer samples or sampling steps, for "
-            f"at most {MAX_NFE:,}."
+            f"{evaluations:,} evaluations of the network would take too long: choose fewer samples or sampling steps, "
+            f"for at most {MAX_NFE:,} evaluations."
         )
     return generate_uint8(generator, labels, noise)
 
@@ -173,7 +223,7 @@ def label_dropdown(run: Run, label: int) -> gr.Dropdown:
 
 
 def parse_labels(data: ImageDataModule, text: str) -> list[int]:
-    """Returns the labels of typed text; raises UsageError if there are none, too many, or unknown ones."""
+    """Returns the labels in a text that was typed; raises UsageError if it has no, too many, or unknown labels."""
     if not text.strip():
         raise UsageError(f"Type at least one label: {', '.join(data.classes):.300}.")
     labels = data.parse_labels(text)
@@ -183,13 +233,19 @@ def parse_labels(data: ImageDataModule, text: str) -> list[int]:
 
 
 def nearest_training_images(run: Run, samples: Images) -> tuple[Tensor, Tensor]:
-    """For each sample, the training image of its label with the nearest pixels, and the distance.
+    """Finds the nearest training image of each sample, among the training images with the same label.
+
+    Args:
+        run: Run with the training images.
+        samples: N samples and their labels.
 
     Returns:
-        (N, C, H, W) uint8, black if there is none; (N,) distances of images in [0, 1], infinite if there is none.
+        The nearest training images with shape (N, C, H, W) and dtype uint8, and their distances with shape (N,). The
+        distance is the Euclidean distance of the pixels in [0, 1]. If there is no training image with the label, the
+        image is black and the distance is infinite.
 
     Raises:
-        UsageError: the training images are not on this disk.
+        UsageError: If the training images are not on this disk.
     """
     try:
         run.data.setup("fit")  # without prepare_data(), which downloads
@@ -206,7 +262,10 @@ def nearest_training_images(run: Run, samples: Images) -> tuple[Tensor, Tensor]:
 
 
 def caption(run: Run, generator: ConditionalGenerator) -> list[str]:
-    """Returns the run, its sampling settings, and its scores if they were measured with these settings."""
+    """Returns lines of text that describe the run.
+
+    They contain the sampling settings, and the scores if they were measured with the same settings.
+    """
     settings = {n: generator.hparams[n] for n in ("guidance", "sampling_steps") if n in run.hyperparameters}
     lines = [f"{run.name} · {run.data.full_name}"]
     if settings:
@@ -221,15 +280,15 @@ def caption(run: Run, generator: ConditionalGenerator) -> list[str]:
 
 
 def npz(samples: Images) -> bytes:
-    """Returns the arrays of ``condgen predict --predictions.format npz``: images, labels, indices."""
+    """Returns the content of an npz file, in the format of ``condgen predict --predictions.format npz``."""
     content, indices = io.BytesIO(), np.arange(len(samples))
     np.savez_compressed(content, images=samples.images.numpy(), labels=samples.labels.numpy(), indices=indices)
     return content.getvalue()
 
 
 def sample_grids(run: Run) -> list[Path]:
-    """Returns the sample grids of a training, first epoch first; raises UsageError if there are none."""
+    """Returns the paths of a run's sample grids in the order of epochs; raises UsageError if there are no grids."""
     paths = sorted((run.folder / "samples").glob("epoch=*.png"), key=lambda path: (len(path.name), path.name))
     if not paths:
-        raise UsageError(f"{run.folder}/samples has no grids of epochs: `condgen fit` writes them.")
+        raise UsageError(f"{run.folder}/samples contains no sample grids. `condgen fit` writes them.")
     return paths

@@ -1,1 +1,1 @@
-"""Generators for other programs: ONNX, pt2 and safetensors."""
+"""Export of generators to ONNX, pt2 (``torch.export``) and safetensors, with a model card."""

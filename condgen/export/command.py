@@ -1,4 +1,4 @@
-"""``condgen export``: writes a trained generator, its metadata and a model card for other programs."""
+"""The command ``condgen export``. It writes a trained generator, its metadata and a model card for other programs."""
 
 import json
 import os
@@ -31,16 +31,16 @@ def export(
     """Exports a generator for other programs, checks that it generates the same images, and writes a model card.
 
     Args:
-        ckpt_path: last or best of the newest run, a checkpoint or a run directory.
-        format: onnx for any ONNX runtime, pt2 for PyTorch without condgen, safetensors for condgen.load.
-        output: the folder for generator.onnx, generator.json, README.md and grid.png; export/onnx in the run directory
-            if not given.
-        model: hyperparameters to change for sampling, such as --model.guidance 1.4.
+        ckpt_path: Checkpoint to export: last or best of the newest run, a checkpoint file, or a run directory.
+        format: File format: onnx for any ONNX runtime, pt2 for PyTorch without condgen, safetensors for condgen.load.
+        output: Folder for generator.onnx, generator.json, README.md and grid.png. By default, export/onnx in the run
+            directory.
+        model: Hyperparameters to change for sampling, such as --model.guidance 1.4.
     """
     path = find_checkpoint(ckpt_path, Path())
     run = run_of(path)
     if output is None and run is None:
-        raise UsageError(f"{path} lies in no run directory: give a folder as --output.")
+        raise UsageError(f"{path} is not in a run directory: give a folder as --output.")
     checkpoint = read_checkpoint(path)
     generator = generator_of(checkpoint, path, model or {}).requires_grad_(False)
     generator.remove_training_parts()
@@ -70,14 +70,16 @@ def export(
     grid = sample_grid(generator, range(generator.num_classes), 10, seed=0)
     to_format, from_format = FORMATS[format]
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
-    content = to_format(generator, texts)  # the formats store only text
+    content = to_format(generator, texts)  # the formats can store only text
     difference = largest_difference(generator, from_format(content))
-    if not difference <= TOLERANCE:  # it may be NaN
+    if not difference <= TOLERANCE:  # written this way because it may be NaN
         raise UsageError(
-            f"{format} generates other images than PyTorch, by up to {difference:.3g} of 1: nothing is written."
+            f"Images from {format} differ from PyTorch's by up to {difference:.3g} (pixels in [0, 1]), so nothing is "
+            "written."
         )
     files = {
-        card: model_card(generator, data, origin, metadata, format, run).encode(),  # first: it marks the folder as ours
+        # first, because it marks the folder as an export of condgen
+        card: model_card(generator, data, origin, metadata, format, run).encode(),
         file: content,
         folder / "generator.json": json.dumps(metadata, indent=2).encode(),
         folder / "grid.png": png(grid),
@@ -85,5 +87,5 @@ def export(
     for name, written in files.items():
         with atomic_write(name) as replaced:
             replaced.write(written)
-    print(f"Largest difference to PyTorch: {difference:.1e} of 1")
+    print(f"Largest difference from PyTorch: {difference:.1e} (pixels in [0, 1])")
     print(f"Exported: {file} ({len(content) / 1e6:.1f} MB), with generator.json, README.md and grid.png beside it")

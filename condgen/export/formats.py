@@ -1,4 +1,4 @@
-"""The export formats: a generator as the content of a file, and the same file read back to compare its images."""
+"""The export formats. Each has a function that writes a generator and one that reads it back to compare its images."""
 
 import io
 import json
@@ -22,9 +22,13 @@ Generate = Callable[[Tensor, Tensor], Tensor]  # labels (N,) and noise (N, *nois
 
 
 class ExportableGenerator(nn.Module):
-    """``generate`` as a module for exporters, which checks labels and noise without assertions.
+    """Module whose ``forward`` is the ``generate`` of a generator, for the exporters.
 
-    ONNX has no assertions. A wrong request becomes an index out of range instead, which every runtime refuses.
+    ONNX has no assertions. So if a label is unknown or the numbers of labels and noise vectors differ, an index is out
+    of range, which is an error in every runtime.
+
+    Args:
+        generator: Generator to export.
     """
 
     def __init__(self, generator: ConditionalGenerator) -> None:
@@ -36,21 +40,22 @@ class ExportableGenerator(nn.Module):
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
         known = (labels >= 0) & (labels < len(self.labels))
         labels = self.labels.index_select(0, torch.where(known, labels, len(self.labels)))
-        label_rows = torch.ones_like(labels).cumsum(0) - 1  # 0, 1, 2, ...; arange would assume one length for both
+        # 0, 1, 2, … With arange, the exporter would assume that labels and noise have the same length.
+        label_rows = torch.ones_like(labels).cumsum(0) - 1
         noise_rows = torch.ones_like(noise.flatten(1)[:, 0], dtype=torch.int64).cumsum(0) - 1
         return self.generator(labels.index_select(0, noise_rows), noise.index_select(0, label_rows))
 
 
 @torch.no_grad()
 def exported_program(generator: ConditionalGenerator) -> torch.export.ExportedProgram:
-    """Returns the operations of ``generate`` for any number of images."""
+    """Exports ``generate`` with ``torch.export``, for any number of images."""
     example = (torch.zeros(2, dtype=torch.int64), generator.draw_noise(0, range(2)))
     batch = torch.export.Dim("batch")
     program = torch.export.export(
         ExportableGenerator(generator).eval(), example, dynamic_shapes=({0: batch}, {0: batch})
     )
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # it contains paths of this machine
+        node.meta.pop("stack_trace", None)  # it contains local paths
     return program
 
 
@@ -61,7 +66,7 @@ def to_onnx(generator: ConditionalGenerator, metadata: dict[str, str]) -> bytes:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UsageError(f"ONNX needs {error.name}: pip install onnx onnxscript onnxruntime.") from error
-    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # its warnings are about skipped optimisations
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # its warnings are only about skipped optimisations
     converted = torch.onnx.export(
         exported_program(generator), dynamo=True, verbose=False, input_names=["labels", "noise"],
         output_names=["images"],
@@ -69,10 +74,10 @@ def to_onnx(generator: ConditionalGenerator, metadata: dict[str, str]) -> bytes:
     assert converted is not None
     model = converted.model_proto
     for node in model.graph.node:
-        del node.metadata_props[:]  # the PyTorch module of the operation, with paths of this machine
+        del node.metadata_props[:]  # the PyTorch module of the operation, with local paths
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    del model.graph.value_info[:]  # shapes of intermediate results, which have another name for the batch size
+    del model.graph.value_info[:]  # shapes of intermediate results, in which the batch size has another name
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model)
     return model.SerializeToString()
@@ -90,7 +95,7 @@ def from_onnx(content: bytes) -> Generate:
 def to_pt2(generator: ConditionalGenerator, metadata: dict[str, str]) -> bytes:
     content = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "No complete tensor")  # channels-last weights; the comparison covers them
+        warnings.filterwarnings("ignore", "No complete tensor")  # warns of channels-last weights, which are tested
         torch.export.save(exported_program(generator), content, extra_files={"metadata.json": json.dumps(metadata)})
     return content.getvalue()
 
@@ -118,7 +123,17 @@ FORMATS: dict[Format, tuple[Callable[[ConditionalGenerator, dict[str, str]], byt
 
 @torch.no_grad()
 def largest_difference(generator: ConditionalGenerator, generate: Generate) -> float:
-    """Returns the largest difference of a pixel in [0, 1], for a batch of one image and one of all labels."""
+    """Compares the images of an exported generator with those of the original one.
+
+    The comparison uses a batch of one image and a batch with all labels.
+
+    Args:
+        generator: Original generator.
+        generate: Function of the exported generator that generates images.
+
+    Returns:
+        The largest difference of a pixel in [0, 1]; infinity if the images have the wrong shape.
+    """
     differences = []
     for number in (1, 2 * generator.num_classes + 1):
         labels = torch.arange(number) % generator.num_classes

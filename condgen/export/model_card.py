@@ -17,7 +17,7 @@ from condgen.evaluation.scores import with_errors
 from condgen.evaluation.scores_file import read_scores
 from condgen.generators import ConditionalGenerator
 
-CARD = Path(__file__).with_name("card")  # the template, and how each format is used
+CARD = Path(__file__).with_name("card")  # contains the template, and the usage of each format
 
 
 def model_card(
@@ -31,12 +31,12 @@ def model_card(
     """Returns the content of ``README.md`` beside an exported generator.
 
     Args:
-        generator: the exported generator.
-        data: the data module with the settings of the training.
-        origin: of the checkpoint; see :func:`condgen.evaluation.report.about_checkpoint`.
-        metadata: of the exported file.
-        format: of the exported file.
-        run: the run directory; its scores are used if they belong to this checkpoint and these hyperparameters.
+        generator: Exported generator.
+        data: Data module with the settings of the training run.
+        origin: Description of the checkpoint; see :func:`condgen.evaluation.report.about_checkpoint`.
+        metadata: Metadata of the exported file.
+        format: Format of the exported file.
+        run: Run directory. The card shows its scores if they belong to this checkpoint and these hyperparameters.
     """
     name = f"{metadata['family']} on {data.full_name}"
     scores = matching_scores(metadata, run)
@@ -66,7 +66,7 @@ def to_yaml(content: dict[str, Any], **style: Any) -> str:
 
 
 def front_matter(name: str, data: ImageDataModule, format: str, scores: dict[str, Any] | None) -> dict[str, Any]:
-    """Returns the fields that the Hub reads: licence, tags, data set and scores."""
+    """Returns the fields that the Hugging Face Hub reads: licence, tags, data set and scores."""
     fields: dict[str, Any] = {
         "license": "mit",
         "library_name": "condgen",
@@ -85,8 +85,16 @@ def front_matter(name: str, data: ImageDataModule, format: str, scores: dict[str
 
 
 def matching_scores(metadata: dict[str, Any], run: Path | None) -> dict[str, Any] | None:
-    """Returns the content of the run's ``scores.json`` if it scores these steps, hyperparameters and data, else
-    None."""
+    """Returns the scores of the exported generator.
+
+    Args:
+        metadata: Metadata of the exported file.
+        run: Run directory.
+
+    Returns:
+        The content of ``scores.json`` if its training steps, hyperparameters and data set are those of ``metadata``;
+        None otherwise.
+    """
     if run is None:
         return None
     try:
@@ -99,8 +107,8 @@ def matching_scores(metadata: dict[str, Any], run: Path | None) -> dict[str, Any
 
 
 def score_table(scores: dict[str, Any] | None) -> str:
-    """Returns a Markdown table of the scores, each beside the score of real images."""
+    """Returns a Markdown table of the scores and of the scores of real images."""
     if scores is None:
-        return "Not measured: run `condgen test`, and export again."
+        return "Not measured: run `condgen test`, then export again."
     rows = [f"| {name} | {' | '.join(with_errors(score))} |" for name, score in scores["scores"].items()]
     return "\n".join(["| score | samples | real images |", "|---|---|---|", *rows])

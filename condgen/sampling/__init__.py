@@ -1,1 +1,1 @@
-"""Sampling: in blocks, into files, and interpolated."""
+"""Sampling: generating samples in blocks, writing them to files, and interpolating between them."""

@@ -1,4 +1,4 @@
-"""Generates sets of samples."""
+"""Functions that generate many samples, on one process or on all of them."""
 
 import time
 from collections.abc import Sequence
@@ -14,22 +14,38 @@ from condgen.data.requests import SampleRequest, request_loader
 from condgen.files.images import grid, to_bytes
 from condgen.generators import ConditionalGenerator
 
-BLOCK = 64  # images that are generated at once, so that memory does not grow with their number
+BLOCK = 64  # number of images that are generated at once, to limit memory
 
 
 @torch.no_grad()
 def generate_uint8(generator: ConditionalGenerator, labels: Tensor, noise: Tensor) -> Tensor:
-    """Generates the images (N, C, H, W) uint8, on the CPU, of labels (N,) and noise (N, *noise_shape)."""
+    """Generates images in blocks and converts them to uint8.
+
+    Args:
+        generator: Generator of the images.
+        labels: Labels with shape (N,).
+        noise: Noise with shape (N, *noise_shape).
+
+    Returns:
+        Images with shape (N, C, H, W) and dtype uint8, on the CPU.
+    """
     blocks = zip(labels.split(BLOCK), noise.split(BLOCK), strict=True)
     device = generator.device
     return torch.cat([to_bytes(generator.generate(*(part.to(device) for part in block)).float()) for block in blocks])
 
 
 def sample_all_ranks(trainer: Trainer, generator: ConditionalGenerator, samples_per_label: int) -> tuple[Images, float]:
-    """Generates samples of each label on all processes, the same ones as ``condgen predict``. A collective.
+    """Generates samples of each label and divides the work among all processes. All processes must call it.
+
+    The samples are the same as those of ``condgen predict``.
+
+    Args:
+        trainer: Trainer whose processes generate the samples.
+        generator: Generator of the samples.
+        samples_per_label: Number of samples of each label.
 
     Returns:
-        All samples in their order, on every process, and the seconds that it took.
+        All samples, ordered by label and available on every process, and the elapsed time in seconds.
     """
     began = time.monotonic()
     data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
@@ -43,11 +59,21 @@ def sample_all_ranks(trainer: Trainer, generator: ConditionalGenerator, samples_
             requested = block.indices < request.end
             block = block._replace(labels=block.labels.to(generator.device))
             images[block.indices[requested]] = to_bytes(generator.predict_step(block))[requested].to(images)
-    images = trainer.strategy.reduce(images, reduce_op="sum")  # zeros for the samples of other processes
+    images = trainer.strategy.reduce(images, reduce_op="sum")  # each process has zeros for the samples of the others
     return Images(images.cpu(), labels), time.monotonic() - began
 
 
 def sample_grid(generator: ConditionalGenerator, labels: Sequence[int], samples_per_label: int, seed: int) -> Tensor:
-    """Returns a grid of the first samples of a seed, a row for each label: one image (3, H, W) uint8."""
+    """Generates a grid of samples with one row for each label.
+
+    Args:
+        generator: Generator of the samples.
+        labels: Labels of the rows.
+        samples_per_label: Number of columns.
+        seed: Seed of the noise.
+
+    Returns:
+        The grid as one image with shape (3, H, W) and dtype uint8.
+    """
     each = torch.tensor(labels).repeat_interleave(samples_per_label)
     return grid(generate_uint8(generator, each, generator.draw_noise(seed, range(len(each)))), samples_per_label)

@@ -1,4 +1,4 @@
-"""Interpolation through the noise: samples that turn into each other."""
+"""Interpolation of the noise, which morphs samples into each other."""
 
 from pathlib import Path
 
@@ -12,21 +12,24 @@ from condgen.generators import ConditionalGenerator
 from condgen.noise import slerp
 from condgen.sampling.generate import generate_uint8
 
-MAX_LABELS, MAX_SAMPLES = 100, 32  # that are interpolated; of each label
-FRAME_COLUMNS = 10  # labels side by side in a frame
+MAX_LABELS, MAX_SAMPLES = 100, 32  # largest number of labels, and of samples of each label, that are interpolated
+FRAME_COLUMNS = 10  # number of labels side by side in a frame
 
 
 def interpolate(
     generator: ConditionalGenerator, labels: Tensor, noise: Tensor, steps: int, progress: bool = True
 ) -> Tensor:
-    """Generates ``steps`` images from each sample to the next one, and from the last sample back to the first.
+    """Interpolates from each sample to the next sample of its label, and from the last sample back to the first.
 
     Args:
-        labels: (L,).
-        noise: (L, S, *noise_shape), of S samples of each label.
+        generator: Generator of the images.
+        labels: L labels, with shape (L,).
+        noise: Noise of S samples of each label, with shape (L, S, *noise_shape).
+        steps: Number of images from one sample to the next.
+        progress: Whether to show a progress bar.
 
     Returns:
-        (S * steps, L, C, H, W) uint8: every ``steps``-th is a sample.
+        Images with shape (S * steps, L, C, H, W) and dtype uint8. Image ``k * steps`` of a label is its k-th sample.
     """
     weights, following, frames = torch.arange(steps) / steps, noise.roll(-1, dims=1), []
     numbers = range(noise.shape[1])
@@ -41,8 +44,17 @@ def interpolate(
 def write_interpolation(
     generator: ConditionalGenerator, request: SampleRequest, steps: int, folder: Path, progress: bool = True
 ) -> None:
-    """Writes ``walk.gif``, an interpolation through the requested samples with all labels side by side, and
-    ``walk.png``, the steps from each label's first sample to its second, a row for each label.
+    """Writes an interpolation of the requested samples to ``walk.gif`` and ``walk.png``.
+
+    ``walk.gif`` shows the interpolation through all samples, with all labels side by side. ``walk.png`` shows the steps
+    from the first sample to the second, with one row for each label.
+
+    Args:
+        generator: Generator of the samples.
+        request: Request for the samples.
+        steps: Number of images from one sample to the next.
+        folder: Folder for the two files.
+        progress: Whether to show a progress bar.
     """
     each = min(request.samples_per_label, MAX_SAMPLES)
     labels = torch.tensor(request.labels[:MAX_LABELS])

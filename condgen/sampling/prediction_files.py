@@ -1,4 +1,4 @@
-"""The files that ``condgen predict`` writes: the samples, a grid and a manifest."""
+"""The callback that writes the files of ``condgen predict``: the samples, a grid and a manifest."""
 
 import csv
 import math
@@ -25,29 +25,33 @@ from condgen.generators import ConditionalGenerator
 from condgen.sampling.interpolation import write_interpolation
 
 SHARD_SIZE = 65_536
-GRID_ROWS, GRID_COLUMNS = 100, 32  # at most, in a picture
+GRID_ROWS, GRID_COLUMNS = 100, 32  # largest number of rows and columns of grid.png
 
 HEADER = ("index", "label", "seed", "noise", "file")
-WRITTEN = re.compile(  # names of the files in a folder of predictions, with those that `condgen score` adds
+WRITTEN = re.compile(  # names of files in a folder of predictions, including those of `condgen score`
     r"\d{6,}-label-\d+\.png|samples-\d{5}-of-\d{5}\.npz|\.samples|manifest\.csv"
     r"|(grid|word|walk|nearest)\.png|walk\.gif|scores\.json|\.[\w.]+\.[0-9a-f]{8}\.partial"
 )
 
 
 class PredictionFiles(Callback):
-    """Writes the requested samples, ``grid.png`` (a row for each label) and ``manifest.csv`` (index, label, seed,
-    noise, file). If the labels were given as a word, ``word.png`` shows it in each of its rows.
+    """Writes the samples of ``condgen predict`` and two files that describe them.
 
-    Each process writes the samples that it generates, into a folder ``.DIRPATH.partial``, which is renamed when it is
-    complete. The files are the same for any number of processes, which must share the file system.
+    ``grid.png`` shows the samples, with one row for each label. ``manifest.csv`` lists the index, label, seed, noise
+    index and file of each sample. If the labels were given as a word, each row of ``word.png`` spells the word.
+
+    Each process writes the samples that it generates to a folder ``.DIRPATH.partial``, which is renamed when all
+    samples are written. The files do not depend on the number of processes. The processes must share a file system.
 
     Args:
-        dirpath: the folder, relative to the working directory; ``predictions`` in the run directory if not given.
-        format: ``png`` writes one file for each sample. ``npz`` writes shards of 65,536 samples with the arrays
-            ``images`` (uint8, N×C×H×W), ``labels`` and ``indices`` (int64).
-        overwrite: replace an existing folder instead of refusing it.
-        walk: also write ``walk.gif``, an interpolation through the samples of each label with so many steps from one to
-            the next, and ``walk.png``: the steps from the first sample to the second, a row for each label.
+        dirpath: Folder for the files, relative to the working directory. By default, ``predictions`` in the run
+            directory.
+        format: File format of the samples. ``png`` writes one file for each sample. ``npz`` writes shards of 65,536
+            samples with the arrays ``images`` (uint8, N×C×H×W), ``labels`` and ``indices`` (int64).
+        overwrite: Whether to replace existing predictions. By default, an existing folder is an error.
+        walk: Number of interpolation steps from one sample of a label to the next. If given, ``walk.gif`` shows the
+            interpolation through all samples, and ``walk.png`` shows the steps from the first sample to the second,
+            with one row for each label.
     """
 
     def __init__(
@@ -107,7 +111,7 @@ class PredictionFiles(Callback):
         except OSError:
             has_header = False
         if not has_header:
-            raise UsageError(f"{self.folder} holds no predictions, and is not overwritten: give another folder.")
+            raise UsageError(f"{self.folder} contains no predictions, so it is not overwritten: give another folder.")
 
     def on_predict_batch_end(
         self,
@@ -163,7 +167,7 @@ class PredictionFiles(Callback):
                 write_interpolation(generator, self.request, self.walk, self.partial, progress)
 
     def _grid_rows(self) -> Tensor:
-        """Returns the samples in the grid, (labels, samples, C, H, W) uint8; black if a sample was not requested."""
+        """Reads the samples of the grid, (labels, samples, C, H, W) uint8. If one was not requested, it is black."""
         request = self.request
         columns = min(request.samples_per_label, GRID_COLUMNS)
         first = request.first_index // request.samples_per_label
@@ -175,7 +179,7 @@ class PredictionFiles(Callback):
         return torch.stack([self._read(index) for index in indices]).unflatten(0, (-1, columns))
 
     def _read(self, index: int) -> Tensor:
-        """Sample number ``index`` as it was written, (C, H, W) uint8; zeros if it was not requested."""
+        """Reads a sample from its file, with shape (C, H, W) and dtype uint8. It is black if it was not requested."""
         if index not in self._indices:
             return torch.zeros(self.image_shape, dtype=torch.uint8)
         if self.format == "png":
@@ -183,7 +187,7 @@ class PredictionFiles(Callback):
         return torch.from_numpy(np.array(self._raw_images(range(index, index + 1))[0]))
 
     def _write_shards(self) -> None:
-        """Splits the raw file into npz shards, from its end, so that it shrinks as they grow."""
+        """Splits the raw file into npz shards. It starts at the end and truncates the raw file after each shard."""
         for indices in reversed(self._shards()):
             np.savez(
                 self.partial / self._file_of(indices.start),
@@ -194,7 +198,7 @@ class PredictionFiles(Callback):
             os.truncate(self._raw, (indices.start - self.request.first_index) * math.prod(self.image_shape))
         self._raw.unlink()
 
-    # Where the samples are.
+    # Indices and files of the samples
 
     @property
     def _indices(self) -> range:
@@ -202,7 +206,7 @@ class PredictionFiles(Callback):
 
     @property
     def _raw(self) -> Path:
-        """The pixels of all samples in their order, from which the npz shards are made."""
+        """Path of the raw file with the pixels of all samples in order. The npz shards are created from it."""
         return self.partial / ".samples"
 
     def _raw_images(self, indices: range) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""The callback that writes ``last.ckpt`` and ``best.ckpt``, also if a signal stops the run.
+"""The callback that writes ``last.ckpt`` and ``best.ckpt``, also if a signal stops the training run.
 
-Lightning's ModelCheckpoint defers a step's checkpoint until validation, and a run that resumes from a checkpoint of an
-epoch's last batch skips that epoch's validation.
+It replaces Lightning's ModelCheckpoint for two reasons. If ModelCheckpoint monitors a value, it defers a checkpoint
+within an epoch until the next validation. If it saves at the last batch of an epoch, a run that resumes from this
+checkpoint skips the validation of the epoch.
 """
 
 import math
@@ -25,13 +26,22 @@ from condgen.training.trainer import is_accumulating
 
 
 def check_monitor(setting: str, monitor: str, logged: Collection[str]) -> None:
-    """Raises UsageError if ``monitor``, the value of a setting, is not the name of a logged value."""
+    """Checks that a monitored value is logged.
+
+    Args:
+        setting: Name of the setting, for the error message.
+        monitor: Value of the setting: the name of the monitored value.
+        logged: Names of all logged values.
+
+    Raises:
+        UsageError: If ``monitor`` is not in ``logged``.
+    """
     if monitor not in logged:
         raise UsageError(f"{setting} is {monitor}, which is not logged: give one of {', '.join(sorted(logged))}.")
 
 
 def _is_regular_validation(trainer: Trainer) -> bool:
-    """Returns whether the validation after this batch also takes place in a run that does not stop here."""
+    """Returns whether the validation after this batch is a scheduled one, and not caused by a request to stop."""
     if trainer.is_last_batch or trainer.val_check_batch is None:
         return True
     loop = trainer.fit_loop
@@ -40,7 +50,7 @@ def _is_regular_validation(trainer: Trainer) -> bool:
 
 
 def _logged_steps(trainer: Trainer) -> int:
-    """Returns the number of steps that loggers have seen: with manual optimization, each batch is one of them."""
+    """Returns the number of logged steps. With manual optimization, each batch counts as one step."""
     is_automatic = trainer.lightning_module.automatic_optimization
     return trainer.global_step if is_automatic else trainer.fit_loop.total_batch_idx + 1
 
@@ -48,16 +58,18 @@ def _logged_steps(trainer: Trainer) -> int:
 class LastAndBestCheckpoint(Checkpoint):
     """Writes ``checkpoints/last.ckpt`` at the end of every epoch, and ``best.ckpt`` if the epoch was the best so far.
 
-    The first SIGINT (Ctrl-C), SIGTERM or SIGUSR1, to any of the processes, lets the batch finish (or the epoch, if it
-    was its last batch), saves and raises :class:`StoppedBySignal`. A second signal stops at once.
+    If any process receives SIGINT (Ctrl-C), SIGTERM or SIGUSR1, all processes finish the current batch, save
+    ``last.ckpt`` and raise :class:`StoppedBySignal`. If it was the last batch of the epoch, they finish the epoch
+    first. A second signal stops the process at once.
 
     Args:
-        monitor: the logged value by which the best epoch is chosen.
-        mode: whether the best value is the smallest (``min``) or the largest (``max``).
-        every_n_train_steps: also write ``last.ckpt`` every n batches.
+        monitor: Logged value that decides which epoch is the best.
+        mode: Whether the best value is the smallest (``min``) or the largest (``max``).
+        every_n_train_steps: Number of batches after which ``last.ckpt`` is also written within an epoch. By default, it
+            is only written at the end of an epoch.
 
     Raises:
-        UsageError: an argument has a value that is not allowed.
+        UsageError: If an argument has a value that is not allowed.
     """
 
     def __init__(
@@ -74,20 +86,20 @@ class LastAndBestCheckpoint(Checkpoint):
         self.monitor, self.mode, self.every_n_train_steps = monitor, mode, every_n_train_steps
         self.directory = Path()
         self.best: float | None = None
-        self._is_best = False  # whether last.ckpt holds the best epoch so far
-        self._value: float | None = None  # the monitor in this epoch's latest validation: NaN if it is not logged
-        self._extra_validation = False  # whether it took place only because the run stops here
+        self._is_best = False  # whether last.ckpt contains the best epoch so far
+        self._value: float | None = None  # monitored value of the epoch's latest validation; NaN if not logged
+        self._extra_validation = False  # whether that validation took place only because of a stop
         self._extra_rows: list[str] = []
-        self._next_step = 0  # the first step that a resumed run logs
+        self._next_step = 0  # first step that a resumed run logs
         self._is_due = False  # whether to write last.ckpt after the next optimizer step
-        self._batch_end: dict[str, Any] | None = None  # the fit loop's state, while a checkpoint waits to be written
-        self._optimizer_states: list[Any] | None = None  # of the checkpoint that is being loaded
-        self._seconds = 0.0  # training time before this process
-        self._started: float | None = None  # when this process started to train
+        self._batch_end: dict[str, Any] | None = None  # state of the fit loop for a checkpoint that is not written yet
+        self._optimizer_states: list[Any] | None = None  # optimizer states in the checkpoint that is being loaded
+        self._seconds = 0.0  # training time before the run was resumed
+        self._started: float | None = None  # time at which this process started to train
         self._signals = StopSignals()
         self._stop_signal: int | None = None
 
-    # The content of a checkpoint.
+    # Content of a checkpoint
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -102,7 +114,7 @@ class LastAndBestCheckpoint(Checkpoint):
         if (state_dict["monitor"], state_dict["mode"]) != (self.monitor, self.mode):
             return
         self._value = state_dict["value"]
-        if (self.directory / "last.ckpt").is_file():  # otherwise best.ckpt is in another run's directory
+        if (self.directory / "last.ckpt").is_file():  # otherwise best.ckpt is in the directory of another run
             self.best, self._is_best = state_dict["best"], state_dict["is_best"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -122,7 +134,7 @@ class LastAndBestCheckpoint(Checkpoint):
         self._seconds = float(checkpoint["condgen"].get("train_seconds", 0))
         self._optimizer_states = checkpoint["optimizer_states"]
 
-    # Start and end of the training.
+    # Start and end of training
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.directory = Path(str(trainer.log_dir)) / "checkpoints"
@@ -138,10 +150,10 @@ class LastAndBestCheckpoint(Checkpoint):
         done, batches = trainer.fit_loop.batch_idx + 1, trainer.num_training_batches
         if not trainer.is_last_batch and done >= batches:
             raise UsageError(
-                f"The checkpoint is from after batch {done} of its epoch, but trainer.limit_train_batches ends the "
-                f"epoch after {batches}: give more, or leave it out."
+                f"The checkpoint was saved after batch {done} of an epoch, but trainer.limit_train_batches ends each "
+                f"epoch after {batches}: give a larger limit, or leave it out."
             )
-        self._copy_best(trainer)  # in case of a kill between last.ckpt and best.ckpt
+        self._copy_best(trainer)  # in case the process was killed between writing last.ckpt and best.ckpt
         for logger in trainer.loggers:
             if isinstance(logger, MetricsLogger):
                 logger.resume()
@@ -149,15 +161,15 @@ class LastAndBestCheckpoint(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._signals.uninstall()
         if any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-            self._save(trainer)  # it has just put the averaged weights into the network
+            self._save(trainer)  # the callback has just copied the averaged weights into the network
             self._copy_best(trainer)
         if trainer.is_global_zero and not (self.directory / "best.ckpt").is_file():
-            rank_zero_warn(f"There is no best.ckpt: no epoch had a {self.monitor}.")
+            rank_zero_warn(f"No best.ckpt was written, because no epoch had a finite {self.monitor}.")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._signals.uninstall()
 
-    # Checkpoints within an epoch.
+    # Checkpoints within an epoch
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -166,22 +178,23 @@ class LastAndBestCheckpoint(Checkpoint):
         every = self.every_n_train_steps
         self._is_due |= every is not None and (trainer.fit_loop.total_batch_idx + 1) % every == 0
         if trainer.is_last_batch or is_accumulating(trainer):
-            return  # the end of the epoch saves; accumulated gradients are in no checkpoint
+            return  # saved at the end of the epoch; checkpoints do not contain accumulated gradients
         if self._stop_signal or self._is_due:
-            # Lightning logs and validates after this hook, and a kill must lose neither: the checkpoint is written at
-            # the start of the next batch, with the loop's state of now, to which Lightning can resume.
+            # Lightning logs and validates after this hook. If the checkpoint were written now and the process killed
+            # before that, the log rows and the validation would be lost. So the checkpoint is written at the start of
+            # the next batch, with the current state of the loop, from which Lightning can resume.
             self._is_due = False
             self._next_step, self._batch_end = _logged_steps(trainer), trainer.fit_loop.state_dict()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._is_best = False  # from here on, last.ckpt is from within an epoch
+        self._is_best = False  # the next last.ckpt is from within an epoch
         if self._batch_end is not None:
             self._save(trainer)
             self._batch_end = None
             if self._stop_signal:
                 raise StoppedBySignal(self._stop_signal)
 
-    # Checkpoints at the end of an epoch.
+    # Checkpoints at the end of an epoch
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
@@ -191,7 +204,7 @@ class LastAndBestCheckpoint(Checkpoint):
         self._extra_validation = trainer.should_stop and not _is_regular_validation(trainer)
 
     def _check_monitors(self, trainer: Trainer) -> None:
-        """Checks the monitors that validation logs; ``train_…`` values are not logged before the training."""
+        """Checks that monitored values are logged. Skips ``train_…`` values, which are not logged before training."""
         monitors = {"checkpoint.monitor": self.monitor}
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, EarlyStopping) and callback.strict:
@@ -206,13 +219,13 @@ class LastAndBestCheckpoint(Checkpoint):
         is_validated = self._value is not None
         value = math.nan if self._value is None else float(trainer.callback_metrics.get(self.monitor, self._value))
         self._is_best = self._is_better(value)
-        if self._extra_validation:  # it counts only until a regular one, because an uninterrupted run lacks it
+        if self._extra_validation:  # used only if there is no best epoch yet: an uninterrupted run lacks it
             self._is_best &= self.best is None
         elif self._is_best:
             self.best = value
         if trainer.is_last_batch or self._extra_validation:
             self._value = None
-        if trainer.is_last_batch:  # otherwise a limit ends the run within the epoch
+        if trainer.is_last_batch:  # otherwise a limit such as max_steps ended the run within the epoch
             self._is_due = False
         self._save(trainer)
         self._copy_best(trainer)
@@ -225,9 +238,13 @@ class LastAndBestCheckpoint(Checkpoint):
             raise StoppedBySignal(self._stop_signal)
 
     def _find_extra_rows(self, trainer: Trainer) -> list[str]:
-        """Returns a column of each row of metrics.csv that an uninterrupted run does not have.
+        """Finds the rows of metrics.csv that exist only because a callback requested a stop.
 
-        Lightning logs and validates once more if a callback asked to stop.
+        Lightning then logs and validates once more. An uninterrupted run does not have these rows, so they are dropped
+        when the run is resumed.
+
+        Returns:
+            For each of these rows, the name of a column that has a value.
         """
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         is_regular_row = bool(every) and self._next_step % every == 0
@@ -243,7 +260,7 @@ class LastAndBestCheckpoint(Checkpoint):
         trainer.save_checkpoint(self.directory / "last.ckpt", weights_only=False)
 
     def _copy_best(self, trainer: Trainer) -> None:
-        """Copies last.ckpt to best.ckpt if it is the best."""
+        """Copies ``last.ckpt`` to ``best.ckpt`` if it contains the best epoch so far."""
         if self._is_best and trainer.is_global_zero:
             with open(self.directory / "last.ckpt", "rb") as last, atomic_write(self.directory / "best.ckpt") as best:
                 shutil.copyfileobj(last, best, 1 << 20)

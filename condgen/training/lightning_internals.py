@@ -1,4 +1,8 @@
-"""The only module that uses private parts of Lightning. They were read in version 2.6; each has a reason and a test."""
+"""The only module that uses private attributes of Lightning.
+
+The functions were written for Lightning 2.6. Each has a reason in its docstring, and a test that fails if Lightning
+changes the attribute.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -11,18 +15,19 @@ from condgen.checkpoints.read import raise_as_incompatible
 
 
 def ignore_other_checkpoints(trainer: Trainer) -> None:
-    """Makes the trainer load the checkpoint that it is given, and none if it is given none.
+    """Makes the trainer load only the checkpoint that is passed to it.
 
-    Without one, Lightning resumes from any ``hpc_ckpt_1.ckpt`` in a SLURM job, and from the file of an
-    OnExceptionCheckpoint.
+    If no checkpoint is passed, Lightning resumes from an ``hpc_ckpt_1.ckpt`` in a SLURM job, or from a file that
+    OnExceptionCheckpoint wrote.
     """
     trainer._checkpoint_connector._parse_ckpt_path = lambda state_fn, ckpt_path, **_: ckpt_path  # type: ignore[method-assign]
 
 
 def name_checkpoint_in_errors(trainer: Trainer, path: Path | None) -> None:
-    """Makes the trainer raise UsageError if it cannot restore the checkpoint ``path``.
+    """Makes the trainer raise a UsageError that names the checkpoint ``path`` if it cannot be restored.
 
-    Lightning passes the content to loops, optimizers, schedulers and callbacks, which raise whatever it leads to.
+    Lightning passes the content of a checkpoint to loops, optimizers, schedulers and callbacks. If the content is
+    invalid, they can raise any type of exception.
     """
     connector, readable = trainer._checkpoint_connector, raise_as_incompatible(path)
     connector._restore_modules_and_callbacks = readable(connector._restore_modules_and_callbacks)  # type: ignore[method-assign]
@@ -30,18 +35,21 @@ def name_checkpoint_in_errors(trainer: Trainer, path: Path | None) -> None:
 
 
 def resume_between_epochs(trainer: Trainer) -> None:
-    """Makes the trainer start the next epoch if the checkpoint is from the end of one, also with ``max_steps``.
+    """Makes the trainer start the next epoch if the checkpoint is from the end of an epoch.
 
-    With ``max_steps``, Lightning resumes within the finished epoch and repeats its epoch-end hooks.
+    With ``max_steps``, Lightning would otherwise resume within the finished epoch and repeat its epoch-end hooks.
     """
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
 
 
 def rewind_to_batch_end(fit_loop: dict[str, Any]) -> None:
-    """Changes the saved state of a fit loop from the end of an epoch to the end of the epoch's latest batch.
+    """Changes the saved state of a fit loop from "epoch finished" to "last batch finished".
 
-    If a limit such as ``max_steps`` ends the training within an epoch, Lightning counts the epoch as finished, and a
-    longer training would continue with the next one.
+    If a limit such as ``max_steps`` ends training within an epoch, Lightning counts the epoch as finished. A resumed
+    run with a higher limit would then skip the rest of the epoch.
+
+    Args:
+        fit_loop: State of the fit loop in a checkpoint. It is changed in place.
     """
     for scope in ("total", "current"):
         epochs, batches = fit_loop["epoch_progress"][scope], fit_loop["epoch_loop.batch_progress"][scope]
@@ -52,5 +60,5 @@ def rewind_to_batch_end(fit_loop: dict[str, Any]) -> None:
 
 
 def trains_in_children(strategy: Strategy) -> bool:
-    """Returns whether the strategy trains in forked or spawned processes, as ``ddp_spawn`` and ``ddp_notebook`` do."""
+    """Returns whether the strategy trains in forked or spawned processes, like ``ddp_spawn`` and ``ddp_notebook``."""
     return isinstance(strategy.launcher, _MultiProcessingLauncher)

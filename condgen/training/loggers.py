@@ -1,4 +1,4 @@
-"""The loggers of a run directory, which continue its files if the run is resumed, and images for other loggers."""
+"""The loggers of a run directory, and a function that logs images. A resumed run appends to its existing log files."""
 
 import csv
 import io
@@ -20,9 +20,13 @@ MAX_METRICS_BYTES = 2**28
 
 
 def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]], bool]:
-    """Reads a ``metrics.csv``: its header, its readable rows, and whether it holds nothing else.
+    """Reads a ``metrics.csv``. An incomplete last row is ignored, because a killed process can leave one.
 
-    An incomplete last row is ignored, because a kill leaves one.
+    Args:
+        path: Path of the file.
+
+    Returns:
+        The column names, the readable rows, and whether the whole file is readable.
     """
     try:
         text = read_limited(path, MAX_METRICS_BYTES).decode("utf-8-sig")
@@ -30,7 +34,7 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]], bool]:
     except (OSError, ValueError, csv.Error):
         return [], [], False
     if not table:
-        return [], [], True  # a kill or a full disk came before the first row
+        return [], [], True  # the process was killed, or the disk was full, before the first row was written
     header, *body = table
     if not text.endswith("\n"):
         body = body[:-1]
@@ -42,13 +46,16 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]], bool]:
 
 
 class MetricsLogger(Logger):
-    """Writes each row at once to ``metrics.csv``. The hyperparameters are in the run's ``config.yaml``.
+    """Writes metrics to ``metrics.csv``, each row as soon as it is logged.
+
+    The logger does not write hyperparameters, because they are in the run's ``config.yaml``.
 
     Args:
-        run: the run directory.
-        first_step: existing rows from this step on are dropped, because the resumed training logs them again.
-        extra_rows: existing rows of the step before ``first_step`` that have one of these columns are dropped, too,
-            because they were logged only because the training stopped there.
+        run: Run directory.
+        first_step: First step of this training run. If the run is resumed, existing rows from this step on are dropped,
+            because they are logged again.
+        extra_rows: Names of columns. Existing rows of the step before ``first_step`` with a value in one of these
+            columns are dropped too, because they were logged only because training stopped there.
     """
 
     def __init__(self, run: Path, first_step: int, extra_rows: Sequence[str] = ()) -> None:
@@ -88,9 +95,10 @@ class MetricsLogger(Logger):
 
     @rank_zero_only
     def resume(self) -> None:
-        """Drops the rows that the resumed training logs again.
+        """Drops the existing rows that the resumed run logs again. It has an effect only the first time.
 
-        The training calls it before it writes a checkpoint, because that one knows nothing of these rows.
+        It is called before the first new checkpoint is written, because that checkpoint no longer records which rows to
+        drop.
         """
         is_first_call, self._is_resumed = not self._is_resumed, True
         if not is_first_call or not os.path.lexists(self.path):
@@ -98,7 +106,7 @@ class MetricsLogger(Logger):
         self._header, rows, is_whole = read_rows(self.path)
         if not is_whole:
             kept = _rename_damaged(self.path)
-            rank_zero_warn(f"{self.path} is damaged: renamed to {kept.name}. {len(rows)} rows of it are kept.")
+            rank_zero_warn(f"{self.path} is damaged: renamed to {kept.name}. {len(rows)} readable rows are kept.")
         if rows:
             self._write([row for row in rows if self._is_kept(row)])
 
@@ -118,7 +126,7 @@ class MetricsLogger(Logger):
 
 
 def _rename_damaged(path: Path) -> Path:
-    """Renames a damaged file so that its content is not lost, and returns the new path."""
+    """Renames a damaged file, so that its content is not lost. Returns the new path."""
     paths = (path.with_name(f"{path.stem}.damaged-{number}{path.suffix}") for number in itertools.count())
     return path.rename(next(free for free in paths if not os.path.lexists(free)))
 
@@ -127,8 +135,9 @@ class RunTensorBoardLogger(TensorBoardLogger):
     """Writes TensorBoard events into the run directory, and the hyperparameters for TensorBoard's HPARAMS tab.
 
     Args:
-        run: the run directory.
-        first_step: TensorBoard hides the events of an interrupted run from this step on.
+        run: Run directory.
+        first_step: First step of this training run. If the run is resumed, TensorBoard hides the events that were
+            logged from this step on before the interruption.
     """
 
     def __init__(self, run: Path, first_step: int) -> None:
@@ -136,8 +145,8 @@ class RunTensorBoardLogger(TensorBoardLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
-        """Writes the hyperparameters once, with ``val_loss`` as their metric, whose values the training logs."""
-        from torch.utils.tensorboard.summary import hparams  # here, because only a training needs this slow import
+        """Writes the hyperparameters once, and declares the logged ``val_loss`` as their metric."""
+        from torch.utils.tensorboard.summary import hparams  # slow to import, and only needed for training
 
         plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in dict(params).items()}
         for summary in hparams(plain, {"val_loss": 0.0}):
@@ -148,9 +157,16 @@ class RunTensorBoardLogger(TensorBoardLogger):
 
 
 def log_image(logger: Logger, name: str, image: Tensor, step: int) -> None:
-    """Logs an image (3, H, W) uint8 to TensorBoard, W&B, MLflow or Comet.
+    """Logs an image to TensorBoard, W&B, MLflow or Comet.
 
-    A user's logger gets it as ``log_image(name, [array (H, W, 3)], step=step)`` if it has this method.
+    If another logger has a method ``log_image``, it is called as ``log_image(name, [array], step=step)``. The array has
+    shape (H, W, 3) and dtype uint8.
+
+    Args:
+        logger: Logger that gets the image.
+        name: Name of the image in the logger.
+        image: Image with shape (3, H, W) and dtype uint8.
+        step: Step of the image.
     """
     array = image.permute(1, 2, 0).numpy()
     if isinstance(logger, TensorBoardLogger):
@@ -164,8 +180,11 @@ def log_image(logger: Logger, name: str, image: Tensor, step: int) -> None:
 
 
 def run_loggers(run: Path, first_step: int, extra_rows: Sequence[str] = ()) -> list[Logger]:
-    """Returns the loggers of a run directory, which continue its files at ``first_step`` (0 for a new run).
+    """Returns the loggers that write into a run directory.
 
-    See :class:`MetricsLogger` for ``extra_rows``.
+    Args:
+        run: Run directory.
+        first_step: First step of this training run, 0 for a new run.
+        extra_rows: Names of columns of existing rows to drop; see :class:`MetricsLogger`.
     """
     return [MetricsLogger(run, first_step, extra_rows), RunTensorBoardLogger(run, first_step)]

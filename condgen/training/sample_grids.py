@@ -1,4 +1,4 @@
-"""A grid of samples after every epoch, from the same noise every time, so that the training's progress is visible."""
+"""The callback that writes a grid of samples after every epoch. The noise is the same each time, to show progress."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ from condgen.training.loggers import log_image
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Sets a module to eval mode, and afterwards restores the mode of each of its submodules."""
+    """Sets a module to eval mode within a ``with`` block, and restores the mode of each submodule afterwards."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
@@ -35,17 +35,21 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 class SampleGrids(Callback):
-    """Writes ``samples/epoch=000.png`` …, one row for each label, also to loggers; at the end all as ``samples.gif``.
+    """Writes a grid of samples after every epoch, with one row for each label.
 
-    For a family that reconstructs images it also writes ``reconstructions/epoch=000.png``: a row of validation images
-    of each label, and their reconstructions below it.
+    The grids are saved as ``samples/epoch=000.png``, ``samples/epoch=001.png`` and so on, and are sent to the loggers.
+    At the end of training, ``samples.gif`` shows all grids.
 
-    The training does not depend on it: it restores the network's mode and uses no global random generator.
+    If the family can reconstruct images, the callback also writes ``reconstructions/epoch=000.png`` and so on. For each
+    label, they show a row of validation images and a row of their reconstructions.
+
+    The callback does not change the training result: it restores the mode of the network and does not use the global
+    random generators.
 
     Args:
-        samples_per_label: columns of the grid.
-        sample_seed: the seed of the noise.
-        every_n_epochs: write the grids after every n-th epoch.
+        samples_per_label: Number of columns of the grid.
+        sample_seed: Seed of the noise.
+        every_n_epochs: Number of epochs from one grid to the next.
     """
 
     def __init__(self, samples_per_label: int = 10, sample_seed: int = 0, every_n_epochs: int = 1) -> None:
@@ -72,7 +76,7 @@ class SampleGrids(Callback):
                 continue
             write_png(image, self.run / name / f"epoch={trainer.current_epoch:03d}.png")
             for logger in trainer.loggers:
-                log_image(logger, name, image, trainer.global_step - 1)  # the step of val_loss
+                log_image(logger, name, image, trainer.global_step - 1)  # the step at which val_loss is logged
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -85,9 +89,15 @@ class SampleGrids(Callback):
 
 @torch.no_grad()
 def reconstruction_grid(generator: ConditionalGenerator, images: Images, columns: int) -> Tensor | None:
-    """For each label a row of real images and a row of their reconstructions: an image (3, H, W) uint8.
+    """Creates a grid with a row of real images and a row of their reconstructions for each label.
 
-    None if the family does not reconstruct images. A label with fewer images than ``columns`` shortens all rows.
+    Args:
+        generator: Generator that reconstructs the images.
+        images: Real images and their labels.
+        columns: Number of columns. If a label has fewer images, all rows are as short as the row of this label.
+
+    Returns:
+        The grid as one image with shape (3, H, W) and dtype uint8; None if the family cannot reconstruct images.
     """
     counts = images.labels.bincount()
     columns = min(columns, int(counts[counts > 0].min()))
@@ -105,9 +115,9 @@ def reconstruction_grid(generator: ConditionalGenerator, images: Images, columns
 
 
 def _read_grid(path: Path) -> Tensor | None:
-    """Returns the grid of an earlier epoch, (3, H, W) uint8; None, with a warning, if the file is damaged."""
+    """Reads the grid of an earlier epoch, (3, H, W) uint8. Returns None and warns if the file is damaged."""
     try:
         return pil_to_tensor(Image.open(path, formats=("PNG",)).convert("RGB"))
-    except Exception as error:  # Pillow raises about ten types
-        rank_zero_warn(f"{path} is left out of samples.gif: it cannot be read ({error}).")
+    except Exception as error:  # Pillow raises about ten types of exceptions for damaged files
+        rank_zero_warn(f"{path} is left out of samples.gif, because it cannot be read ({error}).")
         return None

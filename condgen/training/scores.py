@@ -1,4 +1,4 @@
-"""Scores during training, and the samples that ``condgen test`` scores."""
+"""The callbacks that measure scores during training and generate the samples that ``condgen test`` scores."""
 
 import math
 
@@ -21,13 +21,13 @@ from condgen.metrics.prdc import PrecisionRecallDensityCoverage
 from condgen.metrics.set_metric import LabelledFeatures
 from condgen.sampling.generate import sample_all_ranks
 
-SAMPLES, REAL = 2_000, 10_000  # generated samples and training images that are compared
+SAMPLES, REAL = 2_000, 10_000  # number of generated samples and of training images
 NAMES = ("accuracy", "frechet_distance", "coverage", "diversity")
 
 
 @torch.no_grad()
 def broadcast_buffers(trainer: Trainer, module: nn.Module) -> None:
-    """Copies the batch-norm statistics of rank 0 to all ranks, which DDP does only in the next forward pass."""
+    """Copies the batch-norm statistics of rank 0 to all ranks. DDP itself copies them only in the next forward pass."""
     if trainer.world_size > 1:
         first = trainer.strategy.broadcast([buffer.cpu() for buffer in module.buffers()])
         for buffer, value in zip(module.buffers(), first, strict=True):
@@ -37,12 +37,13 @@ def broadcast_buffers(trainer: Trainer, module: nn.Module) -> None:
 class TrainingScores(Callback):
     """Logs ``score_accuracy``, ``score_frechet_distance``, ``score_coverage`` and ``score_diversity`` during training.
 
-    It compares 2,000 samples, from the same noise every time, with 10,000 *training* images, so that
-    ``checkpoint.monitor`` may be one of the scores without any use of the test images. With fewer samples, distances
-    are larger and coverage is lower than in ``condgen test``. The training does not depend on it.
+    The callback compares 2,000 samples with 10,000 *training* images. It does not use test images, so
+    ``checkpoint.monitor`` can be one of the scores. The noise of the samples is the same each time. Because there are
+    fewer samples than in ``condgen test``, distances are larger and the coverage is lower. The callback does not change
+    the training result.
 
     Args:
-        every_n_epochs: measure in the validation of every n-th epoch; null for never.
+        every_n_epochs: Number of epochs from one measurement to the next. With null, scores are not measured.
     """
 
     def __init__(self, every_n_epochs: int | None = 1) -> None:
@@ -50,7 +51,7 @@ class TrainingScores(Callback):
             check_number("training_scores.every_n_epochs", every_n_epochs, at_least=1)
         self.every_n_epochs = every_n_epochs
         self.evaluator: Evaluator | None = None
-        self._real: tuple[LabelledFeatures, LabelledFeatures] | None = None  # embeddings, pixels
+        self._real: tuple[LabelledFeatures, LabelledFeatures] | None = None  # real embeddings and pixels
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or self.every_n_epochs is None:
@@ -58,13 +59,17 @@ class TrainingScores(Callback):
         try:
             self.evaluator = find_evaluator(trainer.datamodule)  # type: ignore[attr-defined]
         except UsageError as error:
-            rank_zero_warn(f"No scores during training. {error}")
+            rank_zero_warn(f"Scores are not measured during training. {error}")
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Not at the end of the epoch, because callbacks that average weights have swapped them out again by then."""
+        """Measures and logs the scores.
+
+        This happens at the start of validation, because callbacks that average weights restore the original weights
+        before its end.
+        """
         if self.evaluator is None or self.every_n_epochs is None or trainer.state.fn != "fit":
             return
-        if trainer.sanity_checking:  # so that the names that will be logged are known
+        if trainer.sanity_checking:  # logs the names, so that monitors can be checked before training
             scores = [math.nan] * len(NAMES)
         elif (trainer.current_epoch + 1) % self.every_n_epochs:
             return
@@ -101,10 +106,10 @@ class TrainingScores(Callback):
 
 
 class ScoredSamples(Callback):
-    """Generates the samples that ``condgen test`` scores, on all processes, after the test losses.
+    """Generates the samples that ``condgen test`` scores. It runs on all processes after the test losses are computed.
 
     Args:
-        samples_per_label: samples of each label; by default a thousand, or as many as the test set has.
+        samples_per_label: Number of samples of each label. By default 1,000, or fewer if the test set has fewer images.
     """
 
     def __init__(self, samples_per_label: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Signals that stop a training after its checkpoint is saved."""
+"""Signals that stop a training run after saving a checkpoint."""
 
 import signal
 from typing import Any
@@ -9,13 +9,13 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if
 
 
 class StoppedBySignal(BaseException):
-    """A signal stopped the training, and its checkpoint is saved.
+    """Exception that is raised after a signal stopped training and the checkpoint was saved.
 
     Args:
-        signum: the number of the signal.
+        signum: Number of the signal.
     """
 
-    resume_command = "condgen fit --ckpt_path last"  # the command line replaces it with a more exact one
+    resume_command = "condgen fit --ckpt_path last"  # the command line sets a more exact one
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -25,7 +25,7 @@ class StoppedBySignal(BaseException):
 class StopSignals:
     """Turns the first SIGINT, SIGTERM or SIGUSR1 into a request to stop. A second one raises KeyboardInterrupt.
 
-    SLURM sends SIGUSR1 before the time limit if a job asks for it with ``--signal=USR1``.
+    SLURM sends SIGUSR1 before the time limit of a job that was submitted with ``--signal=USR1``.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class StopSignals:
         self._received = signum
 
     def agree(self, strategy: Strategy) -> int | None:
-        """Returns the signal if any process has received one, else None. A collective operation."""
+        """Returns the signal if any process has received one, and None otherwise. All processes must call it."""
         if not strategy.reduce_boolean_decision(self._received is not None, all=False):
             return None
         return self._received or signal.SIGINT

@@ -1,4 +1,4 @@
-"""Checks of Trainer settings that Lightning accepts, but then crashes on, ignores, or treats as "no training"."""
+"""Checks of Trainer settings that Lightning accepts, although it then crashes, ignores them or does not train."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ NOT_ZERO = {
 
 
 def check_trainer(settings: Mapping[str, Any]) -> None:
-    """Raises UsageError if the Trainer cannot train with one of its settings."""
+    """Checks the values of the Trainer settings; raises UsageError if one of them is not supported."""
     numbers = {name: value for name, value in settings.items() if isinstance(value, int | float)}
     for name, allowed in NOT_ZERO.items():
         if numbers.get(name) == 0:
@@ -50,14 +50,14 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
             "give 32-true, bf16-mixed or 16-mixed."
         )
     if re.fullmatch(r"[0:]+", str(settings.get("max_time"))):
-        raise UsageError(f"trainer.max_time is {settings['max_time']}: give more than no time.")
+        raise UsageError(f"trainer.max_time is {settings['max_time']}: give a time longer than zero.")
     for name, instead in (("overfit_batches", "give trainer.limit_train_batches"), ("barebones", "leave it out")):
         if settings.get(name):
             raise UsageError(f"trainer.{name} is {settings[name]}, which condgen does not support: {instead}.")
 
 
 def check_plugins(plugins: Sequence[Any]) -> Sequence[Any]:
-    """Returns the plugins, or raises UsageError if one of them sets the precision or writes checkpoints."""
+    """Returns the plugins; raises UsageError if a plugin sets the precision or writes checkpoints."""
     for plugin in plugins:
         if isinstance(plugin, Precision):
             raise UsageError(f"trainer.plugins has a {type(plugin).__name__}: give trainer.precision instead.")
@@ -70,10 +70,18 @@ def check_plugins(plugins: Sequence[Any]) -> Sequence[Any]:
 
 
 def check_strategy(strategy: Strategy, setting: Any) -> None:
-    """Raises UsageError if condgen does not support a strategy, which was given as ``setting``.
+    """Checks that condgen supports a strategy.
 
-    The parent of forked or spawned processes does not learn the step and the checkpoints of its children. If a strategy
-    shards the weights, no process can sample or save alone.
+    Strategies that fork or spawn processes are not supported, because the parent process does not receive the step and
+    the checkpoint paths of its children. Strategies that shard the weights are not supported, because no process could
+    sample or save alone.
+
+    Args:
+        strategy: Strategy of the Trainer.
+        setting: Value of ``trainer.strategy``, for the error message.
+
+    Raises:
+        UsageError: If the strategy is not supported.
     """
     is_data_parallel = isinstance(strategy, DDPStrategy) and not isinstance(strategy, DeepSpeedStrategy)
     if not (is_data_parallel or isinstance(strategy, SingleDeviceStrategy)) or trains_in_children(strategy):

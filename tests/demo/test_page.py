@@ -511,7 +511,7 @@ def test_demo_listens_on_this_machine_only_and_names_a_port_in_use(address, fold
         assert client.connect_ex(("127.0.0.2", int(port))) != 0
     monkeypatch.chdir(folder)
     assert main(["demo", "--port", port]) == 1
-    assert one_line(capsys).startswith(f"condgen: The page cannot be at 127.0.0.1:{port}")
+    assert one_line(capsys).startswith(f"condgen: The page cannot be served at 127.0.0.1:{port}")
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
