@@ -19,7 +19,7 @@ MAX_BLOCK = 4096
 
 
 class ImageDataModule(LightningDataModule):
-    """Base class of data sets. Batches contain images in [0, 1] of one size, and their labels.
+    """Labelled images of one size, with pixels in [0, 1], and requests for samples.
 
     Training uses the training images of the data set. Validation and test use its test images. For ``predict``, the
     data module provides the labels and the noise indices of the requested samples. To add a data set, write a subclass

@@ -92,7 +92,7 @@ class DownloadedDataModule(ImageDataModule):
                 reason = " ".join(str(error).split())
                 raise UsageError(
                     f"{self.dataset} is not under {self.root} and cannot be downloaded ({reason[:300]}): "
-                    f"put the files {', '.join(self.files)} into {self.root / self.dataset / self.files_folder}, or "
+                    f"put its files {', '.join(self.files)} into {self.root / self.dataset / self.files_folder}, or "
                     "give another --data.root."
                 ) from error
 

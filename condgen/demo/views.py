@@ -24,7 +24,8 @@ from condgen.noise import Distribution, slerp
 from condgen.sampling.generate import generate_uint8
 
 MAX_NFE = 10_000  # largest number of network evaluations for each run in a request
-RANGES: dict[Distribution, tuple[int, int]] = {"uniform": (0, 1), "normal": (-3, 3)}  # of a slider
+# ranges of the slider for a coordinate of the noise
+RANGES: dict[Distribution, tuple[int, int]] = {"uniform": (0, 1), "normal": (-3, 3)}
 AMBER = torch.tensor([255, 196, 110]).view(3, 1, 1)
 
 
@@ -94,7 +95,7 @@ class Views:
         run, label = self._run_and_label(request)
         low, high = RANGES[run.generator().noise_distribution]
         own = float(flat_noise(run.generator(), request)[request.coordinate])
-        own = min(high, max(low, round(own, 2)))  # rounded to a step of the slider
+        own = min(high, max(low, round(own, 2)))  # limited and rounded to the values of the slider
         images = self.moved_and_range(request.model_copy(update={"value": own}))
         return [label_dropdown(run, label), gr.Slider(low, high, own), *images]
 
@@ -223,7 +224,7 @@ def label_dropdown(run: Run, label: int) -> gr.Dropdown:
 
 
 def parse_labels(data: ImageDataModule, text: str) -> list[int]:
-    """Returns the labels in a text that was typed; raises UsageError if it has no, too many, or unknown labels."""
+    """Parses the labels that a user typed; raises UsageError if there are none, too many, or unknown labels."""
     if not text.strip():
         raise UsageError(f"Type at least one label: {', '.join(data.classes):.300}.")
     labels = data.parse_labels(text)
@@ -236,7 +237,7 @@ def nearest_training_images(run: Run, samples: Images) -> tuple[Tensor, Tensor]:
     """Finds the nearest training image of each sample, among the training images with the same label.
 
     Args:
-        run: Run with the training images.
+        run: Run whose training images are searched.
         samples: N samples and their labels.
 
     Returns:

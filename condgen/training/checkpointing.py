@@ -164,7 +164,7 @@ class LastAndBestCheckpoint(Checkpoint):
             self._save(trainer)  # the callback has just copied the averaged weights into the network
             self._copy_best(trainer)
         if trainer.is_global_zero and not (self.directory / "best.ckpt").is_file():
-            rank_zero_warn(f"No best.ckpt was written, because no epoch had a finite {self.monitor}.")
+            rank_zero_warn(f"There is no best.ckpt, because no epoch had a finite {self.monitor}.")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._signals.uninstall()
@@ -180,9 +180,9 @@ class LastAndBestCheckpoint(Checkpoint):
         if trainer.is_last_batch or is_accumulating(trainer):
             return  # saved at the end of the epoch; checkpoints do not contain accumulated gradients
         if self._stop_signal or self._is_due:
-            # Lightning logs and validates after this hook. If the checkpoint were written now and the process killed
-            # before that, the log rows and the validation would be lost. So the checkpoint is written at the start of
-            # the next batch, with the current state of the loop, from which Lightning can resume.
+            # Lightning logs and validates after this hook. If the checkpoint were written now and the process were
+            # killed right afterwards, the log rows and the validation would be lost. So the checkpoint is written at
+            # the start of the next batch, with the current state of the loop, from which Lightning can resume.
             self._is_due = False
             self._next_step, self._batch_end = _logged_steps(trainer), trainer.fit_loop.state_dict()
 

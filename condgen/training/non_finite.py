@@ -39,7 +39,7 @@ class TerminateOnNonFinite(Callback):
                 raise self._error(trainer, {"loss": self._loss})
             return
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        # If an element is not finite, the sum is not finite. A sum is 20 times faster than checking each.
+        # If an element is not finite, the sum is not finite. The sum is 20 times faster than checking every element.
         if gradients and not torch.stack([gradient.sum() for gradient in gradients]).sum().isfinite():
             named = {f"gradient of {name}": p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
             raise self._error(trainer, {"loss": self._loss, **named})

@@ -106,10 +106,13 @@ class TrainingScores(Callback):
 
 
 class ScoredSamples(Callback):
-    """Generates the samples that ``condgen test`` scores. It runs on all processes after the test losses are computed.
+    """Generates the samples that ``condgen test`` scores.
+
+    All processes generate samples, after the test losses are computed.
 
     Args:
-        samples_per_label: Number of samples of each label. By default 1,000, or fewer if the test set has fewer images.
+        samples_per_label: Number of samples of each label. By default 1,000, or fewer if the test set has fewer images
+            of a label.
     """
 
     def __init__(self, samples_per_label: int | None = None) -> None:

@@ -579,7 +579,9 @@ def test_demo_does_not_download_training_images(folder, tmp_path, monkeypatch):
 def test_demo_shows_no_scores_of_another_checkpoint(folder):
     checkpoints = folder / "lightning_logs" / DNN / "checkpoints"
     run = find_runs([str(checkpoints / "best.ckpt")], folder)[f"{DNN}/best.ckpt"]
-    with pytest.raises(UsageError, match=r"another checkpoint or other data: `condgen test --ckpt_path .*best.ckpt`"):
+    with pytest.raises(
+        UsageError, match=r"another checkpoint or other data: run `condgen test --ckpt_path .*best.ckpt`"
+    ):
         _ = run.scores
     assert "accuracy" not in Views({"best": run}).samples(
         SamplesRequest(runs=["best"], labels="2", samples_per_label=1, seed=0, nearest=False)

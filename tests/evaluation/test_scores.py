@@ -544,7 +544,7 @@ def test_scores_during_training_use_the_ema_weights(fit_args, tmp_path, monkeypa
 def test_checkpoint_monitor_that_is_never_logged_warns(fit_args, tmp_path):
     monitor = ["--checkpoint.monitor", "score_coverage", "--checkpoint.mode", "max"]
     options = ["--training_scores.every_n_epochs", "9", "--trainer.default_root_dir", str(tmp_path)]
-    with pytest.warns(UserWarning, match=r"no best\.ckpt: no epoch had a score_coverage"):
+    with pytest.warns(UserWarning, match=r"no best\.ckpt, because no epoch had a finite score_coverage"):
         assert main([*fit_args, *monitor, *options]) == 0
 
 
