@@ -1,1 +1,1 @@
-"""Scores: the evaluator network, reports, comparisons and plots."""
+"""Scores of generated images: the evaluator network, reports, comparisons and plots."""

@@ -1,4 +1,4 @@
-"""``condgen compare``: the scores of several runs side by side."""
+"""The command ``condgen compare``, which shows the scores of several runs side by side."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -21,20 +21,21 @@ BESIDE_SAMPLES = ("accuracy", "coverage", "diversity", "frechet_distance", "nfe"
 def compare(
     paths: list[str], output: str = "scores.png", samples: str | None = None, labels: list[int] | None = None
 ) -> None:
-    """Compares the scores of several runs: prints a table and plots accuracy over coverage.
+    """Compares the scores of several runs. Prints a table and plots accuracy against coverage.
 
     Args:
-        paths: run directories that ``condgen test`` has scored, or files scores.json.
-        output: the PNG file of the plot.
-        samples: a second PNG file: ten samples of the same labels by each run, beside its scores.
-        labels: of the second file; three of them if not given.
+        paths: Run directories that ``condgen test`` has scored, or paths of scores.json files.
+        output: Path of the PNG file with the plot.
+        samples: Path of a second PNG file, which shows ten samples of each label and the scores of each run. If not
+            given, the file is not written.
+        labels: Labels whose samples the second file shows. If not given, three labels are shown.
     """
     check_png("output", output)
     check_png("samples", samples)
     found = {str(Path(path)): read_scores(Path(path)) for path in paths}
     for field, values in zip(BASIS, zip(*map(basis, found.values()), strict=True), strict=True):
         if len(set(values)) > 1:
-            raise UsageError(f"These scores differ in {field} ({', '.join(sorted(set(values)))}): leave some out.")
+            raise UsageError(f"These scores differ in {field} ({', '.join(sorted(set(values)))}). Leave some out.")
     names = run_names({path: content.get("generator", "") for path, content in found.items()})
     contents = {names[path]: content for path, content in found.items()}
     if samples is not None:
@@ -52,17 +53,22 @@ def compare(
 
 
 def basis(scores: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the values of ``BASIS`` in the content of a ``scores.json``: they must be equal if scores are
-    compared."""
+    """Returns the values of the fields ``BASIS`` from the content of a ``scores.json``.
+
+    Scores can only be compared if these values are equal.
+    """
     number = scores.get("samples", {}).get("number")
     return (*(str(scores.get(field)) for field in BASIS[:-1]), str(number))
 
 
 def run_names(families: Mapping[str, str]) -> dict[str, str]:
-    """Returns a short, unique name for each path: its family; its family and folder; or the path itself.
+    """Returns a short, unique name for each path.
+
+    The name is the family if all families differ. Otherwise it is the family and the folder, or the whole path if
+    these are not unique either.
 
     Args:
-        families: the family by path; empty if it is unknown.
+        families: Mapping from each path to the name of its family, which is empty if the family is unknown.
     """
     if "" not in families.values() and len(set(families.values())) == len(families):
         return dict(families)
@@ -74,7 +80,12 @@ def run_names(families: Mapping[str, str]) -> dict[str, str]:
 
 
 def plot_scores(contents: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Plots the accuracy of each run over its coverage, with two standard errors, and those of real images."""
+    """Plots accuracy against coverage for each run and for real images, with error bars of two standard errors.
+
+    Args:
+        contents: Mapping from the name of each run to the content of its ``scores.json``.
+        path: Path of the PNG file.
+    """
     first = next(iter(contents.values()))
     points = [(name, content["scores"], "value", "uncertainty") for name, content in contents.items()]
     points.append(("real images", first["scores"], "real", "real_uncertainty"))
@@ -93,20 +104,26 @@ def plot_scores(contents: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 
 
 def scored_generator(path: Path, scores: Mapping[str, Any]) -> ConditionalGenerator:
-    """Returns the generator of a run directory as it was when its samples got ``scores``, the content of its
-    ``scores.json``.
+    """Loads the generator of a run from the checkpoint that was scored.
+
+    Args:
+        path: Run directory.
+        scores: Content of the run's ``scores.json``.
 
     Raises:
-        UsageError: the run does not have that checkpoint any more, or ``path`` is not a run.
+        UsageError: If ``path`` is not a run directory, or if the scored checkpoint was deleted or overwritten.
     """
     scored = scores.get("checkpoint", {})
     name = Path(scored.get("path", "")).name
     checkpoint = path / "checkpoints" / name
     if not os.path.isfile(checkpoint):
-        raise UsageError(f"{path} has no checkpoints/{name} to sample from: give run directories.")
+        raise UsageError(f"{path} has no checkpoints/{name} to sample from. Use run directories.")
     content = read_checkpoint(checkpoint)
     if content["global_step"] != scored.get("steps"):
-        raise UsageError(f"{checkpoint} was trained on since. Score it with `condgen test --ckpt_path {checkpoint}`.")
+        raise UsageError(
+            f"{checkpoint} was trained further after it was scored. Score it again with "
+            f"`condgen test --ckpt_path {checkpoint}`."
+        )
     return generator_of(content, checkpoint, scores.get("settings", {}))
 
 
@@ -116,22 +133,24 @@ def plot_samples(
     labels: Sequence[int] | None,
     path: Path,
 ) -> None:
-    """Plots the first ten samples of seed 0 of each label, a row a label, for each run, and its scores beside them.
+    """Plots samples of each run, with its scores beside them.
+
+    The samples of a run form a grid with one row for each label. A row shows the first ten samples of seed 0.
 
     Args:
-        generators: by the run's name.
-        contents: of the ``scores.json``, by the run's name.
-        labels: three labels if not given.
-        path: of the PNG file.
+        generators: Mapping from the name of each run to its generator.
+        contents: Mapping from the name of each run to the content of its ``scores.json``.
+        labels: Labels to sample. If not given, three labels are sampled.
+        path: Path of the PNG file.
 
     Raises:
-        UsageError: there are no labels, or a generator does not know one.
+        UsageError: If ``labels`` is empty, or if one of the generators was not trained on one of the labels.
     """
     classes = min(generator.num_classes for generator in generators.values())
     if labels is None:
         labels = (2, 6, 8) if classes > 8 else range(min(3, classes))
     if not labels or not all(0 <= label < classes for label in labels):
-        raise UsageError(f"labels is {list(labels)}: give some of 0 to {classes - 1}.")
+        raise UsageError(f"labels is {list(labels)}. Use one or more labels from 0 to {classes - 1}.")
     grids = [sample_grid(generator, labels, 10, seed=0) for generator in generators.values()]
     _, height, width = grids[0].shape
     with figure_file(path, 11, 0.35 + len(grids) * 4.6 * height / width) as figure:

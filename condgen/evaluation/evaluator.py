@@ -1,4 +1,7 @@
-"""The evaluator: two classifiers of real images that score samples, and ``condgen evaluator``, which trains them."""
+"""The evaluator, and the command ``condgen evaluator``, which trains it.
+
+An evaluator consists of two classifiers that are trained on real images. It is used to score samples.
+"""
 
 import hashlib
 import json
@@ -24,7 +27,7 @@ from condgen.noise import uniform
 MAX_WEIGHTS_BYTES = 2**30  # the bundled evaluators have 3 MB
 BUNDLED = Path(__file__).parent / "evaluators"
 
-# Two architectures and seeds, so that embedding and classification do not make the same mistakes.
+# The two classifiers have different architectures and seeds, so that they do not make the same mistakes.
 NETWORKS: dict[str, dict[str, Any]] = {
     "features": {
         "layers": [[32, 3, 1], [32, 3, 2], [64, 3, 1], [64, 3, 2], [96, 3, 1], [96, 3, 2]],
@@ -40,16 +43,18 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 
 class Evaluator(nn.Module):
-    """Two classifiers of a data set's images, in eval mode: one for its embedding, one for its labels.
+    """Two classifiers of a data set's images, in eval mode.
+
+    ``features`` computes embeddings, and ``classifier`` predicts labels.
 
     Args:
-        image_shape: (C, H, W).
-        num_classes: labels are 0 … ``num_classes`` - 1.
-        networks: settings of the classifiers, as ``NETWORKS``.
+        image_shape: Shape (C, H, W) of the images.
+        num_classes: Number of classes. Labels are 0 … ``num_classes`` - 1.
+        networks: Settings of the two classifiers, in the format of ``NETWORKS``.
     """
 
     sha256: str
-    """Of the weights."""
+    """SHA-256 of the weights."""
 
     def __init__(
         self, image_shape: Sequence[int], num_classes: int, networks: dict[str, dict[str, Any]] = NETWORKS
@@ -60,15 +65,15 @@ class Evaluator(nn.Module):
         self.requires_grad_(False).eval()
 
     def embed(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) in [0, 1] to the first classifier's embeddings (N, 128)."""
+        """Computes the embeddings (N, 128) of images (N, C, H, W) in [0, 1] with the first classifier."""
         return self.features.embed(images)
 
 
 class RandomConvolutions(nn.Module):
-    """An untrained feature space: two layers of random convolutions, averaged over the image's quarters.
+    """Untrained feature extractor: two random convolutions, averaged over each quarter of the image.
 
     Args:
-        image_shape: (C, H, W).
+        image_shape: Shape (C, H, W) of the images.
     """
 
     def __init__(self, image_shape: Sequence[int]) -> None:
@@ -83,35 +88,40 @@ class RandomConvolutions(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) in [0, 1] to (N, 128)."""
+        """Computes the features (N, 128) of images (N, C, H, W) in [0, 1]."""
         return nn.functional.adaptive_avg_pool2d(self.layers(images), 2).flatten(1)
 
 
 def evaluators_folder(data: ImageDataModule) -> Path:
-    """Returns the folder for the evaluators of a data set that are trained here."""
+    """Returns the folder to which ``condgen evaluator`` writes the evaluators of a data set."""
     return data.own_folder / "evaluators"
 
 
 def find_evaluator(data: ImageDataModule) -> Evaluator:
-    """Returns the evaluator of a data set: the one beside its files, or the bundled one.
+    """Loads the evaluator of a data set from the data set's folder, or else the one that comes with condgen.
 
     Raises:
-        UsageError: there is none, or it is damaged.
+        UsageError: If there is no evaluator for the data set, or if its file is damaged.
     """
     for folder in (evaluators_folder(data), BUNDLED):
         if os.path.isfile(path := folder / f"{data.full_name}.safetensors"):
             return read_evaluator(path, data)
     raise UsageError(
-        f"There is no evaluator for {data.full_name} in {evaluators_folder(data)}: train one with "
+        f"There is no evaluator for {data.full_name} in {evaluators_folder(data)}. Train one with "
         f"`{evaluator_command(data)}`."
     )
 
 
 def read_evaluator(path: Path, data: ImageDataModule) -> Evaluator:
-    """Returns the evaluator in a file that :func:`train_evaluator` wrote.
+    """Loads an evaluator from a file that :func:`train_evaluator` wrote.
+
+    Args:
+        path: Path of the file.
+        data: Data set whose images the evaluator must classify.
 
     Raises:
-        UsageError: the file is damaged, or classifies other images.
+        UsageError: If the file is damaged, or if the evaluator was trained on images with another shape or number of
+            classes.
     """
     try:
         weights = load(read_limited(path, MAX_WEIGHTS_BYTES))
@@ -120,23 +130,23 @@ def read_evaluator(path: Path, data: ImageDataModule) -> Evaluator:
         if about["sha256"] != sha256_of(weights):
             raise ValueError("its weights are damaged")
         if (about["num_classes"], tuple(about["image_shape"])) != (data.num_classes, data.image_shape):
-            raise ValueError(f"its images are not those of {data.full_name}")
+            raise ValueError(f"it was trained on other images than those of {data.full_name}")
         networks = {name: {key: about[name][key] for key in settings} for name, settings in NETWORKS.items()}
-        with torch.device("meta"):  # takes no memory: the networks may be too large for it
+        with torch.device("meta"):  # allocates no memory: a damaged file may describe huge networks
             evaluator = Evaluator(data.image_shape, data.num_classes, networks)
         if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in evaluator.state_dict().items()}:
-            raise ValueError("its weights do not fit its description")
+            raise ValueError("its weights do not match its description")
         evaluator.to_empty(device="cpu").load_state_dict(weights)
     except Exception as error:  # a damaged file can raise almost anything
         reason = printable(" ".join(str(error).split())[:200])
-        again = f"replace it with `{evaluator_command(data)} --overwrite true`"
-        raise UsageError(f"{path} cannot be used ({reason}): {again}.") from error
+        again = f"Replace it with `{evaluator_command(data)} --overwrite true`"
+        raise UsageError(f"{path} cannot be used ({reason}). {again}.") from error
     evaluator.sha256 = about["sha256"]
     return evaluator
 
 
 def sha256_of(weights: dict[str, Tensor]) -> str:
-    """Returns the SHA-256 of weights, in the order of their names."""
+    """Computes the SHA-256 of weights, which are sorted by name."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(weights[name].contiguous().numpy().tobytes())
@@ -144,7 +154,7 @@ def sha256_of(weights: dict[str, Tensor]) -> str:
 
 
 def evaluator_command(data: ImageDataModule) -> str:
-    """Returns the command line that trains a data set's evaluator."""
+    """Returns the ``condgen evaluator`` command that trains the evaluator of a data set."""
     kind = type(data)
     is_own = kind.__module__.startswith("condgen.data.")
     name = data.dataset if is_own else f"{kind.__module__}.{kind.__qualname__}"
@@ -155,23 +165,24 @@ def evaluator_command(data: ImageDataModule) -> str:
 def train_evaluator(
     data: ImageDataModule, dirpath: str | None = None, epochs: int = 15, seed: int = 0, overwrite: bool = False
 ) -> None:
-    """Trains the evaluator of a data set: the two classifiers by which samples are scored.
+    """Trains the evaluator of a data set, which consists of the two classifiers that score samples.
 
     Args:
-        data: the data set.
-        dirpath: the folder for the file; ``evaluators`` beside the data set's files if not given.
-        epochs: passes over the training images.
-        seed: of the initial weights, the images' order and their augmentation.
-        overwrite: replace an existing one.
+        data: Data set to train on.
+        dirpath: Folder for the evaluator's file. If not given, the folder ``evaluators`` beside the data set's files
+            is used.
+        epochs: Number of passes over the training images.
+        seed: Seed of the initial weights, the order of the images and their augmentation.
+        overwrite: Whether to replace an existing evaluator.
     """
     check_number("epochs", epochs, at_least=1, at_most=10_000)
     check_number("seed", seed, at_least=0, at_most=2**32 - 2)
     path = (Path(dirpath) if dirpath else evaluators_folder(data)) / f"{data.full_name}.safetensors"
     if path.exists() and not overwrite:
-        raise UsageError(f"{path} exists: give another folder as --dirpath, or --overwrite true.")
+        raise UsageError(f"{path} already exists. Use another folder (--dirpath), or replace it with --overwrite true.")
     existing = next(folder for folder in path.absolute().parents if folder.is_dir())
     if not os.access(existing, os.W_OK):
-        raise UsageError(f"{path} cannot be written into {existing}: give another folder as --dirpath.")
+        raise UsageError(f"{path} cannot be written, because {existing} is read-only. Use another folder (--dirpath).")
     data.prepare_data()
     data.setup("fit")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -187,7 +198,7 @@ def train_evaluator(
     images, labels = data.train_images.images, data.train_images.labels
     weights: dict[str, Tensor] = {}
     for number, (name, network) in enumerate(NETWORKS.items(), start=seed):
-        torch.manual_seed(number)  # for each, so that neither's weights depend on the other's architecture
+        torch.manual_seed(number)  # before each classifier, so that its weights do not depend on the other one
         classifier = Classifier(data.image_shape, data.num_classes, **network).to(device)
         train(classifier, images, labels, epochs=epochs, seed=number, augment=True, progress=name)
         about[name] = {
@@ -205,7 +216,13 @@ def train_evaluator(
 
 
 def write_evaluator(path: Path, weights: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Writes an evaluator's weights, whose names begin with those in ``NETWORKS``, and their description."""
+    """Writes the weights of an evaluator and their description to a safetensors file.
+
+    Args:
+        path: Path of the file.
+        weights: Weights of both classifiers. Each name begins with the classifier's name in ``NETWORKS``.
+        about: Description of the training run.
+    """
     description = json.dumps({**about, "sha256": sha256_of(weights)})
     with atomic_write(path) as file:
         file.write(save(weights, {"condgen": description}))

@@ -1,4 +1,4 @@
-"""PNG files of matplotlib figures."""
+"""Writes matplotlib figures to PNG files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STYLE: Any = {
-    "text.parse_math": False,  # names come from files: show a $ as it is
+    "text.parse_math": False,  # names come from files, so a $ is not the start of a formula
     "axes.titlesize": 9,
     "axes.labelsize": 8,
     "xtick.labelsize": 8,
@@ -24,15 +24,21 @@ STYLE: Any = {
 
 
 def check_png(option: str, name: str | None) -> None:
-    """Raises UsageError if the value of an option is given and is not the name of a PNG file."""
+    """Checks that the file name given for an option ends in .png; raises UsageError otherwise. None is accepted."""
     if name is not None and not name.endswith(".png"):
-        raise UsageError(f"{option} is {name}: give a name that ends in .png.")
+        raise UsageError(f"{option} is {name}. Use a file name that ends in .png.")
 
 
 @contextmanager
 def figure_file(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A matplotlib figure, ``width`` x ``height`` inches, that is written to a PNG file when the block ends."""
-    import matplotlib  # imported here, because it is slow
+    """Creates a matplotlib figure and writes it to a PNG file when the ``with`` block ends.
+
+    Args:
+        path: Path of the PNG file.
+        width: Width of the figure in inches.
+        height: Height of the figure in inches.
+    """
+    import matplotlib  # imported here, because the import is slow
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):

@@ -1,4 +1,4 @@
-"""``condgen plot``: losses, variance and scores over the epochs of one or several runs."""
+"""The command ``condgen plot``, which plots the losses and scores of one or several runs against the epochs."""
 
 from __future__ import annotations
 
@@ -29,24 +29,25 @@ SCORES = {  # metrics with the same meaning in every family
     "score_coverage": "real images with a sample near",
     "score_frechet_distance": "to real images",
 }
-REAL_IS_ONE = ("variance_ratio", "score_diversity")  # scores of which real images have 1
+REAL_IS_ONE = ("variance_ratio", "score_diversity")  # metrics that are 1 for real images
 COLUMNS = ("train_loss_epoch", "val_loss", "val_loss_floor", *SCORES)  # of metrics.csv
-MAX_EPOCHS, MAX_VALUE = 10**9, 3.5e38  # no float32 is larger
+MAX_EPOCHS, MAX_VALUE = 10**9, 3.5e38  # float32 values are smaller
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito 2008
 MARKERS = "os^DvPX"
 
 
 def plot(runs: list[str], output: str | None = None) -> None:
-    """Plots the curves of runs: losses, diversity and scores over the epochs.
+    """Plots the losses, the diversity and the scores of runs against the epochs.
 
     Args:
-        runs: run directories, which share the panels; the newest run if none is given.
-        output: the PNG file; if not given, metrics.png in the run directory, or here for several runs.
+        runs: Run directories. Several runs are plotted into the same panels. If not given, the newest run is plotted.
+        output: Path of the PNG file. If not given, the file is metrics.png in the run directory, or in the working
+            directory if there are several runs.
     """
     check_png("output", output)
     folders = [Path(run) for run in runs] or runs_with("metrics.csv", Path())[:1]
     if not folders:
-        raise UsageError(f"No run under {RUNS} has metrics.csv. Train: `condgen fit --config configs/base.yaml`.")
+        raise UsageError(f"No run under {RUNS} has metrics.csv. Train one: `condgen fit --config configs/base.yaml`.")
     found = {str(folder): read_curves(folder) for folder in folders}
     names = run_names({path: curves.family for path, curves in found.items()})
     path = Path(output) if output else folders[0] / "metrics.png" if len(found) == 1 else Path("metrics.png")
@@ -55,17 +56,21 @@ def plot(runs: list[str], output: str | None = None) -> None:
 
 
 class Curves(NamedTuple):
-    """A run's family, and by column of ``metrics.csv`` the values (epochs completed, value)."""
+    """Training curves of a run, read from its ``metrics.csv``."""
 
     family: str
-    values: dict[str, list[tuple[int, float]]]
+    values: dict[str, list[tuple[int, float]]]  # (completed epochs, value) of each column
 
 
 def read_curves(run: Path) -> Curves:
-    """Returns the curves of a run directory.
+    """Reads the training curves of a run.
+
+    Args:
+        run: Run directory.
 
     Raises:
-        UsageError: it is not a run directory, has no complete epoch, or its files have values that no training writes.
+        UsageError: If ``run`` is not a run directory or has no completed epoch, or if one of its files contains a value
+            that condgen does not write.
     """
     path = run / "metrics.csv"
     values: dict[str, list[tuple[int, float]]] = {}
@@ -79,25 +84,27 @@ def read_curves(run: Path) -> Curves:
                             raise ValueError(f"the value {value:g} after {reprlib.repr(epochs)} epochs")
                         values.setdefault(column, []).append((epochs, value))
     except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}): give run directories.") from error
+        raise UsageError(f"{path} cannot be read ({error.strerror}). Use run directories.") from error
     except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise UsageError(f"{path} is not one of condgen's ({error}): give run directories.") from error
+        raise UsageError(f"{path} was not written by condgen ({error}). Use run directories.") from error
     if not values:
-        raise UsageError(f"{path} has no epoch that has ended: there is nothing to plot yet.")
+        raise UsageError(f"{path} has no completed epoch, so there is nothing to plot yet.")
     config = run / "config.yaml"
     model = read_config(str(config)).get("model")
     name = model.get("class_path") if isinstance(model, dict) else model
     if not isinstance(name, str) or len(name) > MAX_NAME:
-        raise UsageError(f"{config}: model is {reprlib.repr(model)}, which is not a generator: give run directories.")
+        raise UsageError(f"{config}: model is {reprlib.repr(model)}, which is not a generator. Use run directories.")
     return Curves(printable(short_name(name)), values)
 
 
 def plot_curves(runs: Mapping[str, Curves], path: Path) -> None:
-    """Writes a figure with a panel for the loss of each family, because losses of families differ, and for each score.
+    """Plots one panel with the losses of each family and one panel for each score.
+
+    Each family has its own panel, because the losses of different families cannot be compared.
 
     Args:
-        runs: the curves by the run's name.
-        path: of the PNG file.
+        runs: Mapping from the name of each run to its curves.
+        path: Path of the PNG file.
     """
     from matplotlib.lines import Line2D
     from matplotlib.ticker import LogLocator, MaxNLocator
@@ -140,7 +147,7 @@ def plot_curves(runs: Mapping[str, Curves], path: Path) -> None:
             panel.xaxis.set_major_locator(MaxNLocator(integer=True))
             panel.grid(alpha=0.3)
         lines = [Line2D([], [], label=name, **style) for name, style in styles.items()]
-        fitting = min(len(runs), max(1, 55 * columns // (max(map(len, runs)) + 8)))  # names in a row
+        fitting = min(len(runs), max(1, 55 * columns // (max(map(len, runs)) + 8)))  # names in one row of the legend
         figure.legend(handles=lines, loc="outside upper center", ncols=fitting)
 
 

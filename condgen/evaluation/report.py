@@ -1,4 +1,7 @@
-"""``condgen score`` and the report of ``condgen test``: ``scores.json``, ``nearest.png`` and a table."""
+"""The command ``condgen score``, and the report that ``condgen test`` writes.
+
+Both write ``scores.json`` and ``nearest.png``, and print a table of the scores.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -17,13 +20,21 @@ from condgen.generators import ConditionalGenerator
 
 
 def about_checkpoint(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Where a generator comes from, as it stands in ``scores.json``."""
+    """Describes the checkpoint of a generator for ``scores.json``: its path, training steps, seed and training time.
+
+    Args:
+        checkpoint: Content of the checkpoint.
+        path: Path of the checkpoint.
+
+    Raises:
+        UsageError: If the checkpoint is incompatible.
+    """
     with raise_as_incompatible(path):
         state = checkpoint.get("callbacks", {}).get("LastAndBestCheckpoint", {})
         monitor = str(state.get("monitor"))
         images = "training" if monitor.startswith(("score_", "train_")) else "test"
         chosen = {
-            "last.ckpt": "the last of its training, by no score",
+            "last.ckpt": "the last one of the training run, not chosen by a score",
             "best.ckpt": f"the epoch with the {state.get('mode')} {monitor}, which is measured on {images} images",
         }
         return {
@@ -46,17 +57,17 @@ def report(
     run: Path | None,
     progress: bool = True,
 ) -> None:
-    """Scores a generator by its samples, writes ``scores.json`` and ``nearest.png``, and prints the table.
+    """Scores samples of a generator, writes ``scores.json`` and ``nearest.png``, and prints a table of the scores.
 
     Args:
-        generator: of the samples.
-        data: whose test images they are compared with.
-        evaluator: of that data set.
-        samples: of every label.
-        seconds: time of generating them.
-        origin: see :func:`about_checkpoint`.
-        run: the directory for the files; None for none.
-        progress: whether to show a progress bar.
+        generator: Generator that generated the samples.
+        data: Data set whose test images the samples are compared with.
+        evaluator: Evaluator of the data set.
+        samples: Samples of every label.
+        seconds: Time in seconds that it took to generate the samples.
+        origin: Description of the generator's checkpoint, from :func:`about_checkpoint`.
+        run: Run directory to which the files are written. If None, no files are written.
+        progress: Whether to show a progress bar.
     """
     about = {
         "generator": type(generator).__name__,
@@ -75,14 +86,16 @@ def report(
 
 
 def score(path: str, data: ImageDataModule, output: str | None = None) -> None:
-    """Scores samples in files, made by any program: writes scores.json and nearest.png, and prints a table.
+    """Scores samples in files, which any program may have generated. Writes scores.json and nearest.png, and prints a
+    table of the scores.
 
     Args:
-        path: a folder of ``condgen predict``, an npz file with images and labels, or a folder with a folder of pictures
-            for each label.
-        data: the data set that they are compared with; if not given, that of the run in whose directory they lie, or
-            MNIST.
-        output: the folder for scores.json and nearest.png; the folder of the samples if not given.
+        path: Path of the samples: a folder that ``condgen predict`` wrote, an npz file with images and labels, or a
+            folder with a subfolder of pictures for each label.
+        data: Data set that the samples are compared with. If not given, it is the data set of the run whose directory
+            contains the samples, or MNIST if they are not in a run directory.
+        output: Folder for scores.json and nearest.png. If not given, the files are written to the folder of the
+            samples.
     """
     source, evaluator = Path(path), find_evaluator(data)
     samples = read_samples(source, data)
@@ -103,7 +116,18 @@ def _report(
     prefix: str | None,
     progress: bool = True,
 ) -> None:
-    """Scores samples, writes the files, whose paths begin with ``prefix``, and prints the table."""
+    """Scores samples, writes the files and prints a table of the scores.
+
+    Args:
+        source: Path of the checkpoint or of the samples, which is printed above the table.
+        samples: Samples of every label.
+        data: Data set whose test images the samples are compared with.
+        evaluator: Evaluator of the data set.
+        about: Description of the samples and of their generator for ``scores.json``.
+        cost: Costs of training and sampling for ``scores.json``.
+        prefix: Start of the paths of the files. If None, no files are written.
+        progress: Whether to show a progress bar.
+    """
     scores, number = score_samples(samples, data, evaluator, progress)
     about = {
         **about,
@@ -114,7 +138,7 @@ def _report(
         "evaluator": evaluator.sha256,
         "versions": {"condgen": condgen.__version__, "torch": str(torch.__version__)},
     }
-    written = f"Nothing is written, because {source} lies in no run directory."
+    written = f"No files were written, because {source} is not in a run directory."
     try:
         if prefix is not None:
             write_scores(Path(f"{prefix}scores.json"), scores, cost, about)
@@ -128,7 +152,7 @@ def _report(
     if (each := number // data.num_classes) < PER_LABEL:
         reached = " and ".join(f"{scores[name]['real']:.3f}" for name in ("coverage", "gan_train_accuracy"))
         print(
-            f"Only {each:,} samples of a label: coverage and gan_train_accuracy depend on it. Real images reach "
-            f"{reached} here. Compare these scores only with runs on the same data."
+            f"Only {each:,} samples of each label were scored. coverage and gan_train_accuracy depend on this number. "
+            f"Here they are {reached} for real images. Compare these scores only with runs on the same data."
         )
     print(written)

@@ -1,7 +1,7 @@
-"""Reads samples from files that any program may have written: pictures, arrays, and the folders of ``condgen predict``.
+"""Reads samples from pictures, arrays and the folders that ``condgen predict`` writes.
 
-The files may come from anybody. So sizes and types are checked before memory is allocated for pixels, only regular
-files are opened, and pictures only in a fixed list of formats.
+The files may come from an untrusted source. Therefore sizes and types are checked before memory is allocated for
+pixels. Only regular files are opened, and pictures must have one of a few formats.
 """
 
 import csv
@@ -28,24 +28,29 @@ from condgen.files.images import to_bytes
 from condgen.files.pictures import check_levels, grey_8_bit, open_picture, upright
 from condgen.files.reading import open_regular, read_limited
 
-MAX_PER_LABEL = 10_000  # samples in files; the first 1,000 of each label are scored
-MAX_ARRAY_BYTES = 2**30  # of the images in an npz file
-MAX_HEADER_BYTES = 10_000  # of an array in an npz file: numpy's own limit
-MAX_MANIFEST_BYTES = 2**26  # a row has about 50
-SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx")  # of Windows and macOS
+MAX_PER_LABEL = 10_000  # samples of a label in files; the first 1,000 of each label are scored
+MAX_ARRAY_BYTES = 2**30  # size of the images in an npz file
+MAX_HEADER_BYTES = 10_000  # size of an array's header in an npz file; numpy has the same limit
+MAX_MANIFEST_BYTES = 2**26  # a row has about 50 bytes
+SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx")  # created by Windows and macOS
 
 
 def read_samples(path: Path, data: ImageDataModule) -> Images:
-    """Returns the samples in files: images (N, C, H, W) uint8 and their labels (N,).
+    """Reads samples from files. Returns the images (N, C, H, W) as uint8 and their labels (N,).
 
     Args:
-        path: a folder of ``condgen predict``; an npz file with ``images`` (N, C, H, W) or (N, H, W), bytes or floats in
-            [0, 1], and ``labels`` (N,); or a folder with a folder of pictures for each label, whose name is the label
-            or the class, with - for /.
-        data: the data set that the samples are compared with.
+        path: Path of the samples, which is one of the following:
+
+            - a folder that ``condgen predict`` wrote;
+            - an npz file with ``images`` (N, C, H, W) or (N, H, W), either bytes or floats in [0, 1], and ``labels``
+              (N,);
+            - a folder with a subfolder of pictures for each label. The name of the subfolder is the label or the name
+              of the class, with - instead of /.
+        data: Data set that the samples are compared with.
 
     Raises:
-        UsageError: a file is missing, damaged or too large, or holds other images than the data set's.
+        UsageError: If a file is missing, damaged or too large, if its images do not match the data set, or if there
+            are no samples of a label.
     """
     try:
         if not path.is_dir():
@@ -56,50 +61,53 @@ def read_samples(path: Path, data: ImageDataModule) -> Images:
             found = _read_pictures(_list_pictures(path, data), data)
     except OSError as error:
         raise UsageError(
-            f"{error.filename or path} cannot be read ({error.strerror or error}): give a folder of `condgen predict`, "
-            "an npz file, or a folder with a folder of pictures for each label."
+            f"{error.filename or path} cannot be read ({error.strerror or error}). Use a folder of `condgen predict`, "
+            "an npz file, or a folder with a subfolder of pictures for each label."
         ) from error
     missing = sorted(set(range(data.num_classes)) - set(found.labels.tolist()))
     if missing:
-        raise UsageError(f"{path} has no samples of the labels {missing[:20]}: scores need samples of every label.")
+        raise UsageError(f"{path} has no samples of the labels {missing[:20]}. Scores need samples of every label.")
     return found
 
 
 def _check_labels(path: Path, labels: Sequence[int], data: ImageDataModule) -> None:
-    """Refuses more samples than can be scored, and labels that the data set does not have."""
+    """Checks the number of samples and that the data set has all their labels; raises UsageError otherwise."""
     if len(labels) > (most := MAX_PER_LABEL * data.num_classes):
-        raise UsageError(f"{path} has more than {most:,} samples: give at most {MAX_PER_LABEL:,} for each label.")
+        raise UsageError(f"{path} has more than {most:,} samples. Use at most {MAX_PER_LABEL:,} samples of each label.")
     if labels and not 0 <= min(labels) <= max(labels) < data.num_classes:
         raise UsageError(
-            f"{path} has labels from {min(labels)} to {max(labels)}, but those of {data.full_name} are 0 to "
-            f"{data.num_classes - 1}: give the data set of these samples as --data."
+            f"{path} has labels from {min(labels)} to {max(labels)}, but the labels of {data.full_name} are 0 to "
+            f"{data.num_classes - 1}. Use --data to name the data set of these samples."
         )
 
 
 @contextmanager
 def _damaged(path: Path, kind: str) -> Iterator[None]:
-    """Re-raises any error of a decoder with the file's name: Pillow, zipfile, zlib and numpy raise many classes."""
+    """Turns any error of a decoder into a UsageError that names the file.
+
+    The context manager catches every exception, because Pillow, zipfile, zlib and numpy raise many classes.
+    """
     try:
         yield
     except Exception as error:
         if isinstance(error, UsageError | MemoryError) or getattr(error, "filename", None):
             raise  # the file cannot be opened
         reason = printable(" ".join(str(error).split())[:200]) or type(error).__name__
-        raise UsageError(f"{path} is not a whole {kind} ({reason}): replace it.") from error
+        raise UsageError(f"{path} is not a valid {kind} ({reason}). Replace it.") from error
 
 
 # Folders.
 
 
 def _read_predictions(folder: Path, data: ImageDataModule) -> Images:
-    """Returns the samples that a ``manifest.csv`` lists."""
+    """Reads the samples that the ``manifest.csv`` of a folder lists."""
     manifest = folder / "manifest.csv"
     with _damaged(manifest, "manifest of `condgen predict`"):
         text = io.StringIO(read_limited(manifest, MAX_MANIFEST_BYTES).decode(), newline="")
         rows = itertools.islice(csv.DictReader(text), MAX_PER_LABEL * data.num_classes + 1)
         files = [(folder / Path(row["file"]).name, int(row["label"])) for row in rows]
     if not files:
-        raise UsageError(f"{manifest} lists no samples: generate some with `condgen predict`.")
+        raise UsageError(f"{manifest} lists no samples. Generate some with `condgen predict`.")
     _check_labels(manifest, [label for _, label in files], data)
     if files[0][0].suffix != ".npz":
         return _read_pictures(files, data)
@@ -107,12 +115,12 @@ def _read_predictions(folder: Path, data: ImageDataModule) -> Images:
     for path, rows_of_shard in itertools.groupby(files, key=lambda row: row[0]):
         shards.append(_read_npz(path, data))
         if shards[-1].labels.tolist() != [label for _, label in rows_of_shard]:
-            raise UsageError(f"{path} has other samples than manifest.csv lists: generate the folder again.")
+            raise UsageError(f"{path} has other samples than manifest.csv lists. Generate the folder again.")
     return Images(torch.cat([shard.images for shard in shards]), torch.cat([shard.labels for shard in shards]))
 
 
 def _list_pictures(folder: Path, data: ImageDataModule) -> list[tuple[Path, int]]:
-    """Returns the pictures in a folder for each label, and their labels."""
+    """Lists the pictures in the subfolders of a folder. Returns the path and the label of each picture."""
 
     def visible(folder: Path) -> list[Path]:
         return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.name.lower() not in SYSTEM_FILES)
@@ -128,9 +136,9 @@ def _list_pictures(folder: Path, data: ImageDataModule) -> list[tuple[Path, int]
         if not path.is_dir()
     ]
     if not files:
-        raise UsageError(f"{folder} has neither a manifest.csv nor folders with pictures, as {folder / '0'}.")
+        raise UsageError(f"{folder} has neither a manifest.csv nor folders with pictures, such as {folder / '0'}.")
     if other := ", ".join(folders.keys() - labels.keys()):
-        raise UsageError(f"{folder} has folders that are not a label of {data.full_name}: {other:.200}.")
+        raise UsageError(f"{folder} has folders whose names are not a label of {data.full_name}: {other:.200}.")
     _check_labels(folder, [label for _, label in files], data)
     return files
 
@@ -146,13 +154,13 @@ def _read_pictures(files: Sequence[tuple[Path, int]], data: ImageDataModule) -> 
 
 
 def _read_picture(path: Path, data: ImageDataModule) -> Tensor:
-    """Returns the pixels of a picture: (C, H, W) uint8."""
+    """Reads the pixels of a picture, with shape (C, H, W), as uint8."""
     channels, height, width = data.image_shape
     with _damaged(path, "picture"):
         image = open_picture(path)
-        if image.size in ((width, height), (height, width)):  # checked before it is decoded; EXIF may turn it
+        if image.size in ((width, height), (height, width)):  # checked before decoding; EXIF data may rotate it
             if getattr(image, "is_animated", False):
-                raise UsageError(f"{path} holds several pictures: save each as a file of its own.")
+                raise UsageError(f"{path} contains several pictures. Save each picture as a separate file.")
             check_levels(image, path)
             image = upright(image)
         if image.size != (width, height):
@@ -162,17 +170,17 @@ def _read_picture(path: Path, data: ImageDataModule) -> Tensor:
 
 
 def _opaque_8_bit(image: Image.Image, path: Path) -> Image.Image:
-    """Returns a picture with 8 bits a channel and without its alpha channel, which must be opaque everywhere."""
+    """Converts a picture to 8 bits per channel and removes its alpha channel, which must be opaque everywhere."""
     transparent = image.info.get("transparency")
     if image.mode.startswith("I"):
         is_opaque = transparent is None or not (np.asarray(image) == transparent).any()
         image = grey_8_bit(image)
     else:
-        has_wide_levels = isinstance(transparent, tuple) and max(transparent) > 255  # Pillow keeps 8 of 16 bits
+        has_wide_levels = isinstance(transparent, tuple) and max(transparent) > 255  # Pillow keeps only 8 of 16 bits
         image = image if has_wide_levels else image.convert("RGBA")
         is_opaque = not has_wide_levels and image.getchannel("A").getextrema() == (255, 255)
     if not is_opaque:
-        raise UsageError(f"{path} has transparent pixels: flatten it onto its background.")
+        raise UsageError(f"{path} has transparent pixels. Flatten the picture onto its background.")
     return image
 
 
@@ -185,19 +193,19 @@ def _read_npz(path: Path, data: ImageDataModule) -> Images:
         _check_images(path, shape, dtype, data)
         if labels_shape != shape[:1] or labels_dtype.kind not in "iu":
             found = f"{labels_shape} {labels_dtype} labels for {shape[0]:,} images"
-            raise UsageError(f"{path} holds {found}: give a whole number for each.")
+            raise UsageError(f"{path} contains {found}. Use one whole number for each image.")
         images, labels = _read_array(archive, "images"), _read_array(archive, "labels")
     _check_labels(path, labels.tolist(), data)
     if images.dtype != np.uint8:
         low, high = (images.min(), images.max()) if images.size else (0, 1)
         if not -1e-6 <= low <= high <= 1 + 1e-6:  # more than a rounding error
-            raise UsageError(f"{path} holds images from {low:.9g} to {high:.9g}: give bytes, or floats from 0 to 1.")
+            raise UsageError(f"{path} has pixels from {low:.9g} to {high:.9g}. Use bytes, or floats from 0 to 1.")
         images = to_bytes(torch.from_numpy(images.astype(np.float32))).numpy()
     return Images(torch.from_numpy(images.reshape(-1, *data.image_shape)), torch.from_numpy(labels.astype(np.int64)))
 
 
 def _read_header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Returns the shape and dtype of an array, without its content."""
+    """Reads the shape and dtype of an array in an npz file without reading its content."""
     with archive.open(f"{name}.npy") as file:
         start = io.BytesIO(file.read(MAX_HEADER_BYTES))
     is_version_1 = np.lib.format.read_magic(start) == (1, 0)
@@ -212,14 +220,14 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 
 def _check_images(path: Path, shape: tuple[int, ...], dtype: np.dtype, data: ImageDataModule) -> None:
-    """Refuses an array that holds no images of the data set, or too many, before it is read."""
+    """Checks the shape, dtype and size of an array of images before it is read; raises UsageError otherwise."""
     image_shape = (1, *shape[1:]) if len(shape) == 3 else shape[1:]
     if image_shape != data.image_shape:
-        raise UsageError(f"{path} holds images of {image_shape}, but those of {data.full_name} are {data.image_shape}.")
+        raise UsageError(f"{path} has images of {image_shape}, but {data.full_name} has images of {data.image_shape}.")
     if dtype != np.uint8 and (dtype.kind != "f" or dtype.itemsize > 8):
-        raise UsageError(f"{path} holds images of {dtype}: give bytes, or floats from 0 to 1.")
+        raise UsageError(f"{path} has images of type {dtype}. Use bytes, or floats from 0 to 1.")
     size, most = math.prod(shape) * dtype.itemsize, MAX_PER_LABEL * data.num_classes
     if size > MAX_ARRAY_BYTES or shape[0] > most:
         raise UsageError(
-            f"{path} holds {shape[0]:,} images of {size:,} bytes: give at most {most:,}, as bytes if possible."
+            f"{path} has {shape[0]:,} images of {size:,} bytes. Use at most {most:,} images, as bytes if possible."
         )

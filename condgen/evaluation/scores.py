@@ -1,4 +1,7 @@
-"""All scores of a set of samples against the test images, and those of real images in the samples' place."""
+"""Scores of a set of samples, compared with the test images.
+
+The same scores are also computed for real images in place of the samples, as a reference.
+"""
 
 import itertools
 import math
@@ -22,18 +25,20 @@ from condgen.metrics.classifier import accuracy, in_parts
 from condgen.metrics.distances import nearest
 from condgen.metrics.set_metric import LabelledFeatures
 
-PER_LABEL = 1000  # samples that are scored, if the test set has as many images
-PAIRS = 20  # in the picture of the nearest training images
+PER_LABEL = 1000  # samples of each label to score, if the test set has as many images
+PAIRS = 20  # pairs in the picture of the nearest training images
 
 
 def samples_per_label(data: ImageDataModule) -> int:
-    """Returns the number of samples of each label to score: 1,000, or the test set's mean number of images of a
-    label."""
+    """Returns how many samples of each label are scored.
+
+    The number is 1,000, or the mean number of test images of a label if that is smaller.
+    """
     return max(2, min(PER_LABEL, len(data.val_images) // data.num_classes))
 
 
 def first_of_each_label(images: Images, numbers: dict[int, int]) -> Tensor:
-    """Returns the rows of the first ``numbers[label]`` images of each label."""
+    """Returns the indices of the first ``numbers[label]`` images of each label."""
     return torch.cat([torch.nonzero(images.labels == label).flatten()[:n] for label, n in numbers.items()])
 
 
@@ -43,7 +48,10 @@ def rows_of(images: Images, rows: Tensor) -> Images:
 
 @contextmanager
 def all_cores() -> Iterator[None]:
-    """Uses as many threads as the machine has cores, because rounding errors depend on the number of threads."""
+    """Sets the number of threads to the number of CPU cores inside the ``with`` block.
+
+    Rounding errors depend on the number of threads. The scores are reproducible only if it is always the same.
+    """
     before = torch.get_num_threads()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(cores)
@@ -56,17 +64,21 @@ def all_cores() -> Iterator[None]:
 def score_samples(
     samples: Images, data: ImageDataModule, evaluator: Evaluator, progress: bool = True
 ) -> tuple[dict[str, dict[str, Any]], int]:
-    """Returns the scores of samples and of as many training images in their place, and the number of samples.
+    """Scores samples, and the same number of training images for reference.
+
+    Returns the scores by name, and the number of samples that were scored. A score is a mapping with ``value`` and
+    ``uncertainty`` for the samples, ``real`` and ``real_uncertainty`` for the training images, and ``per_label`` if the
+    score is computed for each label.
 
     Args:
-        samples: of every label. The first :func:`samples_per_label` of each are scored, at most half the number of its
-            training images.
-        data: whose test images they are compared with.
-        evaluator: of that data set.
-        progress: whether to show a progress bar.
+        samples: Samples of every label. Of each label, the first :func:`samples_per_label` are scored, but at most half
+            as many as there are training images of the label.
+        data: Data set whose test images the samples are compared with.
+        evaluator: Evaluator of the data set.
+        progress: Whether to show a progress bar.
 
     Raises:
-        UsageError: the data set has no label with enough images.
+        UsageError: If no label of the data set has enough images.
     """
     training, test = data.train_images, data.val_images
     counts = torch.stack([s.labels.bincount(minlength=data.num_classes) for s in (samples, training, test)])
@@ -74,7 +86,9 @@ def score_samples(
     numbers = torch.minimum(counts[0], counts[1]).clamp(max=samples_per_label(data)) * (counts[2] > 0)
     first = {label: number for label, number in enumerate(numbers.tolist()) if number}
     if not first:
-        raise UsageError(f"{data.full_name} has too few images for scores: two to train and one to test of a label.")
+        raise UsageError(
+            f"{data.full_name} has too few images for scores. A label needs two training images and one test image."
+        )
     real_rows = first_of_each_label(training, first)
     is_other = torch.ones(len(training), dtype=torch.bool).index_fill_(0, real_rows, False)
     samples = rows_of(samples, first_of_each_label(samples, first))
@@ -96,12 +110,12 @@ def score_samples(
 
 
 def _rounded(value: float | Tensor) -> float | None:
-    """Six significant digits, more than any score has; None for NaN and infinity, which JSON lacks."""
+    """Rounds a score to six significant digits. Returns None for NaN and infinity, which JSON does not support."""
     return float(f"{float(value):.6g}") if math.isfinite(value) else None
 
 
 def _features(images: Images, evaluator: Evaluator) -> dict[str, LabelledFeatures]:
-    """Returns the images in each feature space: the evaluator's embedding, random convolutions, pixels as bytes."""
+    """Computes the features of images in three spaces: evaluator embeddings, random convolutions and pixels (bytes)."""
     spaces = {
         "embedding": in_parts(evaluator.embed, images.images),
         "random": in_parts(RandomConvolutions(images.images.shape[1:]), images.images),
@@ -117,16 +131,20 @@ def _scores(
     data: ImageDataModule,
     evaluator: Evaluator,
 ) -> Iterator[tuple[str, Tensor, float]]:
-    """Each score's name, its value or (labels,) values, and its standard error.
+    """Computes all scores of images.
+
+    Yields the name of each score, its value, and its standard error. The value is a scalar, or has shape (labels,).
 
     Args:
-        images: to score.
-        reference: the test images in each feature space.
-        training: images that count as known for the novelty.
+        images: Images to score.
+        reference: Features of the test images in each feature space.
+        training: Training images to which the novelty measures the distance.
+        data: Data set of the images.
+        evaluator: Evaluator of the data set.
     """
     share = accuracy(evaluator.classifier, images.images, images.labels)
     yield "accuracy", torch.tensor(share, dtype=torch.float64), math.sqrt(share * (1 - share) / len(images))
-    features, alone = _features(images, evaluator), {"sync_on_compute": False}  # each process has all samples
+    features, alone = _features(images, evaluator), {"sync_on_compute": False}  # every process has all samples
     for names, space, metric in (
         ("gan_train_accuracy", "pixels", metrics.GANTrainAccuracy(data.num_classes, **alone)),
         ("frechet_distance", "embedding", metrics.FrechetDistance(**alone)),
@@ -140,15 +158,22 @@ def _scores(
         metric.update(*features[space], real=False)
         metric.update(*reference[space], real=True)
         values, errors = metric.compute(), metric.uncertainty().reshape(-1)
-        columns = values.T if values.ndim == 2 else values[None]  # one for each name
+        columns = values.T if values.ndim == 2 else values[None]  # one column for each name
         for name, column, error in zip(names.split(), columns, errors, strict=True):
             yield name, column, float(error)
 
 
 def write_nearest(samples: Images, data: ImageDataModule, path: Path) -> None:
-    """A picture of the samples that are closest to a training image, each followed by it, four pairs a row.
+    """Writes a picture of the samples that are closest to a training image.
 
-    Distances are divided by the label's mean for test images. Otherwise only thin digits would be closest.
+    A row shows four pairs of a sample and its nearest training image. Each distance is divided by the mean distance
+    from the test images of the label to their nearest training images. Without this division the picture would show
+    only thin digits, which are close to each other.
+
+    Args:
+        samples: Samples to compare with the training images.
+        data: Data set with the training images.
+        path: Path of the PNG file.
     """
     pairs: list[tuple[float, Tensor, Tensor]] = []
     for label in samples.labels.unique().tolist():
@@ -166,21 +191,26 @@ def write_nearest(samples: Images, data: ImageDataModule, path: Path) -> None:
 
 
 def cell(value: Any) -> str:
-    """Returns a number of ``scores.json`` as text: – if there is none."""
+    """Formats a number of ``scores.json`` as text. Returns – if the value is not a number."""
     if not isinstance(value, int | float):
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4f}"
 
 
 def with_errors(score: dict[str, Any]) -> tuple[str, str]:
-    """Returns the value of the samples and that of real images, each with its standard error."""
+    """Formats the value of a score for the samples and for real images, each with its standard error."""
     pairs = (score["value"], score["uncertainty"]), (score["real"], score["real_uncertainty"])
     value, real = ("–" if number is None else f"{cell(number)} ± {cell(error)}" for number, error in pairs)
     return value, real
 
 
 def table(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """Returns a text table with these column heads, and the name and the cells of each row."""
+    """Formats a text table.
+
+    Args:
+        heads: Headings of the columns.
+        rows: Name and cells of each row.
+    """
     width = max(20, *(len(head) + 2 for head in heads))
     lines = [("", heads), *rows]
     return "\n".join(f"{name:28}" + "".join(f"{text:>{width}}" for text in cells) for name, cells in lines)

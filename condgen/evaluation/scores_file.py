@@ -1,7 +1,7 @@
 """Reads and writes ``scores.json``.
 
-The file may come from anybody. :func:`read_scores` checks the types and ranges of all values, so that no other code has
-to, and escapes control characters, so that the text can be printed in a terminal.
+The file may come from an untrusted source. Therefore :func:`read_scores` checks the types and ranges of all values, so
+that other code can rely on them. It also escapes control characters, so that the text can be printed in a terminal.
 """
 
 import json
@@ -15,8 +15,8 @@ from condgen.errors import UsageError, printable
 from condgen.files.atomic import atomic_write
 from condgen.files.reading import read_limited
 
-MAX_SCORES_BYTES = 2**20  # scores of a thousand labels need a quarter of it
-MAX_NAME, MAX_TEXT = 100, 4096  # characters of a name that is printed in a column, and of any text, such as a path
+MAX_SCORES_BYTES = 2**20  # the scores of a thousand labels need a quarter of this size
+MAX_NAME, MAX_TEXT = 100, 4096  # characters of a name in a column of a table, and of any other text
 MAX_NUMBER = 2**64  # larger than any seed
 
 
@@ -34,7 +34,7 @@ TYPES: dict[str, Callable[[Any], bool]] = {
     "a number from 0 or null": lambda value: value is None or _is_number(value, 0),
     "a number or null": lambda value: value is None or _is_number(value),
 }
-# The type of each value, by key. A key with ? may be missing, and * is all keys that are not named.
+# The type of each value, by key. A key that ends in ? is optional, and * stands for all other keys.
 SCORE = {
     "value": "a number or null",
     "uncertainty": "a number from 0 or null",
@@ -66,49 +66,69 @@ CONTENT: dict[str, Any] = {
 def write_scores(
     path: Path, scores: dict[str, dict[str, Any]], cost: dict[str, float | None], about: dict[str, Any]
 ) -> None:
-    """Writes ``scores.json``: which samples were scored and how they were chosen, the scores, and the cost."""
+    """Writes ``scores.json``.
+
+    Args:
+        path: Path of the file.
+        scores: Scores by name, from :func:`condgen.evaluation.scores.score_samples`.
+        cost: Costs of training and sampling by name, such as ``parameters`` and ``nfe``.
+        about: Description of the samples, the generator, the data set and the evaluator.
+    """
     text = json.dumps({**about, "scores": scores, "cost": cost}, indent=1, ensure_ascii=False, default=str)
     with atomic_write(path) as file:
-        file.write(text.encode(errors="backslashreplace") + b"\n")  # a path may have bytes that are not text
+        file.write(text.encode(errors="backslashreplace") + b"\n")  # a path may contain bytes that are not valid text
 
 
 def read_scores(path: Path) -> dict[str, Any]:
-    """Returns the content of a ``scores.json``, or of the one in a run directory.
+    """Reads and checks a ``scores.json``.
+
+    Args:
+        path: Path of the file, or of a run directory that contains ``scores.json``.
 
     Raises:
-        UsageError: there is none, or a value in it is missing, or of a wrong type or range.
+        UsageError: If the file does not exist, or if a value in the file is missing, has the wrong type or is out of
+            range.
     """
     file = path / "scores.json" if os.path.isdir(path) else path
     try:
         content = _printable(json.loads(read_limited(file, MAX_SCORES_BYTES)))
         _check(content, CONTENT)
     except FileNotFoundError as error:
-        raise UsageError(f"There is no {file}: make it with `condgen test --ckpt_path {path}`.") from error
+        raise UsageError(f"{file} does not exist. Create it with `condgen test --ckpt_path {path}`.") from error
     except OSError as error:
-        raise UsageError(f"{file} cannot be read ({error.strerror}): make it again with `condgen test`.") from error
+        raise UsageError(f"{file} cannot be read ({error.strerror}). Recreate it with `condgen test`.") from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{file} is not one of condgen's ({error}): make it again with `condgen test`.") from error
+        raise UsageError(f"{file} was not written by condgen ({error}). Recreate it with `condgen test`.") from error
     return content
 
 
 def _printable(value: Any) -> Any:
-    """Returns the value with escaped control characters; raises ValueError for a long text, and a number that is not
-    finite."""
+    """Escapes the control characters in a value, and in all values that it contains.
+
+    Raises:
+        ValueError: If a text is too long, or if a number is too large or not finite.
+    """
     if isinstance(value, dict):
         return {_printable(name): _printable(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [_printable(inner) for inner in value]
     if isinstance(value, str):
         if len(value) > MAX_TEXT:
-            raise ValueError(f"it has a text of {len(value):,} characters")
+            raise ValueError(f"it contains a text of {len(value):,} characters")
         return printable(value)
     if isinstance(value, int | float) and not abs(value) <= MAX_NUMBER:
-        raise ValueError(f"it has the number {reprlib.repr(value)}")
+        raise ValueError(f"it contains the number {reprlib.repr(value)}")
     return value
 
 
 def _check(value: Any, expected: Any, place: str = "") -> None:
-    """Raises ValueError unless the value is as expected: a key of ``TYPES``, or a mapping such as ``CONTENT``."""
+    """Checks the type of a value, and of all values that it contains; raises ValueError otherwise.
+
+    Args:
+        value: Value to check.
+        expected: Expected type: a key of ``TYPES``, or a mapping in the format of ``CONTENT``.
+        place: Keys that lead to the value, separated by dots, for the error message.
+    """
     kind = expected if isinstance(expected, str) else "a mapping"
     if not TYPES[kind](value):
         raise ValueError(f"{place.removesuffix('.') or 'it'} is {reprlib.repr(value)}, not {kind}")

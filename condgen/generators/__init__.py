@@ -1,4 +1,7 @@
-"""The generator families: a file each. Importing one here makes its short name known to the command line."""
+"""The generator families, with one file per family.
+
+The command line accepts the short names of all classes that are imported here.
+"""
 
 from condgen.generators.base import ConditionalGenerator
 from condgen.generators.diffusion import Diffusion

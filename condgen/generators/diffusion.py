@@ -1,22 +1,27 @@
-"""Diffusion: a network that learns to remove noise, and generates an image from pure noise, step by step.
+"""Diffusion: a network that learns to remove noise. It generates an image from pure noise in several steps.
 
-Asked for a digit in one step, the DNN answers with the mean of all digits, because that is the best single answer. Here
-the question is easier: which digit is this, with some noise added? The best answer is again a mean, but only over the
-digits that could have become this noisy image. Move a small step towards it and ask again, and fewer digits remain.
-Without noise one is left, and which one depends on the noise at the start.
+The DNN generates a digit in one step, and the output with the lowest loss is the mean of all digits of the label. A
+diffusion model has an easier task: it gets a noisy image and predicts the image without noise. The best prediction is
+again a mean, but only over the digits from which the noisy image could have been made. The sampler moves a small step
+towards the prediction and evaluates the network again. With each step, fewer digits are possible. At the end there is
+only one, and it depends on the noise at the start.
 
-There are two objectives for the same network. ``flow`` is rectified flow (Liu et al. 2022, arXiv:2209.03003; Lipman et
-al. 2022, arXiv:2210.02747): a straight path, and the network predicts the velocity. ``noise`` is DDPM (Ho et al. 2020,
-arXiv:2006.11239), sampled by DDIM (Song et al. 2020, arXiv:2010.02502): the network predicts the noise. All samplers
-are deterministic, so that the noise determines the image.
+There are two objectives for the same network:
 
-Two additions to the plain method can be turned off:
+- ``flow`` is rectified flow (Liu et al. 2022, arXiv:2209.03003; Lipman et al. 2022, arXiv:2210.02747). The path from
+  noise to image is straight, and the network predicts the velocity.
+- ``noise`` is DDPM (Ho et al. 2020, arXiv:2006.11239), sampled with DDIM (Song et al. 2020, arXiv:2010.02502). The
+  network predicts the noise.
+
+All samplers are deterministic, so that the noise at the start determines the image.
+
+Two settings improve the plain method and can be turned off:
 
 - ``posterior_images``: if sigma_t > alpha_t, the target is the posterior mean over the latest training images (Xu et
-  al. 2023, arXiv:2302.00670), which estimates the same target with less variance.
-- ``mismatched_labels``: the posterior mean is known for *every* label. So the network also trains on noisy images of
-  one label with another label that is plausible. Such pairs occur while sampling; a network that has never seen them
-  mistakes a shape like a 9 for an odd 4.
+  al. 2023, arXiv:2302.00670). It estimates the same target with less variance.
+- ``mismatched_labels``: the posterior mean is known for *every* label. So the network is also trained on noisy images
+  with another label than their own, if that label is plausible. Such mismatched pairs occur during sampling. A network
+  that was not trained on them takes a shape that looks like a 9 for an unusual 4.
 """
 
 import math
@@ -51,36 +56,40 @@ SOLVERS = {"multistep": multistep, "heun": heun, "euler": euler}
 
 
 class Diffusion(EMAGenerator):
-    """A conditional diffusion or rectified flow with a small U-Net; see the module.
+    """Conditional diffusion model or rectified flow with a small U-Net.
 
-    Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598) extrapolates from the prediction without a label
-    through the one with it: samples are clearer, and less diverse. It helps at middle noise levels; at high ones it
-    reduces the diversity, and at low ones it has little effect (Kynkäänniemi et al. 2024, "Applying Guidance in a
-    Limited Interval Improves Sample and Distribution Quality in Diffusion Models", arXiv:2404.07724).
+    The docstring of the module explains the method. Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598)
+    extrapolates from the unconditional prediction through the conditional prediction. Samples become clearer, but less
+    diverse. Guidance helps at medium noise levels. At high noise levels it reduces the diversity, and at low noise
+    levels it has little effect (Kynkäänniemi et al. 2024, "Applying Guidance in a Limited Interval Improves Sample and
+    Distribution Quality in Diffusion Models", arXiv:2404.07724).
 
-    ``sampling_steps``, ``solver``, ``guidance`` and ``guidance_interval`` can be changed after training.
+    The settings ``sampling_steps``, ``solver``, ``guidance`` and ``guidance_interval`` can be changed after training.
 
     Args:
-        num_classes: follows the data set.
-        image_shape: (C, H, W), follows the data set.
-        unet_channels: of the U-Net at half and at a quarter of the image's resolution, multiples of 8.
-        objective: ``flow`` predicts the velocity of rectified flow, ``noise`` the noise of DDPM, sampled by DDIM.
-        sampling_steps: steps from noise to image.
-        solver: of ``flow``: ``multistep`` (second order, one evaluation a step), ``heun`` (second order, two
-            evaluations) or ``euler``.
-        guidance: scale of classifier-free guidance; 1 for none.
-        guidance_interval: where guidance applies, as the image's fraction alpha_t / (alpha_t + sigma_t), from 0 (noise)
-            to 1 (image). For ``flow`` these are the times.
-        label_dropout: probability that the label is hidden in training, which guidance needs.
-        posterior_images: number of the latest training images over which the posterior-mean target is computed; 0 turns
-            it off.
-        mismatched_labels: also train on plausible labels other than the image's. Needs ``posterior_images``.
-        convolution_lr: learning rate of Muon, which trains the weights of all convolutions but the last.
-        lr: learning rate of AdamW, which trains all other weights.
-        weight_decay: weight decay of AdamW.
-        ema_decay: decay of the EMA weights that are used for sampling.
-        schedule: learning-rate schedule after the warm-up: constant, or linear or cosine decay to 0.
-        warmup_steps: steps of linear learning-rate warm-up.
+        num_classes: Number of classes. The command line takes it from the data set.
+        image_shape: Shape (C, H, W) of the images. The command line takes it from the data set.
+        unet_channels: Channels of the U-Net at half and at a quarter of the image's resolution. Both must be multiples
+            of 8.
+        objective: Training objective. With ``flow`` the network predicts the velocity of rectified flow. With ``noise``
+            it predicts the noise of DDPM, and DDIM is used for sampling.
+        sampling_steps: Number of steps from noise to image.
+        solver: Solver of ``flow``: ``multistep`` (second order, one evaluation per step), ``heun`` (second order, two
+            evaluations per step) or ``euler`` (first order, one evaluation per step). ``noise`` always uses DDIM.
+        guidance: Scale of classifier-free guidance. Use 1 to turn guidance off.
+        guidance_interval: Interval in which guidance is used, from 0 (noise) to 1 (image). Its two numbers are values
+            of alpha_t / (alpha_t + sigma_t), which is equal to the time t for ``flow``.
+        label_dropout: Probability that the label is replaced by the null label in training, which guidance needs.
+        posterior_images: Number of the latest training images that are used to compute the posterior mean. Use 0 to
+            turn the posterior-mean target off.
+        mismatched_labels: Whether to also train on plausible labels other than the image's own label. Needs
+            ``posterior_images``.
+        convolution_lr: Learning rate of Muon, which trains the weights of all convolutions except the last.
+        lr: Learning rate of AdamW, which trains all other weights.
+        weight_decay: Weight decay of AdamW.
+        ema_decay: Decay of the EMA weights, which are used for sampling.
+        schedule: Learning-rate schedule after the warm-up: constant, or linear or cosine decay to 0.
+        warmup_steps: Number of steps of the linear learning-rate warm-up.
     """
 
     fixed_by_training = ("objective",)
@@ -108,11 +117,11 @@ class Diffusion(EMAGenerator):
         super().__init__(num_classes, image_shape)
         self.save_hyperparameters()
         if len(unet_channels) != 2 or any(number % 8 for number in unet_channels):
-            raise UsageError(f"model.unet_channels is {list(unet_channels)}: give two multiples of 8.")
+            raise UsageError(f"model.unet_channels is {list(unet_channels)}. Use two multiples of 8.")
         if not sampling_steps:
-            raise UsageError("model.sampling_steps is 0: give 1 or more.")
+            raise UsageError("model.sampling_steps is 0. Use 1 or more.")
         if len(guidance_interval) != 2 or guidance_interval[0] > guidance_interval[1]:
-            raise UsageError(f"model.guidance_interval is {list(guidance_interval)}: give two rising numbers.")
+            raise UsageError(f"model.guidance_interval is {list(guidance_interval)}. Use two increasing numbers.")
         self.path: Path = RectifiedFlow() if objective == "flow" else VariancePreserving()
         self.set_network(UNet(self.image_shape, num_classes, unet_channels), ema_decay)
         if posterior_images:
@@ -127,8 +136,14 @@ class Diffusion(EMAGenerator):
         return "normal"
 
     def predict(self, network: nn.Module, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """Returns a network's prediction of the path's target, for x_t (N, C, H, W) at t (N,) or (), and labels
-        (N,)."""
+        """Predicts the path's target with a network and preconditioning, with shape (N, C, H, W).
+
+        Args:
+            network: Network to evaluate, a U-Net.
+            x_t: Noisy images, with shape (N, C, H, W).
+            t: Times with shape (N,), or a single time with shape ().
+            labels: Labels, with shape (N,).
+        """
         c_skip, c_out, c_in = self.path.preconditioning(t)
         return c_skip * x_t + c_out * network(c_in * x_t, t, labels).float()
 
@@ -145,14 +160,22 @@ class Diffusion(EMAGenerator):
             condition, target = self.posterior_target(x, noise, t, labels, condition, uniform[:, 1:])
             self.posterior.add(self.of_all_processes(x), self.of_all_processes(labels))
         prediction = self.predict(self.network, x_t, t, condition)
-        # train_loss is comparable to val_loss: the images' own targets, without mismatched labels
+        # train_loss uses the images' own targets and no mismatched labels, so that it is comparable to val_loss
         is_own = (condition == labels) | (condition == self.num_classes)
         error = (prediction.detach() - own_target).square().flatten(1).mean(1)
         self.log_train_loss((is_own * error).sum() / is_own.sum().clamp(min=1))
         return F.mse_loss(prediction, target)
 
     def noise_and_times(self, rows: int, batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Noise (N, C, H, W) for a batch of N rows, times (N,), and uniform numbers (N, 1 + num_classes)."""
+        """Returns the random numbers of a training or validation step.
+
+        They are the noise with shape (N, C, H, W), the times with shape (N,), and uniform numbers in [0, 1) with shape
+        (N, 1 + num_classes).
+
+        Args:
+            rows: Number N of rows of the batch on this process.
+            batch_idx: Index of the batch.
+        """
         size = math.prod(self.image_shape)
         normal, uniform = self.batch_normal(rows, batch_idx, (size + 1,), extra_uniform=1 + self.num_classes)
         return normal[:, 1:].view(rows, *self.image_shape), self.path.training_times(normal[:, 0]), uniform
@@ -161,17 +184,18 @@ class Diffusion(EMAGenerator):
     def posterior_target(
         self, x: Tensor, noise: Tensor, t: Tensor, labels: Tensor, condition: Tensor, uniform: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Conditions (N,) and targets (N, C, H, W), from the posterior p(x, label | x_t) if sigma_t > alpha_t.
+        """Computes the conditions (N,) and the targets (N, C, H, W) of a training step.
 
-        With less noise, nearly all of the posterior is on the image itself: condition and target stay its own.
+        If sigma_t > alpha_t, they are computed from the posterior p(x, label | x_t). With less noise, the posterior is
+        concentrated on the image itself, so its own condition and target are used.
 
         Args:
-            x: images (N, C, H, W) in [-1, 1].
-            noise: (N, C, H, W).
-            t: (N,).
-            labels: (N,), of the images.
-            condition: (N,), the label or the null label.
-            uniform: numbers (N, num_classes) in [0, 1) that determine the mismatched labels.
+            x: Images in [-1, 1], with shape (N, C, H, W).
+            noise: Noise, with shape (N, C, H, W).
+            t: Times, with shape (N,).
+            labels: Labels of the images, with shape (N,).
+            condition: Labels after label dropout, with shape (N,). Each is the image's label or the null label.
+            uniform: Uniform random numbers in [0, 1) that determine the mismatched labels, with shape (N, num_classes).
         """
         alpha_t, sigma_t = self.path.coefficients(t)
         is_noisy, x_t = sigma_t > alpha_t, self.path.add_noise(x, noise, t)
@@ -199,7 +223,7 @@ class Diffusion(EMAGenerator):
         images, labels = batch
         noise, t, _ = self.noise_and_times(len(labels), batch_idx)
         batches = self.trainer.num_test_batches if self.trainer.testing else self.trainer.num_val_batches
-        if batch_idx % max(1, int(sum(batches)) // 10) == 0:  # sampling costs ten times as much as the loss
+        if batch_idx % max(1, int(sum(batches)) // 10) == 0:  # sampling takes ten times as long as the loss
             some = slice(max(1, 32 // self.trainer.world_size))
             self.measure_variance(self(labels[some], noise[some]), images[some], labels[some])
         x = 2 * images - 1
@@ -222,7 +246,7 @@ class Diffusion(EMAGenerator):
         return (self.solve(model, noise) / 2 + 0.5).clamp(0, 1)
 
     def solve(self, model: Model, noise: Tensor) -> Tensor:
-        """Noise (N, C, H, W) to images in [-1, 1], in ``sampling_steps`` equal steps of the solver."""
+        """Transforms noise (N, C, H, W) into images in [-1, 1] with ``sampling_steps`` steps of equal size."""
         steps = self.hparams.sampling_steps
         times = [step / steps for step in range(steps + 1)]
         if self.hparams.objective == "noise":
@@ -230,7 +254,7 @@ class Diffusion(EMAGenerator):
         return SOLVERS[self.hparams.solver](model, noise, times)
 
     def is_guided(self, t: float) -> bool:
-        """Returns whether guidance applies at time t."""
+        """Returns whether guidance is used at time t."""
         alpha_t, sigma_t = self.path.coefficients(torch.tensor(t, dtype=torch.float64))
         start, end = self.hparams.guidance_interval
         return self.hparams.guidance != 1 and start <= float(alpha_t / (alpha_t + sigma_t)) <= end

@@ -1,9 +1,9 @@
-"""DNN: a network that maps a label and a random latent to an image, trained with the mean squared error.
+"""DNN: a network that maps a label and a random latent to an image. It is trained with the mean squared error.
 
-This is the article's first family and its first lesson. The loss compares each generated image with *one* real image of
-the same label, which has nothing to do with the latent. So the loss is lowest if the network ignores the latent and
-generates the mean image of the label: every 3 is the same blurred 3. ``val_loss`` converges to ``val_loss_floor``, and
-``variance_ratio`` to 0.
+The DNN is the first family of the article, and it shows why the other families are needed. The loss compares each
+generated image with *one* real image of the same label. The latent contains no information about that real image.
+Therefore the loss is lowest if the network ignores the latent and generates the mean image of the label, and every 3
+becomes the same blurred 3. ``val_loss`` converges to ``val_loss_floor``, and ``variance_ratio`` converges to 0.
 """
 
 from collections.abc import Sequence
@@ -21,18 +21,21 @@ from condgen.nn.schedule import ScheduleName, fused_group, with_schedule
 
 
 class DNNNetwork(nn.Module):
-    """The article's network: two linear layers, then two transposed convolutions that double height and width.
+    """Network of the article: two linear layers, then two transposed convolutions that each double height and width.
 
     Args:
-        input_dim: latent size plus number of classes (72 in the article).
-        image_shape: (C, H, W) of the image; H and W are multiples of 4.
+        input_dim: Size of the latent plus number of classes (72 in the article).
+        image_shape: Shape (C, H, W) of the images. H and W must be multiples of 4.
+
+    Raises:
+        UsageError: If H or W is not a multiple of 4.
     """
 
     def __init__(self, input_dim: int, image_shape: Sequence[int]) -> None:
         super().__init__()
         channels, height, width = image_shape
         if height % 4 or width % 4:
-            raise UsageError(f"model.image_shape is {list(image_shape)}: give a height and width divisible by 4.")
+            raise UsageError(f"model.image_shape is {list(image_shape)}. Use a height and width divisible by 4.")
         self.coarse_shape = (128, height // 4, width // 4)
         coarse_dim = 128 * (height // 4) * (width // 4)
         self.fc = nn.Sequential(
@@ -52,38 +55,50 @@ class DNNNetwork(nn.Module):
         )
 
     def forward(self, latent_and_label: Tensor) -> Tensor:
-        """(N, input_dim) to (N, C, H, W) in [0, 1]."""
+        """Maps latents and one-hot labels (N, input_dim) to images (N, C, H, W) in [0, 1]."""
         x = self.fc(latent_and_label)  # (N, 128·H/4·W/4)
         x = x.view(-1, *self.coarse_shape)  # (N, 128, H/4, W/4)
         return self.deconv(x)  # (N, 64, H/2, W/2), then (N, C, H, W)
 
 
 def with_label(latent: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Latents (N, latent_dim) and labels (N,) to the network's input (N, latent_dim + num_classes)."""
+    """Concatenates latents (N, latent_dim) and one-hot labels to the network's input (N, latent_dim + num_classes).
+
+    Args:
+        latent: Latents or features, with shape (N, latent_dim).
+        labels: Labels, with shape (N,).
+        num_classes: Number of classes.
+    """
     return torch.cat((latent, F.one_hot(labels, num_classes).to(latent)), dim=1)
 
 
 class DNN(ConditionalGenerator):
-    """The article's DNN. Without arguments it is the article's model: 6,650,433 parameters, Adam at 1e-4.
+    """DNN of the article.
+
+    The default arguments are those of the article: the network has 6,650,433 parameters, and Adam trains it with a
+    learning rate of 1e-4.
 
     Args:
-        latent_dim: size of the latent, uniform in [0, 1).
-        num_classes: follows the data set.
-        image_shape: (C, H, W), follows the data set.
-        target_mean: the target is (image - ``target_mean``) / ``target_std``. The article uses MNIST's mean and
-            standard deviation, although the network ends in a Sigmoid, which cannot reach most of that range. 0 and 1
-            give targets in [0, 1].
-        target_std: see ``target_mean``.
-        optimizer: the optimiser's class in torch.optim.
-        lr: learning rate.
-        betas: the betas of Adam and AdamW.
-        weight_decay: weight decay of the optimiser.
-        schedule: learning-rate schedule after the warm-up: constant, or linear or cosine decay to 0.
-        warmup_steps: steps of linear learning-rate warm-up.
-        label_gain: initial factor on the label's weights in the first layer. Batch normalisation follows, so a factor
-            far above 1 lets the network start with a dependence on the label alone, which is also where it ends.
-        output_gain: initial factor on the last layer's weights. PyTorch initialises a transposed convolution for a sum
-            over its 4·4 outputs, but 4·64 numbers add up in a pixel; 0.25 corrects this.
+        latent_dim: Size of the latent, which is uniform in [0, 1).
+        num_classes: Number of classes. The command line takes it from the data set.
+        image_shape: Shape (C, H, W) of the images. The command line takes it from the data set.
+        target_mean: Mean that is used to normalise the target, which is (image - ``target_mean``) / ``target_std``. The
+            article uses the mean and the standard deviation of MNIST, although the network ends in a Sigmoid, which
+            cannot reach most of the resulting range. Use a mean of 0 and a standard deviation of 1 for targets in
+            [0, 1].
+        target_std: Standard deviation that is used to normalise the target, see ``target_mean``.
+        optimizer: Class of the optimizer in torch.optim.
+        lr: Learning rate.
+        betas: Betas of Adam and AdamW.
+        weight_decay: Weight decay of the optimizer.
+        schedule: Learning-rate schedule after the warm-up: constant, or linear or cosine decay to 0.
+        warmup_steps: Number of steps of the linear learning-rate warm-up.
+        label_gain: Factor by which the initial weights of the label in the first layer are multiplied. Batch
+            normalisation follows the first layer. So if the factor is far above 1, the output depends almost only on
+            the label from the start, as it does at the end of training.
+        output_gain: Factor by which the initial weights of the last layer are multiplied. PyTorch initialises a
+            transposed convolution as if a pixel were a sum of 4·4 numbers, but it is a sum of 4·64 numbers. A factor of
+            0.25 corrects this.
     """
 
     def __init__(
@@ -105,7 +120,7 @@ class DNN(ConditionalGenerator):
         super().__init__(num_classes, image_shape)
         self.save_hyperparameters()
         if len(betas) != 2 or max(betas) == 1:
-            raise UsageError(f"model.betas is {list(betas)}: give two numbers below 1, such as [0.9,0.999].")
+            raise UsageError(f"model.betas is {list(betas)}. Use two numbers below 1, such as [0.9,0.999].")
         self.network = DNNNetwork(latent_dim + num_classes, self.image_shape)
         first, last = self.network.fc[0].get_parameter("weight"), self.network.deconv[3].get_parameter("weight")
         with torch.no_grad():
@@ -120,7 +135,7 @@ class DNN(ConditionalGenerator):
         return self.network(with_label(noise, labels, self.num_classes))
 
     def target(self, images: Tensor) -> Tensor:
-        """Returns the training target: images in [0, 1], normalised."""
+        """Normalises images in [0, 1] to the training target."""
         return (images - self.hparams.target_mean) / self.hparams.target_std
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:

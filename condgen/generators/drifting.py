@@ -1,15 +1,17 @@
-"""Drifting: a one-step generator without a discriminator, whose samples move towards the real images as it trains.
+"""Drifting: a one-step generator without a discriminator. Its samples move towards the real images during training.
 
-The DNN's loss compares a generated image with one real image, so it asks for the mean of them all. But a batch has many
-generated and many real images of a label, and each generated image gets a direction to move in: towards the real images
-near it, and away from the generated images near it. If both have the same distribution, the two forces cancel. Else the
-sample drifts: the network's target is what it generated, moved by one step (Deng et al. 2026, "Generative Modeling via
-Drifting", arXiv:2602.04770). Samples move as those of a diffusion do, but during training: sampling is one evaluation.
+The DNN's loss compares a generated image with one real image, so the best output is the mean of all real images of the
+label. Drifting instead compares many generated images with many real images of the same label. Each generated image is
+attracted by the real images near it and repelled by the generated images near it. If both sets have the same
+distribution, attraction and repulsion cancel. Otherwise the sample drifts: the target of the network is the generated
+image after one step in the direction of the sum of both forces (Deng et al. 2026, "Generative Modeling via Drifting",
+arXiv:2602.04770). In a diffusion model, samples move in this way when an image is generated. Here they move during
+training, so that generating an image needs only one evaluation of the network.
 
-In pixels any two images are about equally far apart. So images drift in features of random convolutions, too. The
-distance between samples and real images is measured by the energy distance (Székely and Rizzo 2013, "Energy
-statistics"), 2 E|fake - real| - E|fake - fake'| - E|real - real'|, which is 0 if both have the same distribution. The
-drift itself cannot show, because it is scaled to the same length in every step.
+In pixel space, all distances between two images are similar. Therefore images also drift in the feature spaces of
+random convolutions. The training loss does not measure progress, because the drift is scaled to the same length in
+every step. Therefore the logged losses are the energy distance between samples and real images (Székely and Rizzo 2013,
+"Energy statistics"), 2 E|fake - real| - E|fake - fake'| - E|real - real'|. It is 0 if both have the same distribution.
 """
 
 import math
@@ -29,10 +31,12 @@ from condgen.nn.schedule import ScheduleName, fused_group, with_schedule
 
 
 class RandomFeatures(nn.Module):
-    """The feature spaces of the drift: pixels, and three layers of random convolutions, each at half the resolution.
+    """Features of the drift: the pixels, and the outputs of three random convolutions.
+
+    Each convolution halves the resolution and is applied to the output of the previous one.
 
     Args:
-        channels: channels of the images.
+        channels: Number of channels of the images.
     """
 
     def __init__(self, channels: int) -> None:
@@ -47,7 +51,7 @@ class RandomFeatures(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images (N, C, H, W) in [0, 1] to their features (N, D) in each of the four spaces."""
+        """Computes the features (N, D) of images (N, C, H, W) in [0, 1] in each of the four feature spaces."""
         features = [images.flatten(1)]
         for layer in self.layers:
             images = F.leaky_relu(layer(images), 0.1)
@@ -56,16 +60,21 @@ class RandomFeatures(nn.Module):
 
 
 def drift(fake: Tensor, real: Tensor, temperatures: Sequence[float]) -> Tensor:
-    """Returns the steps (N, D) of generated points (N, D) given real ones (M, D): one step of RMS length 1 per
-    temperature.
+    """Computes the drift of generated points, with shape (N, D). It is the sum of one step per temperature.
 
-    A generated point is attracted by the real points and repelled by the other generated points, with a softmax of
-    negative distances over the temperature as weights. The weights are the geometric mean of two softmaxes: over all
-    points that act on one generated point, and over all generated points that one point acts on. Attraction and
-    repulsion have the same total weight, so that equal distributions move only by chance.
+    A generated point is attracted by the real points and repelled by the other generated points. The weights of these
+    forces are computed from the negative distances, divided by the temperature. They are the geometric mean of two
+    softmaxes: one over all points that act on a generated point, and one over all generated points on which a point
+    acts. Attraction and repulsion have the same total weight. So if both distributions are equal, points move only by
+    chance. Each step is scaled to a root mean square length of 1.
+
+    Args:
+        fake: Generated points, with shape (N, D).
+        real: Real points, with shape (M, D).
+        temperatures: Temperatures of the softmaxes, in units of the mean distance from generated to real points.
     """
     to_real, to_fake = torch.cdist(fake, real), torch.cdist(fake, fake)
-    to_fake.fill_diagonal_(torch.inf)  # no point repels itself
+    to_fake.fill_diagonal_(torch.inf)  # a point does not repel itself
     distances = torch.cat((to_real, to_fake), dim=1) / to_real.mean()
     total = torch.zeros_like(fake)
     for temperature in temperatures:
@@ -80,9 +89,9 @@ def drift(fake: Tensor, real: Tensor, temperatures: Sequence[float]) -> Tensor:
 
 
 def energy_distance(fake: Tensor, real: Tensor) -> Tensor:
-    """Returns the energy distance of generated points (N, D) and real ones (M, D): a scalar.
+    """Estimates the energy distance between generated points (N, D) and real points (M, D), a scalar.
 
-    The estimate is unbiased, so it may be below 0.
+    The estimate is unbiased, so it can be negative.
     """
 
     def mean_distance(points: Tensor) -> Tensor:
@@ -92,18 +101,21 @@ def energy_distance(fake: Tensor, real: Tensor) -> Tensor:
 
 
 class Drifting(EMAGenerator):
-    """The article's network, trained by drifting; see the module.
+    """One-step generator with the network of the article, trained by drifting.
+
+    The docstring of the module explains the method.
 
     Args:
-        latent_dim: size of the latent, uniform in [0, 1).
-        num_classes: follows the data set.
-        image_shape: (C, H, W), follows the data set.
-        fake_ratio: generated images per real image of a batch. Comparing costs less than generating.
-        temperatures: the temperatures of the softmax, in units of the mean distance of generated to real images.
-        lr: learning rate of Adam.
-        ema_decay: decay of the EMA weights that are used for sampling.
-        schedule: learning-rate schedule after the warm-up: constant, or linear or cosine decay to 0.
-        warmup_steps: steps of linear learning-rate warm-up.
+        latent_dim: Size of the latent, which is uniform in [0, 1).
+        num_classes: Number of classes. The command line takes it from the data set.
+        image_shape: Shape (C, H, W) of the images. The command line takes it from the data set.
+        fake_ratio: Number of generated images per real image of a batch. A value below 1 saves time, because it takes
+            longer to generate an image than to compare it.
+        temperatures: Temperatures of the softmaxes, in units of the mean distance from generated to real images.
+        lr: Learning rate of Adam.
+        ema_decay: Decay of the EMA weights, which are used for sampling.
+        schedule: Learning-rate schedule after the warm-up: constant, or linear or cosine decay to 0.
+        warmup_steps: Number of steps of the linear learning-rate warm-up.
     """
 
     def __init__(
@@ -121,9 +133,9 @@ class Drifting(EMAGenerator):
         super().__init__(num_classes, image_shape)
         self.save_hyperparameters()
         if not temperatures:
-            raise UsageError("model.temperatures is []: give at least one number above 0.")
+            raise UsageError("model.temperatures is []. Use at least one number above 0.")
         if not fake_ratio:
-            raise UsageError("model.fake_ratio is 0: give a number above 0, at most 1.")
+            raise UsageError("model.fake_ratio is 0. Use a number above 0, at most 1.")
         self.set_network(DNNNetwork(latent_dim + num_classes, self.image_shape), ema_decay)
         self.features = RandomFeatures(self.image_shape[0])
 
@@ -137,15 +149,16 @@ class Drifting(EMAGenerator):
     def feature_sets(
         self, fake: Tensor, fake_labels: Tensor, real: Tensor, real_labels: Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Features of generated and real images of the same label: for each feature space, for each label.
+        """Yields the features of the generated and the real images of a label, for each feature space and label.
 
-        They are in units of the real images' distances. Labels with fewer than two images of either kind are left out.
+        The features of a space are divided by the root mean square distance between two real images. A label is
+        omitted if it has fewer than two generated or fewer than two real images.
 
         Args:
-            fake: (N, C, H, W) in [0, 1].
-            fake_labels: (N,).
-            real: (M, C, H, W) in [0, 1].
-            real_labels: (M,).
+            fake: Generated images in [0, 1], with shape (N, C, H, W).
+            fake_labels: Labels of the generated images, with shape (N,).
+            real: Real images in [0, 1], with shape (M, C, H, W).
+            real_labels: Labels of the real images, with shape (M,).
         """
         fake_order, real_order = fake_labels.argsort(stable=True), real_labels.argsort(stable=True)
         fake_counts, real_counts = (
@@ -177,11 +190,16 @@ class Drifting(EMAGenerator):
         return loss
 
     def warn_about_small_labels(self, compared: int, found: int) -> None:
-        """Warns if a batch has two or more generated and real images of only some of its labels."""
+        """Warns if some labels of a batch cannot be compared, because they have too few images.
+
+        Args:
+            compared: Number of labels with at least two generated and two real images.
+            found: Number of all labels in the batch.
+        """
         if compared < found:
             rank_zero_warn(
                 f"Drifting compares images of the same label, but the first batch has two or more generated and real "
-                f"images of only {compared} of its {found} labels: raise data.batch_size or data.images_per_class."
+                f"images of only {compared} of its {found} labels. Increase data.batch_size or data.images_per_class."
             )
 
     def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Families that generate with the EMA of their weights."""
+"""Base class of the families that generate images with EMA weights."""
 
 import functools
 from typing import Any
@@ -12,20 +12,31 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def update_ema(ema: Tensors, values: Tensors, steps: Tensor | int, decay: float) -> None:
-    """EMA with warm-up: the decay at step n is min(decay, (1 + n) / (10 + n)), because the first weights are random."""
+    """Updates the EMA ``ema`` with the current values of the weights and buffers.
+
+    The decay has a warm-up, because the first weights are random: at step n it is ``min(decay, (1 + n) / (10 + n))``.
+    """
     n = int(steps)
     get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(ema, values, n)
 
 
 class EMAGenerator(ConditionalGenerator):
-    """A family that trains ``network`` and generates with ``ema``, the EMA of its weights and buffers."""
+    """Base class of families that train ``network`` and generate images with ``ema``.
+
+    ``ema`` is the exponential moving average (EMA) of the weights and buffers of ``network``.
+    """
 
     network: nn.Module
     ema: AveragedModel
 
     def set_network(self, network: nn.Module, decay: float) -> None:
-        """Sets ``network``, and ``ema`` with at most this decay."""
-        update = functools.partial(update_ema, decay=decay)  # a local function could not be pickled
+        """Sets ``network`` to a network and creates ``ema``.
+
+        Args:
+            network: Network to train.
+            decay: Decay of the EMA after its warm-up.
+        """
+        update = functools.partial(update_ema, decay=decay)  # a local function cannot be pickled
         self.network = network
         self.ema = AveragedModel(network, multi_avg_fn=update, use_buffers=True).requires_grad_(False)
 
@@ -34,6 +45,10 @@ class EMAGenerator(ConditionalGenerator):
         return self.ema
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Updates the EMA here, so that a checkpoint that is collected at the batch's end contains it."""
+        """Updates the weights, then the EMA.
+
+        The EMA is updated here and not at the end of the batch, so that a checkpoint that is collected at the end of
+        the batch contains the update.
+        """
         super().optimizer_step(*args, **kwargs)
         self.ema.update_parameters(self.network)

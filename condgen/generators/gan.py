@@ -1,14 +1,15 @@
-"""GAN: a generator and a discriminator that play against each other.
+"""GAN: a generator and a discriminator that are trained against each other.
 
-The DNN's loss compares a generated image with one real image, so it asks for the mean of them all. Here the loss is
-itself a network: a discriminator that sees an image and its label, and learns to distinguish generated images from
-real ones. It detects a mean image at once, because real images are not blurred. The generator can only win with images
-that could be real, and that differ: the discriminator would also detect an image that occurs too often.
+The DNN's loss compares a generated image with one real image, so the best output is the mean of all real images of the
+label. A GAN replaces this loss by a second network, the discriminator. The discriminator gets an image and its label,
+and learns to distinguish generated images from real images. It easily detects a mean image, because real images are not
+blurred. To mislead the discriminator, the generator must generate images that look real. The images must also differ,
+because the discriminator also learns to detect images that occur too often.
 
-The generator is the article's network. Losses and penalty are those of R3GAN (Huang et al. 2024, "The GAN is dead; long
-live the GAN!", arXiv:2501.05441): a relativistic loss (Jolicoeur-Martineau 2018, arXiv:1807.00734), and gradient
-penalties on real images (R1) and generated ones (R2), without which the game does not converge (Mescheder et al. 2018,
-arXiv:1801.04406).
+The generator is the network of the article. The loss functions are those of R3GAN (Huang et al. 2024, "The GAN is dead;
+long live the GAN!", arXiv:2501.05441): a relativistic loss (Jolicoeur-Martineau 2018, arXiv:1807.00734), and gradient
+penalties on real images (R1) and on generated images (R2). Without the gradient penalties, training does not converge
+(Mescheder et al. 2018, arXiv:1801.04406).
 """
 
 from collections.abc import Sequence
@@ -27,17 +28,18 @@ PENALTY_STRIDE = 8  # gradient penalty on every 8th image of a batch
 
 
 class Discriminator(nn.Module):
-    """Convolutions without batch norm, which would leak information between the images of a batch.
+    """Convolutional discriminator. It has no batch norm, which would leak information between the images of a batch.
 
-    It is small beside the generator: with twice as many features a step takes 1.5 times as long, and coverage rises by
-    at most 0.03, which is as much as another seed changes.
+    The discriminator is small compared with the generator. With twice as many features, a step takes 1.5 times as long,
+    and coverage increases by at most 0.03, which is not more than the difference between two seeds.
 
-    The label enters by projection (Miyato and Koyama 2018, "cGANs with Projection Discriminator", arXiv:1802.05637):
-    the logit is the inner product of the image's features with an embedding of the label, plus a linear layer.
+    The discriminator is conditioned on the label by projection (Miyato and Koyama 2018, "cGANs with Projection
+    Discriminator", arXiv:1802.05637): the logit is a linear function of the image's features plus the inner product of
+    the features and an embedding of the label.
 
     Args:
-        image_shape: (C, H, W) of the images; H and W are multiples of 4.
-        num_classes: labels are 0 … ``num_classes`` - 1.
+        image_shape: Shape (C, H, W) of the images. H and W must be multiples of 4.
+        num_classes: Number of classes. Labels are 0 … ``num_classes`` - 1.
     """
 
     def __init__(self, image_shape: Sequence[int], num_classes: int) -> None:
@@ -57,28 +59,30 @@ class Discriminator(nn.Module):
         nn.init.normal_(self.label_embed.weight, std=256**-0.5)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Images (N, C, H, W) in [0, 1] and their labels (N,) to logits (N,): the higher, the more real."""
+        """Computes the logits (N,) of images (N, C, H, W) in [0, 1] with labels (N,). A high logit means "real"."""
         features = self.features(2 * images - 1)  # (N, 256)
         return self.linear(features).squeeze(1) + (features * self.label_embed(labels)).sum(1)
 
 
 class GAN(EMAGenerator):
-    """A conditional GAN with the article's network as its generator; see the module.
+    """Conditional GAN with the network of the article as its generator.
 
-    On MNIST, hinge losses with spectral normalisation (Miyato et al. 2018, arXiv:1802.05957) reached a Fréchet distance
-    of 11.5 and a diversity of 0.71 after 1,400 steps; the losses here reach 1.4 and 0.97.
+    The docstring of the module explains the method. On MNIST, the loss functions of R3GAN reach a Fréchet distance of
+    1.4 and a diversity of 0.97 after 1,400 steps. Hinge losses with spectral normalisation (Miyato et al. 2018,
+    arXiv:1802.05957) reach only 11.5 and 0.71.
 
     Args:
-        latent_dim: size of the latent, uniform in [0, 1).
-        num_classes: follows the data set.
-        image_shape: (C, H, W), follows the data set.
-        lr: learning rate of the generator.
-        discriminator_lr: learning rate of the discriminator.
-        penalty: weight of the gradient penalties R1 and R2, which are computed on every eighth image of a batch, for
-            images in [0, 1]. R3GAN's gamma, for images in [-1, 1], would be four times as large.
-        ema_decay: decay of the EMA weights that are used for sampling.
-        schedule: learning-rate schedule after the warm-up: constant, or linear or cosine decay to 0.
-        warmup_steps: steps of linear learning-rate warm-up.
+        latent_dim: Size of the latent, which is uniform in [0, 1).
+        num_classes: Number of classes. The command line takes it from the data set.
+        image_shape: Shape (C, H, W) of the images. The command line takes it from the data set.
+        lr: Learning rate of the generator.
+        discriminator_lr: Learning rate of the discriminator.
+        penalty: Weight of the gradient penalties R1 and R2, which are computed on every eighth image of a batch. The
+            gradient is with respect to images in [0, 1]. R3GAN uses images in [-1, 1], so the equivalent value of its
+            gamma is four times as large.
+        ema_decay: Decay of the EMA weights, which are used for sampling.
+        schedule: Learning-rate schedule after the warm-up: constant, or linear or cosine decay to 0.
+        warmup_steps: Number of steps of the linear learning-rate warm-up.
     """
 
     def __init__(
@@ -106,13 +110,27 @@ class GAN(EMAGenerator):
         return self.ema(with_label(noise, labels, self.num_classes))
 
     def relativistic_logits(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
-        """How much more real the real images are than the generated ones, (N, C, H, W) both: (N,)."""
+        """Computes the differences (N,) between the logits of real and of generated images.
+
+        Args:
+            real: Real images in [0, 1], with shape (N, C, H, W).
+            fake: Generated images in [0, 1], with shape (N, C, H, W).
+            labels: Labels of both, with shape (N,).
+        """
         real_logits, fake_logits = self.discriminator(torch.cat((real, fake)), labels.repeat(2)).chunk(2)
         return real_logits - fake_logits
 
     def gradient_penalty(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
-        """penalty / 2 · (R1 + R2): mean squared gradients of the logit by the image, on real and generated images
-        (N, C, H, W)."""
+        """Computes the gradient penalty, penalty / 2 · (R1 + R2).
+
+        R1 and R2 are the mean squared norms of the logit's gradient with respect to the image, for real images and for
+        generated images.
+
+        Args:
+            real: Real images in [0, 1], with shape (N, C, H, W).
+            fake: Generated images in [0, 1], with shape (N, C, H, W).
+            labels: Labels of both, with shape (N,).
+        """
         images = torch.cat((real, fake)).detach().requires_grad_()
         logits = self.discriminator(images, labels.repeat(2))
         (gradients,) = torch.autograd.grad(logits.sum(), images, create_graph=True)  # (2N, C, H, W)
@@ -128,11 +146,11 @@ class GAN(EMAGenerator):
             discriminator_loss = F.softplus(-logits).mean()
             generator_loss = F.softplus(logits).mean()
             penalty = self.gradient_penalty(real[some], fake[some], labels[some])
-        # The textbook form is loss_d = discriminator_loss + penalty for the discriminator's weights, and generator_loss
-        # for the generator's, with a forward and a backward pass each. But the gradients of the two losses with respect
-        # to a generated image differ only in a factor, sigmoid(-logit) against -sigmoid(logit). So one backward pass of
-        # loss_d gives both, if the gradient at the generated images is multiplied by the ratio, -exp(logit). A step
-        # takes 0.93 of the textbook form's time on two CPU cores. (float32 overflows at exp(89).)
+        # A textbook GAN computes discriminator_loss + penalty for the weights of the discriminator and generator_loss
+        # for the weights of the generator, each with its own forward and backward pass. One backward pass is enough:
+        # the gradients of the two losses with respect to a generated image differ only in the factors sigmoid(-logit)
+        # and -sigmoid(logit). So the hook multiplies the discriminator's gradient by their ratio, -exp(logit). A step
+        # takes 0.93 times as long as with separate passes on two CPU cores. (float32 overflows at exp(89).)
         ratio = -logits.detach().clamp(max=60).exp()[:, None, None, None]
         fake.register_hook(lambda gradient: ratio * gradient)
         self.log_train_loss(generator_loss, discriminator_loss=discriminator_loss, penalty=penalty)

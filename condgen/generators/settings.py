@@ -1,4 +1,4 @@
-"""The types of generators' settings, and the check that a value has the type of its setting.
+"""Types of the settings of generators, and a function that checks the values.
 
 jsonargparse checks these types when it parses a command line. The constructors check them again, because they are also
 called from Python and with settings from files.
@@ -23,31 +23,37 @@ else:
     from jsonargparse.typing import ClosedUnitInterval as UnitInterval
     from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, restricted_number_type
 
-    # Upper bounds: a file must not make condgen allocate or compute without bound.
+    # The upper bounds limit the memory and the time that settings from a file can cause condgen to use.
     Size = restricted_number_type("Size", int, [(">=", 1), ("<=", 1_000_000)])
     Count = restricted_number_type("Count", int, [(">=", 0), ("<=", 10_000)])
 
 EXPECTED = {
-    PositiveInt: "a whole number from 1",
-    NonNegativeInt: "a whole number from 0",
+    PositiveInt: "a whole number of at least 1",
+    NonNegativeInt: "a whole number of at least 0",
     Size: "a whole number from 1 to 1,000,000",
     Count: "a whole number from 0 to 10,000",
     PositiveFloat: "a number above 0",
-    NonNegativeFloat: "a number from 0",
+    NonNegativeFloat: "a number of at least 0",
     UnitInterval: "a number from 0 to 1",
     float: "a finite number",
 }
 
 
 def plain_settings(family: type, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings of a generator class with numbers of Python's own types, which checkpoints can contain.
+    """Checks the settings of a generator class and converts numbers to Python's ``int``, ``float`` and ``bool``.
+
+    Checkpoints can contain only these types of numbers.
+
+    Args:
+        family: Generator class.
+        settings: Arguments of its constructor, by name.
 
     Raises:
-        UsageError: a value is not of the type that the constructor annotates.
+        UsageError: If a value does not have the type that the constructor annotates.
     """
     annotations: dict[str, Any] = {}
-    for base in reversed(family.__mro__):  # a subclass may pass settings on to its base
-        with contextlib.suppress(NameError):  # the class annotates a type that only a type checker imports
+    for base in reversed(family.__mro__):  # a subclass may pass settings to its base class
+        with contextlib.suppress(NameError):  # an annotation may be imported only under TYPE_CHECKING
             annotations |= get_type_hints(base.__init__)  # type: ignore[misc]
     return {name: _plain(f"model.{name}", value, annotations.get(name)) for name, value in settings.items()}
 
@@ -56,11 +62,11 @@ def _plain(name: str, value: Any, annotation: Any) -> Any:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         if value not in arguments:
-            raise UsageError(f"{name} is {value!r:.80}: give one of {', '.join(map(str, arguments))}.")
+            raise UsageError(f"{name} is {value!r:.80}. Use one of {', '.join(map(str, arguments))}.")
         return value
     if origin in (Sequence, list):
         if not isinstance(value, list | tuple):
-            raise UsageError(f"{name} is {value!r:.80}: give a list.")
+            raise UsageError(f"{name} is {value!r:.80}. Use a list.")
         return type(value)(_plain(name, each, arguments[0]) for each in value)
     if not isinstance(annotation, type) or not issubclass(annotation, int | float):
         return value
@@ -72,4 +78,4 @@ def _plain(name: str, value: Any, annotation: Any) -> Any:
     except (ValueError, OverflowError):
         pass
     expected = EXPECTED.get(annotation, f"a value of type {annotation.__name__}")
-    raise UsageError(f"{name} is {value!r:.80}: give {expected}.")
+    raise UsageError(f"{name} is {value!r:.80}. Use {expected}.")

@@ -1,22 +1,25 @@
 """VAE: a decoder p(x | z, y) and an encoder q(z | x, y).
 
-The DNN's latent has nothing to do with the image that it is compared with, so the network learns to ignore it. Here the
-encoder sees that image and returns a normal distribution of latents for it. Now the latent says which of the many
-threes is meant, and the decoder, the article's network, does not have to average. To sample without an image, one must
-know the distribution of the latents: the prior p(z | y). One number trains all three, the evidence lower bound of the
-images' log-likelihood (Kingma and Welling 2013, "Auto-Encoding Variational Bayes", arXiv:1312.6114), in nats per image:
+The latent of the DNN contains no information about the real image in the loss, so the network learns to ignore the
+latent. In a VAE, an encoder gets the real image and returns a normal distribution of latents for it. So a latent
+encodes one specific 3, and the decoder, which is the network of the article, does not have to generate an average. To
+generate images without the encoder, latents are sampled from the prior p(z | y). All three are trained with the same
+objective, the evidence lower bound (ELBO) of the log-likelihood of the images (Kingma and Welling 2013, "Auto-Encoding
+Variational Bayes", arXiv:1312.6114), in nats per image:
 
     ELBO = E[log p(x | z, y)]  -  E[log q(z | x, y) - log p(z | y)]
            reconstruction         KL
 
-Two things improve on the textbook's VAE, and the loss remains a valid lower bound:
+There are two differences from a textbook VAE. The objective is still a valid lower bound.
 
-- The likelihood is a logistic distribution that is discretised to 256 levels; the outermost levels contain the tails
-  (Salimans et al. 2017, "PixelCNN++", arXiv:1701.05517). Four fifths of MNIST's pixels are exactly black, and the
-  others grey: a Bernoulli distribution has no grey levels, and a normal one no mass at exact black. The scale of each
-  pixel is learnt, and with it the weight of the reconstruction against the KL, so there is no β.
-- The aggregate posterior is not Gaussian: samples from N(0, I) often fall where the decoder was never trained. So the
-  prior is learnt by the same bound: for each label a normalising flow (Dinh et al. 2017, arXiv:1605.08803).
+- The likelihood is a logistic distribution that is discretised to 256 levels. The first and the last level include the
+  tails (Salimans et al. 2017, "PixelCNN++", arXiv:1701.05517). Four fifths of the pixels of MNIST are exactly black,
+  and the others are grey. A Bernoulli distribution does not model grey levels, and a normal distribution has no
+  probability mass at exactly black. The scale of each pixel's distribution is learned. It determines the weight of the
+  reconstruction relative to the KL, so a factor β is not needed.
+- The aggregate posterior is not Gaussian. Samples from N(0, I) are often in regions in which the decoder was not
+  trained. Therefore the prior is a normalising flow that is conditioned on the label (Dinh et al. 2017,
+  arXiv:1605.08803), and it is trained with the same objective.
 """
 
 import math
@@ -37,12 +40,14 @@ from condgen.noise import Distribution
 
 
 class Encoder(nn.Module):
-    """The article's network in reverse: an image and its label to the posterior of the latent.
+    """Encoder that maps an image and its label to the posterior of the latent.
+
+    The layers are those of the article's network in reverse order.
 
     Args:
-        image_shape: (C, H, W) of the images; H and W are multiples of 4.
-        num_classes: labels are 0 … ``num_classes`` - 1.
-        latent_dim: size of the latent.
+        image_shape: Shape (C, H, W) of the images. H and W must be multiples of 4.
+        num_classes: Number of classes. Labels are 0 … ``num_classes`` - 1.
+        latent_dim: Size of the latent.
     """
 
     def __init__(self, image_shape: Sequence[int], num_classes: int, latent_dim: int) -> None:
@@ -66,24 +71,27 @@ class Encoder(nn.Module):
         )
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (N, C, H, W) in [0, 1] and labels (N,) to mean and log standard deviation (N, latent_dim) each."""
+        """Computes the posterior of images (N, C, H, W) in [0, 1] with labels (N,).
+
+        Returns its mean and its log standard deviation, each with shape (N, latent_dim).
+        """
         mean, log_std = self.fc(with_label(self.conv(images), labels, self.num_classes)).chunk(2, dim=1)
         return mean.float(), log_std.float().clamp(-7, 2)
 
 
 def discretized_logistic_log_prob(images: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
-    """Log-likelihood of images under logistic distributions that are discretised to 256 levels.
+    """Computes the log-likelihood of images under logistic distributions that are discretised to 256 levels.
 
     Args:
-        images: (N, C, H, W), multiples of 1/255 in [0, 1].
-        location: (N, C, H, W), of each pixel's distribution before it is discretised.
-        log_scale: (C, H, W), of each pixel's distribution.
+        images: Images with shape (N, C, H, W). Pixels are multiples of 1/255 in [0, 1].
+        location: Location of the distribution of each pixel, with shape (N, C, H, W).
+        log_scale: Log scale of the distribution of each pixel, with shape (C, H, W).
 
     Returns:
-        (N,), in nats per image, at most 0.
+        The log-likelihood in nats per image, with shape (N,). It is at most 0.
     """
     inverse_scale = torch.exp(-log_scale)
-    upper = (images - location + 1 / 510) * inverse_scale  # the ends of the level's interval
+    upper = (images - location + 1 / 510) * inverse_scale  # upper and lower end of the level's interval
     lower = (images - location - 1 / 510) * inverse_scale
     # log(sigmoid(upper) - sigmoid(lower)) as a sum, because float32 would often round the difference to 0
     is_black, is_white = images < 1 / 510, images > 1 - 1 / 510
@@ -94,18 +102,20 @@ def discretized_logistic_log_prob(images: Tensor, location: Tensor, log_scale: T
 
 
 class VAE(ConditionalGenerator):
-    """A conditional VAE with the article's network as its decoder; see the module.
+    """Conditional VAE with the network of the article as its decoder.
 
-    ``generate`` returns the location of each pixel's distribution, clipped to [0, 1], and does not sample the pixel.
+    The docstring of the module explains the method. ``generate`` returns the location of the distribution of each
+    pixel, clipped to [0, 1]. It does not sample from this distribution.
 
     Args:
-        latent_dim: size of the latent, 2 or more.
-        num_classes: follows the data set.
-        image_shape: (C, H, W), follows the data set.
-        flow_steps: coupling layers of the prior; 0 for the textbook's prior, a standard normal distribution.
-        lr: learning rate of Adam.
-        schedule: learning-rate schedule after the warm-up: constant, or linear or cosine decay to 0.
-        warmup_steps: steps of linear learning-rate warm-up.
+        latent_dim: Size of the latent, at least 2.
+        num_classes: Number of classes. The command line takes it from the data set.
+        image_shape: Shape (C, H, W) of the images. The command line takes it from the data set.
+        flow_steps: Number of coupling layers of the prior. With 0, the prior is a standard normal distribution, as in a
+            textbook VAE.
+        lr: Learning rate of Adam.
+        schedule: Learning-rate schedule after the warm-up: constant, or linear or cosine decay to 0.
+        warmup_steps: Number of steps of the linear learning-rate warm-up.
     """
 
     def __init__(
@@ -121,7 +131,9 @@ class VAE(ConditionalGenerator):
         super().__init__(num_classes, image_shape)
         self.save_hyperparameters()
         if latent_dim < 2:
-            raise UsageError(f"model.latent_dim is {latent_dim}: give 2 or more, which the coupling layers need.")
+            raise UsageError(
+                f"model.latent_dim is {latent_dim}. Use 2 or more, because the coupling layers need two dimensions."
+            )
         self.encoder = Encoder(self.image_shape, num_classes, latent_dim)
         self.decoder = DNNNetwork(latent_dim + num_classes, self.image_shape)
         self.prior = FlowPrior(latent_dim, num_classes, flow_steps)
@@ -140,25 +152,31 @@ class VAE(ConditionalGenerator):
         return nn.ModuleList((self.prior, self.decoder))
 
     def decode(self, latent: Tensor, labels: Tensor) -> Tensor:
-        """Returns the location of each pixel's distribution, (N, C, H, W) in [-0.5, 1.5]: black and white lie
-        inside."""
+        """Decodes latents (N, latent_dim) to the location of the distribution of each pixel.
+
+        The location has shape (N, C, H, W) and is in [-0.5, 1.5]. Black (0) and white (1) are inside this interval, so
+        that the Sigmoid can reach them.
+        """
         return 2 * self.decoder(with_label(latent, labels, self.num_classes)).float() - 0.5
 
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
         return self.decode(self.prior.sample(noise, labels), labels).clamp(0, 1)
 
     def reconstruct(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Decodes the posterior means of images (N, C, H, W) in [0, 1]."""
+        """Reconstructs images (N, C, H, W) in [0, 1] by decoding the means of their posteriors."""
         mean, _ = self.encoder(images, labels)
         return self.decode(mean, labels).clamp(0, 1)
 
     def elbo(self, images: Tensor, labels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """One-sample estimates of the ELBO's parts, log-likelihood and KL: means over images, in nats per image.
+        """Estimates the two terms of the ELBO with one sample of the latent for each image.
+
+        Returns the log-likelihood and the KL, each as the mean over all images, in nats per image.
 
         Args:
-            images: (N, C, H, W), multiples of 1/255 in [0, 1].
-            labels: (N,).
-            noise: (N, latent_dim), standard normal, for the reparametrised sample of each posterior.
+            images: Images with shape (N, C, H, W). Pixels are multiples of 1/255 in [0, 1].
+            labels: Labels, with shape (N,).
+            noise: Standard normal noise with shape (N, latent_dim). The reparametrisation uses it to sample each
+                posterior.
         """
         mean, log_std = self.encoder(images, labels)
         latent = mean + log_std.exp() * noise

@@ -1,4 +1,4 @@
-"""Scores of generated images against real ones, as torchmetrics classes over pure functions."""
+"""Metrics that compare generated images with real images. Each is a torchmetrics class over a pure function."""
 
 from condgen.metrics.diversity import Diversity
 from condgen.metrics.frechet import FrechetDistance, LabelFrechetDistance

@@ -1,4 +1,4 @@
-"""Small convolutional classifiers and their training."""
+"""A small convolutional classifier and its training loop."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,19 +10,20 @@ from tqdm import tqdm
 
 from condgen.noise import EVALUATION, permutation, uniform
 
-# The largest random rotation (radians), scaling and shift (parts of the image). Digits tolerate more, clothes do not.
+# Largest random rotation (radians), scaling, and shift (fraction of the image's width). Digits tolerate larger values,
+# but clothes do not.
 ROTATION, SCALE, SHIFT = math.radians(4.8), 0.048, 0.032
 
 
 class Classifier(nn.Module):
-    """Convolutions, each with batch norm and ReLU, then a linear embedding and the classes' logits.
+    """Convolutional classifier: convolutions with batch norm and ReLU, a linear embedding layer and a linear head.
 
     Args:
-        image_shape: (C, H, W).
-        num_classes: labels are 0 … ``num_classes`` - 1.
-        layers: channels, kernel size and stride of each convolution.
-        embedding_dim: D, the size of the embedding.
-        dropout: dropout probability after the last convolution.
+        image_shape: Shape (C, H, W) of the images.
+        num_classes: Number of classes. Labels are 0 … ``num_classes`` - 1.
+        layers: Output channels, kernel size and stride of each convolution.
+        embedding_dim: Size D of the embedding.
+        dropout: Dropout probability after the last convolution.
     """
 
     def __init__(
@@ -47,16 +48,22 @@ class Classifier(nn.Module):
         self.head = nn.Linear(embedding_dim, num_classes)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W) in [0, 1] to embeddings (N, D), all at least 0."""
+        """Computes the embeddings (N, D) of images (N, C, H, W) in [0, 1]. No element is negative."""
         return self.embedding(self.convolutions(images))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W) in [0, 1] to logits (N, num_classes)."""
+        """Computes the logits (N, num_classes) of images (N, C, H, W) in [0, 1]."""
         return self.head(self.embed(images))
 
 
 def random_affine(images: Tensor, numbers: Tensor) -> Tensor:
-    """Rotates, scales and shifts each image (N, C, H, W) a little, by its four random ``numbers`` (N, 4) in [0, 1)."""
+    """Rotates, scales and shifts each image by a small random amount.
+
+    Args:
+        images: Images with shape (N, C, H, W).
+        numbers: Random numbers in [0, 1) with shape (N, 4). They determine each image's rotation, scaling, and
+            horizontal and vertical shift.
+    """
     angle, scale, x, y = (2 * numbers - 1).mul(numbers.new_tensor([ROTATION, SCALE, 2 * SHIFT, 2 * SHIFT])).unbind(1)
     cos, sin = angle.cos() * (1 + scale), angle.sin() * (1 + scale)
     theta = torch.stack([torch.stack([cos, -sin, x], 1), torch.stack([sin, cos, y], 1)], 1)  # (N, 2, 3)
@@ -65,7 +72,11 @@ def random_affine(images: Tensor, numbers: Tensor) -> Tensor:
 
 
 def batch_size_for(examples: int) -> int:
-    """Returns the batch size of :func:`train`: 128, or an eighth of the examples if there are few."""
+    """Returns the batch size that :func:`train` uses.
+
+    It is an eighth of the number of examples, but at least 16 and at most 128, and never more than the number of
+    examples.
+    """
     return min(examples, max(16, min(128, examples // 8)))
 
 
@@ -79,23 +90,25 @@ def train(
     augment: bool,
     progress: str | None = None,
 ) -> None:
-    """Trains a classifier in place with cross-entropy, AdamW and a one-cycle learning rate. Leaves it in eval mode.
+    """Trains a classifier in place and leaves it in eval mode.
+
+    The loss is cross-entropy. The optimizer is AdamW with a one-cycle learning-rate schedule.
 
     Args:
-        classifier: with its initial weights.
-        images: (N, C, H, W) uint8, two or more.
-        labels: (N,) int64.
-        epochs: passes over the images. The last partial batch of each is dropped.
-        seed: of the images' order and of the augmentation.
-        augment: apply :func:`random_affine` to each batch.
-        progress: title of the progress bar; None for no bar.
+        classifier: Classifier with its initial weights.
+        images: Images with shape (N, C, H, W) as uint8. N must be at least 2.
+        labels: Labels with shape (N,) as int64.
+        epochs: Number of passes over the images. The last partial batch of each epoch is dropped.
+        seed: Seed of the order of the images and of the augmentation.
+        augment: Whether to apply :func:`random_affine` to each batch.
+        progress: Title of the progress bar. If None, no progress bar is shown.
     """
     batch_size = batch_size_for(len(images))
     batches = len(images) // batch_size
     device = next(classifier.parameters()).device
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=3e-3, weight_decay=0.02)
     steps = max(2, epochs * batches)
-    warm_up = max(0.1, 2 / steps)  # at least two steps, because OneCycleLR divides by one less
+    warm_up = max(0.1, 2 / steps)  # at least two steps, because OneCycleLR divides by warm-up steps - 1
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=warm_up)
     classifier.train()
     with tqdm(total=epochs * batches, desc=progress, disable=progress is None, mininterval=1) as bar:
@@ -118,11 +131,23 @@ def train(
 
 @torch.no_grad()
 def in_parts(function: Callable[[Tensor], Tensor], images: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """``function`` of uint8 images (N, C, H, W) scaled to [0, 1], computed on ``device`` in batches of 1,000."""
+    """Applies a function to images in batches of 1,000 and concatenates the results on the CPU.
+
+    Args:
+        function: Function of a batch of images in [0, 1].
+        images: Images with shape (N, C, H, W) as uint8. Each batch is scaled to [0, 1].
+        device: Device on which the function is computed.
+    """
     return torch.cat([function(part.to(device).float().div(255)).cpu() for part in images.split(1000)])
 
 
 def accuracy(classifier: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Returns the fraction of images (N, C, H, W) uint8 that the classifier assigns to their labels (N,)."""
+    """Computes the accuracy of a classifier, in [0, 1].
+
+    Args:
+        classifier: Classifier that maps images in [0, 1] to logits.
+        images: Images with shape (N, C, H, W) as uint8.
+        labels: Labels with shape (N,).
+    """
     predicted = in_parts(lambda part: classifier(part).argmax(1), images, next(classifier.parameters()).device)
     return float((predicted == labels).double().mean())

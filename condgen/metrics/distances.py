@@ -1,17 +1,20 @@
-"""Euclidean distances between the rows of two sets of features, computed in blocks of rows to bound memory."""
+"""Euclidean distances between two sets of feature vectors.
+
+The functions that do not need the whole distance matrix compute it in blocks of rows, which limits the memory.
+"""
 
 import math
 
 import torch
 from torch import Tensor
 
-ROWS = 1000  # rows of the distance matrix that are in memory at once
+ROWS = 1000  # number of rows of the distance matrix that are in memory at the same time
 
 
 def distances(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances (N, M) float64 between the rows of (N, D) and of (M, D).
+    """Computes the Euclidean distances (N, M) between feature vectors ``a`` (N, D) and ``b`` (M, D), as float64.
 
-    They are exact for whole numbers, and 0 between equal rows.
+    The distances between vectors of whole numbers are exact, and the distance between equal vectors is exactly 0.
     """
     a, b = a.double(), b.double()
     sizes = a.square().sum(1)[:, None] + b.square().sum(1)
@@ -20,15 +23,20 @@ def distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def mean_pairwise_distance(features: Tensor) -> Tensor:
-    """Returns the mean distance between two different rows of (N, D): a scalar, NaN for a single row."""
+    """Computes the mean distance between two different vectors of ``features`` (N, D), a scalar. NaN if N is 1."""
     total = torch.stack([distances(rows, features).sum() for rows in features.split(ROWS)]).sum()
     return total / (len(features) * (len(features) - 1))
 
 
 def nearest(images: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
-    """For each row of (N, D) the distance to the nearest row of (M, D) and that row's number: (N,) and (N,).
+    """Finds the nearest reference of each image.
 
-    NaN and 0 if there are no references.
+    Returns the distance to the nearest reference, with shape (N,), and its index, with shape (N,). If there are no
+    references, all distances are NaN and all indices are 0.
+
+    Args:
+        images: Features of the images, with shape (N, D).
+        references: Features of the references, with shape (M, D).
     """
     if not len(references):
         return torch.full((len(images),), math.nan, dtype=torch.float64), torch.zeros(len(images), dtype=torch.long)

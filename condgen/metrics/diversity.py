@@ -1,4 +1,4 @@
-"""Diversity: how different the samples of one label are."""
+"""Diversity: how much the samples of a label differ from each other."""
 
 from torch import Tensor
 
@@ -7,10 +7,11 @@ from condgen.metrics.set_metric import LabelledFeatures, SetMetric, per_label
 
 
 class Diversity(SetMetric):
-    """Mean distance between two samples of a label, divided by that between two real images: (labels,).
+    """Mean distance between two samples of a label, divided by the mean distance between two real images of the label.
 
-    0 if all samples of a label are equal, 1 if they differ as much as real images do, more if they are noisy. It does
-    not show whether they differ in the right way: coverage does.
+    ``compute`` returns one value for each label, with shape (labels,). The value is 0 if all samples of the label are
+    equal, 1 if they differ as much as real images do, and above 1 if they are noisy. Diversity does not show whether
+    samples differ in the same way as real images. Use coverage to measure that.
 
     Example:
         >>> import torch

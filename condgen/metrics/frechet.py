@@ -9,13 +9,22 @@ from condgen.metrics.set_metric import LabelledFeatures, SetMetric, per_label
 
 
 def frechet_distance(samples: Tensor, real: Tensor) -> Tensor:
-    r"""Fréchet distance between the Gaussians of two sets of features (N, D) and (M, D): a scalar, 0 for equal ones.
+    """Computes the Fréchet distance between the Gaussians that are fitted to two sets of features, a scalar.
 
-    .. math:: |\mu_s - \mu_r|^2 + \mathrm{tr}\bigl(\Sigma_s + \Sigma_r - 2 (\Sigma_s \Sigma_r)^{1/2}\bigr)
+    With the means μ and the covariance matrices Σ of the samples (s) and the real images (r), the distance is
 
-    It sees wrong images and missing variety, but only in means and covariances, and it grows if sets are small: compare
-    it at equal numbers of images (Heusel et al. 2017, "GANs trained by a two time-scale update rule",
-    arXiv:1706.08500). NaN if a set has fewer than two images.
+        |μ_s - μ_r|² + tr(Σ_s + Σ_r - 2 (Σ_s Σ_r)^(1/2))
+
+    (Heusel et al. 2017, "GANs trained by a two time-scale update rule", arXiv:1706.08500). It is 0 if both Gaussians
+    are equal. It detects unrealistic images and missing variety, but only if they change the means or covariances. It
+    also grows if the sets are small, so compare distances only for equal numbers of images.
+
+    Args:
+        samples: Features of the samples, with shape (N, D).
+        real: Features of the real images, with shape (M, D).
+
+    Returns:
+        The distance. It is NaN if one of the sets has fewer than two images.
     """
     samples, real = samples.double(), real.double()
     if min(len(samples), len(real)) < 2:
@@ -30,9 +39,9 @@ def frechet_distance(samples: Tensor, real: Tensor) -> Tensor:
 
 
 class FrechetDistance(SetMetric):
-    """:func:`frechet_distance` of all labels together.
+    """:func:`frechet_distance` between all samples and all real images, regardless of their labels.
 
-    torchmetrics' FrechetInceptionDistance keeps sums instead of features, so it cannot estimate its standard error.
+    FrechetInceptionDistance of torchmetrics stores sums instead of features, so its standard error cannot be estimated.
     """
 
     higher_is_better = False
@@ -42,7 +51,10 @@ class FrechetDistance(SetMetric):
 
 
 class LabelFrechetDistance(SetMetric):
-    """:func:`frechet_distance` of each label: it also sees images that look real but have the wrong label."""
+    """:func:`frechet_distance` between the samples and the real images of each label, with shape (labels,).
+
+    Unlike :class:`FrechetDistance`, it also detects images that look real but have the wrong label.
+    """
 
     higher_is_better = False
 

@@ -1,4 +1,4 @@
-"""GAN-train: the accuracy on real images of a classifier that is trained on samples."""
+"""GAN-train: the accuracy of a classifier that is trained on samples and tested on real images."""
 
 from typing import Any
 
@@ -13,10 +13,17 @@ STEPS, MAX_EPOCHS = 500, 20
 
 
 def gan_train(samples: LabelledFeatures, real: LabelledFeatures, num_classes: int, seed: int = 0) -> float:
-    """Returns the accuracy, in [0, 1], on real images of a small classifier that is trained on two or more samples.
+    """Trains a small classifier on samples and returns its accuracy on real images, in [0, 1].
 
-    Samples must be right, varied, and varied as real images are (Shmelkov et al. 2018, "How good is my GAN?",
-    arXiv:1807.09499; the classification accuracy score of Ravuri and Vinyals 2019, arXiv:1905.10887).
+    The accuracy is only high if the samples match their labels and vary in the same way as real images (Shmelkov et al.
+    2018, "How good is my GAN?", arXiv:1807.09499; Ravuri and Vinyals 2019, arXiv:1905.10887, call it the classification
+    accuracy score).
+
+    Args:
+        samples: Two or more samples (N, C, H, W) as uint8, and their labels (N,).
+        real: Real images (M, C, H, W) as uint8, and their labels (M,).
+        num_classes: Number of classes. Labels are 0 … ``num_classes`` - 1.
+        seed: Seed of the initial weights and of the order of the samples.
     """
     epochs = min(MAX_EPOCHS, -(-STEPS // (len(samples.labels) // batch_size_for(len(samples.labels)))))
     with torch.random.fork_rng(devices=[]):
@@ -27,12 +34,15 @@ def gan_train(samples: LabelledFeatures, real: LabelledFeatures, num_classes: in
 
 
 class GANTrainAccuracy(SetMetric):
-    """Mean :func:`gan_train` accuracy of images (N, C, H, W) uint8 over a few classifiers: a scalar.
+    """Mean :func:`gan_train` accuracy of several classifiers with different seeds, a scalar.
+
+    The features that ``update`` adds are images (N, C, H, W) as uint8.
 
     Args:
-        num_classes: labels are 0 … ``num_classes`` - 1.
-        classifiers: two or more, with different seeds. Their accuracies differ much if all samples are alike.
-        **kwargs: those of ``torchmetrics.Metric``.
+        num_classes: Number of classes. Labels are 0 … ``num_classes`` - 1.
+        classifiers: Number of classifiers, at least 2. If all samples of a label look alike, the accuracies of the
+            classifiers differ considerably.
+        **kwargs: Keyword arguments of ``torchmetrics.Metric``.
     """
 
     higher_is_better = True
@@ -48,6 +58,9 @@ class GANTrainAccuracy(SetMetric):
         return self._accuracies.mean()
 
     def uncertainty(self) -> Tensor:
-        """Returns the standard error over classifiers and real images, without that over samples."""
+        """Computes the standard error of the mean accuracy.
+
+        It includes the variance over classifiers and over real images, but not over samples.
+        """
         mean, images = self.compute(), len(self.collected("real").labels)
         return (self._accuracies.var() / self.classifiers + mean * (1 - mean) / images).sqrt()

@@ -1,4 +1,4 @@
-"""The kernel distance between two sets of features."""
+"""The kernel distance (KID) between two sets of features."""
 
 import warnings
 
@@ -12,11 +12,14 @@ MAX_SUBSET = 1000
 
 
 class KernelDistance(SetMetric):
-    """Kernel distance (KID) of features (N, D): torchmetrics' mean over 100 pairs of random subsets, a scalar.
+    """Kernel distance (KID) between the features (N, D) of samples and of real images, a scalar.
 
-    The squared maximum mean discrepancy under the kernel (x·y / D + 1)³. Unlike the Fréchet distance it is unbiased:
-    real images have 0 on average, at any number (Bińkowski et al. 2018, "Demystifying MMD GANs", arXiv:1801.01401).
-    A subset has 1,000 images, or half of the smaller set if that is less.
+    It is the squared maximum mean discrepancy for the kernel (x·y / D + 1)³ (Bińkowski et al. 2018, "Demystifying MMD
+    GANs", arXiv:1801.01401). Unlike the Fréchet distance it is unbiased: for a second set of real images it is 0 on
+    average, for any number of images.
+
+    torchmetrics computes it as the mean over 100 pairs of random subsets. A subset has 1,000 images, or half of the
+    smaller set if that is less.
     """
 
     higher_is_better = False
@@ -34,6 +37,6 @@ class KernelDistance(SetMetric):
             return mean
 
     def uncertainty(self) -> Tensor:
-        """Returns the standard deviation over the subsets, which is usually reported beside the distance."""
+        """Returns the standard deviation over the subsets, which papers usually report with the distance."""
         self.compute()
         return self._deviation

@@ -1,4 +1,4 @@
-"""Novelty: how far samples are from the training images."""
+"""Novelty: the distance between samples and the training images."""
 
 from typing import Any
 
@@ -10,15 +10,17 @@ from condgen.metrics.set_metric import LabelledFeatures, SetMetric, per_label
 
 
 class Novelty(SetMetric):
-    """Mean distance to the nearest training image of the label, samples divided by unseen real images: (labels,).
+    """Mean distance from a sample to the nearest training image of its label, divided by that of new real images.
 
-    0 if samples are copies of training images, 1 if they are as far from them as new real images are. A value far below
-    1 means memorised images, or images so smooth that they are near everything: look at the nearest pairs.
+    ``compute`` returns one value for each label, with shape (labels,). The value is 0 if the samples are copies of
+    training images, and 1 if they are as far from the training images as new real images are. A value far below 1 means
+    either that the model has memorised training images, or that the samples are so smooth that they are close to many
+    images. To distinguish the two cases, look at the nearest pairs.
 
     Args:
-        features: of the training images: (M, …).
-        labels: of the training images: (M,).
-        **kwargs: those of ``torchmetrics.Metric``.
+        features: Features of the training images, with shape (M, …).
+        labels: Labels of the training images, with shape (M,).
+        **kwargs: Keyword arguments of ``torchmetrics.Metric``.
     """
 
     higher_is_better = True
@@ -28,7 +30,13 @@ class Novelty(SetMetric):
         self.training_images = LabelledFeatures(features.cpu(), labels.cpu())
 
     def update(self, features: Tensor, labels: Tensor, real: bool) -> None:
-        """Adds images. Only their distances to the nearest training image of their label are kept."""
+        """Adds images. Only the distance from each image to the nearest training image of its label is stored.
+
+        Args:
+            features: Features of the images, with shape (N, …).
+            labels: Labels of the images, with shape (N,).
+            real: Whether the images are real images (True) or samples (False).
+        """
         images, found = LabelledFeatures(features.cpu(), labels.cpu()), torch.zeros(len(features), 1)
         for label in images.labels.unique().tolist():
             found[images.labels == label, 0] = nearest(images.of(label), self.training_images.of(label))[0].float()

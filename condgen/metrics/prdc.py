@@ -10,31 +10,40 @@ from condgen.metrics.set_metric import LabelledFeatures, SetMetric, per_label
 
 
 def neighbour_radii(features: Tensor, k: int) -> Tensor:
-    """Returns the distance of each row of (N, D) to its k-th nearest other row, or to the farthest if N is at most k:
-    (N,)."""
-    nearest = 1 + min(k, len(features) - 1)  # the nearest row is the row itself
+    """Computes the distance from each vector of ``features`` (N, D) to its k-th nearest other vector, with shape (N,).
+
+    If N is at most k, it is the distance to the farthest vector.
+    """
+    nearest = 1 + min(k, len(features) - 1)  # the nearest vector is the vector itself
     found = [distances(rows, features).topk(nearest, dim=1, largest=False) for rows in features.split(ROWS)]
     return torch.cat([values[:, -1] for values, _ in found])
 
 
 def prdc(samples: Tensor, real: Tensor, k_manifold: int = 3, k_density: int = 5) -> Tensor:
-    """Precision, recall, density and coverage of samples (N, D) against real images (M, D): (4,), NaN if N or M is 0.
+    """Computes precision, recall, density and coverage of samples, compared with real images.
 
-    Each image has a ball that reaches its k-th nearest neighbour in its own set.
+    All four use balls: each image is the centre of a ball whose radius is the distance to its k-th nearest neighbour in
+    the same set.
 
-    - precision: the fraction of samples that lie in a real image's ball: how many look real.
-    - recall: the fraction of real images that lie in a sample's ball: how much of the real variety is generated. One
-      outlier among the samples has a large ball and can raise it (both: Kynkäänniemi et al. 2019, arXiv:1904.06991).
-    - density: the mean number of real balls that a sample lies in, divided by k. 1 for real images, more if samples
-      crowd where real images do.
-    - coverage: the fraction of real images whose ball contains a sample. Near 1 - 2**-k for as many new real images, 0
-      if all samples are alike (both: Naeem et al. 2020, arXiv:2002.09797).
+    - Precision is the fraction of samples that are inside the ball of a real image. It measures how many samples look
+      real.
+    - Recall is the fraction of real images that are inside the ball of a sample. It measures how much of the variety of
+      the real images is generated. An outlier among the samples has a large ball, so it can increase recall.
+      (Kynkäänniemi et al. 2019, arXiv:1904.06991, define precision and recall.)
+    - Density is the mean number of real images whose balls contain a sample, divided by k. It is about 1 for real
+      images, and larger if samples concentrate in regions with many real images.
+    - Coverage is the fraction of real images whose balls contain a sample. It is about ``1 - 2**-k`` for the same
+      number of new real images, and about 0 if all samples are alike. (Naeem et al. 2020, arXiv:2002.09797, define
+      density and coverage.)
 
     Args:
-        samples: features of the samples.
-        real: features of the real images.
-        k_manifold: k of precision and recall.
-        k_density: k of density and coverage.
+        samples: Features of the samples, with shape (N, D).
+        real: Features of the real images, with shape (M, D).
+        k_manifold: The number k of precision and recall.
+        k_density: The number k of density and coverage.
+
+    Returns:
+        The four values, with shape (4,). They are NaN if N or M is 0.
     """
     if not len(samples) or not len(real):
         return torch.full((4,), math.nan, dtype=torch.float64)
@@ -56,7 +65,7 @@ def prdc(samples: Tensor, real: Tensor, k_manifold: int = 3, k_density: int = 5)
 
 
 class PrecisionRecallDensityCoverage(SetMetric):
-    """:func:`prdc` of each label: (labels, 4)."""
+    """:func:`prdc` of the samples of each label, with shape (labels, 4)."""
 
     higher_is_better = True
 

@@ -1,7 +1,7 @@
-"""The base class of the metrics that compare a set of samples with a set of real images.
+"""Base class of the metrics that compare a set of samples with a set of real images.
 
-They work in any feature space, which turns an image into D numbers: pixels, a classifier's embedding, random
-convolutions.
+The metrics compare feature vectors of images. The features can be pixels, the embeddings of a classifier or the outputs
+of random convolutions.
 """
 
 from __future__ import annotations
@@ -28,11 +28,15 @@ class LabelledFeatures(NamedTuple):
     labels: Tensor  # (N,) int64
 
     def of(self, label: int) -> Tensor:
-        """Returns the features of a label: (n, D)."""
+        """Returns the features of all images of a label, with shape (n, D)."""
         return self.features[self.labels == label].flatten(1)
 
     def half(self, number: int) -> LabelledFeatures:
-        """Returns a random half of each label's images, at least one. Each ``number`` gives another half."""
+        """Returns a random half of the images of each label, but at least one image.
+
+        Args:
+            number: Seed of the random choice.
+        """
         order = permutation(0, len(self.labels), number)
         of_label = [order[self.labels[order] == label] for label in self.labels.unique()]
         rows = torch.cat([rows[: max(1, len(rows) // 2)] for rows in of_label])
@@ -42,15 +46,24 @@ class LabelledFeatures(NamedTuple):
 def per_label(
     function: Callable[[Tensor, Tensor], Tensor], samples: LabelledFeatures, real: LabelledFeatures
 ) -> Tensor:
-    """``function(samples, real)`` of every label of the real images: (labels, …)."""
+    """Computes a score separately for each label that the real images have.
+
+    Args:
+        function: Function of the features (n, D) of the samples and (m, D) of the real images of a label.
+        samples: All samples.
+        real: All real images.
+
+    Returns:
+        The scores of the labels in increasing order, with shape (labels, …).
+    """
     return torch.stack([function(samples.of(label), real.of(label)) for label in real.labels.unique().tolist()])
 
 
 class SetMetric(Metric, ABC):
-    """A score of a set of samples against a set of real images, both with labels.
+    """Base class of scores that compare a set of samples with a set of real images. Both sets have labels.
 
-    ``update`` adds images in any order. ``compute`` returns the score, a scalar or one for each label, of the images of
-    all processes. The samples must have every label that the real images have.
+    ``update`` adds images, in any order. ``compute`` returns the score of the images of all processes, which is a
+    scalar or has one value for each label. If the real images have a label, the samples must have it too.
     """
 
     full_state_update = False
@@ -62,30 +75,39 @@ class SetMetric(Metric, ABC):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, features: Tensor, labels: Tensor, real: bool) -> None:
-        """Adds images: their features (N, …), their labels (N,), and whether they are real ones or samples."""
+        """Adds images.
+
+        Args:
+            features: Features of the images, with shape (N, …).
+            labels: Labels of the images, with shape (N,).
+            real: Whether the images are real images (True) or samples (False).
+        """
         kind = "real" if real else "sample"
         getattr(self, f"{kind}_features").append(features)
         getattr(self, f"{kind}_labels").append(labels)
 
     def collected(self, kind: Literal["sample", "real"]) -> LabelledFeatures:
-        """All samples, or all real images, that were added, on the CPU."""
+        """Returns all samples, or all real images, that were added so far, on the CPU."""
         features, labels = (dim_zero_cat(getattr(self, f"{kind}_{part}")).cpu() for part in ("features", "labels"))
         return LabelledFeatures(features, labels)
 
     @abstractmethod
     def score(self, samples: LabelledFeatures, real: LabelledFeatures) -> Tensor:
-        """Returns the score: a scalar, or (labels, …)."""
+        """Computes the score of samples, compared with real images: a scalar, or a tensor with shape (labels, …)."""
 
     def compute(self) -> Tensor:
         return self.score(self.collected("sample"), self.collected("real"))
 
     def uncertainty(self) -> Tensor:
-        """Returns the standard error of the score (of its mean over labels), from the scores of random halves of both
-        sets.
+        """Estimates the standard error of the score, or of its mean over labels.
 
-        Halves are chosen without replacement, because a bootstrap would give images duplicates, which distort
-        nearest-neighbour scores. If the two sets hardly differ, halves overstate the error of a Fréchet distance and of
-        precision up to twofold. Only this process's images count. NaN if a label has fewer than four.
+        The estimate is the standard deviation of the scores of random halves of both sets. Halves are chosen without
+        replacement, because a bootstrap would duplicate images, and duplicates distort nearest-neighbour scores. If the
+        two sets hardly differ, this method overestimates the error of precision and of a Fréchet distance by a factor
+        of up to 2.
+
+        Only the images of this process are used. The result is NaN if a label has fewer than four samples or real
+        images.
         """
         samples, real = self.collected("sample"), self.collected("real")
         scores = [self.score(samples.half(2 * n), real.half(2 * n + 1)) for n in range(NUM_SPLITS)]

@@ -1,4 +1,4 @@
-"""Variance ratio: how much of the real images' variance within a label the generated images have."""
+"""Variance ratio: the pixel variance of generated images of a label, divided by that of real images."""
 
 import torch
 from torch import Tensor
@@ -6,16 +6,19 @@ from torchmetrics import Metric
 
 
 class VarianceRatio(Metric):
-    r"""Pixel variance within a label, summed over pixels and averaged over labels: generated divided by real.
+    """Pixel variance of generated images of a label, divided by that of real images, a scalar.
 
-    .. math:: \frac{\sum_y \sum_p \mathrm{Var}(g_p \mid y)}{\sum_y \sum_p \mathrm{Var}(x_p \mid y)}
+    For generated images g and real images x, summed over labels y and pixels p, the ratio is
 
-    0 if all generated images of a label are equal, 1 if they vary as much as the real ones; it does not show whether
-    they vary in the right way. A label without images counts as 0 on both sides.
+        Σ_y Σ_p Var(g_p | y) / Σ_y Σ_p Var(x_p | y)
+
+    It is 0 if all generated images of a label are equal, and 1 if they vary as much as real images. It does not show
+    whether they vary in the same way as real images. A label without images adds 0 to both sums.
 
     Args:
-        label_means: (K, C, H, W) approximate mean images. They are subtracted before squares are summed, so that
-            float32 keeps the digits of a small variance; the value does not depend on them.
+        label_means: Approximate mean image of each label, with shape (K, C, H, W). It is subtracted from the images
+            before their squares are summed, because float32 would otherwise lose the digits of a small variance. The
+            ratio does not depend on it.
 
     Example:
         >>> ratio = VarianceRatio(torch.zeros(1, 1, 1, 1))
@@ -39,18 +42,29 @@ class VarianceRatio(Metric):
         classes = len(label_means)
         self.add_state("count", torch.zeros(classes), dist_reduce_fx="sum")
         self.add_state("sums", torch.zeros(2, classes, label_means[0].numel()), dist_reduce_fx="sum")
-        self.add_state("squares", torch.zeros(2, classes), dist_reduce_fx="sum")  # of generated and of real images
+        self.add_state(
+            "squares", torch.zeros(2, classes), dist_reduce_fx="sum"
+        )  # of generated images and of real images
         self.to(label_means.device)
 
     def update(self, generated: Tensor, real: Tensor, labels: Tensor) -> None:
-        """Adds images (N, C, H, W) in [0, 1], generated and real, of the labels (N,)."""
+        """Adds a batch of generated images and a batch of real images with the same labels.
+
+        Args:
+            generated: Generated images in [0, 1], with shape (N, C, H, W).
+            real: Real images in [0, 1], with shape (N, C, H, W).
+            labels: Labels of both batches, with shape (N,).
+        """
         deviations = (torch.stack([generated, real]) - self.label_means[labels]).flatten(2)  # (2, N, D)
         self.count.index_add_(0, labels, torch.ones_like(labels, dtype=self.count.dtype))
         self.sums.index_add_(1, labels, deviations)
         self.squares.index_add_(1, labels, deviations.square().sum(2))
 
     def compute(self) -> Tensor:
-        """Returns the ratio, a scalar of at least 0; not finite if no label has two real images that differ."""
+        """Computes the ratio, a scalar that is at least 0.
+
+        It is not finite if all real images of each label are equal.
+        """
         count = self.count.clamp(min=1)
         variances = self.squares / count - (self.sums / count[:, None]).square().sum(2)  # (2, K)
         generated, real = variances.sum(1).clamp(min=0)

@@ -1,1 +1,1 @@
-"""Networks and numerical parts that the families share."""
+"""Neural networks, solvers, optimizers and other numerical parts that the generator families use."""

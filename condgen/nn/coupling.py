@@ -1,4 +1,4 @@
-"""A normalising flow of affine coupling layers, conditioned on the label."""
+"""Normalising flow with affine coupling layers that are conditioned on the label."""
 
 import math
 
@@ -8,14 +8,16 @@ from torch import Tensor, nn
 
 
 class AffineCoupling(nn.Module):
-    """Scales and shifts the second half of z by a function of the first half and the label.
+    """Affine coupling layer, which scales and shifts the second half of z (Dinh et al. 2017, "Density estimation using
+    Real NVP", arXiv:1605.08803).
 
-    Dinh et al. 2017, "Density estimation using Real NVP", arXiv:1605.08803. Starts as the identity.
+    A network computes the scale and the shift from the first half of z and the label. The layer is initialised as the
+    identity.
 
     Args:
-        dim: number of dimensions.
-        num_classes: labels are 0 … ``num_classes`` - 1.
-        hidden_dim: width of the network.
+        dim: Number of dimensions of z.
+        num_classes: Number of classes. Labels are 0 … ``num_classes`` - 1.
+        hidden_dim: Width of the network's hidden layers.
     """
 
     def __init__(self, dim: int, num_classes: int, hidden_dim: int) -> None:
@@ -34,33 +36,39 @@ class AffineCoupling(nn.Module):
         )
 
     def log_scale_and_shift(self, fixed: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the first half (N, dim // 2) and labels (N,) to the second half's log scale, in (-2, 2), and its
-        shift."""
+        """Computes the log scale and the shift of the second half of z.
+
+        Both have shape (N, dim - dim // 2). The log scale is in (-2, 2).
+
+        Args:
+            fixed: First half of z, with shape (N, dim // 2).
+            labels: Labels, with shape (N,).
+        """
         one_hot = F.one_hot(labels, self.num_classes).to(fixed)
         log_scale, shift = self.network(torch.cat((fixed, one_hot), dim=1)).float().chunk(2, dim=1)
         return 2 * torch.tanh(log_scale / 2), shift
 
     def forward(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """z (N, dim) to the transformed z (N, dim) and the log determinant of the Jacobian (N,)."""
+        """Transforms z (N, dim). Returns the result (N, dim) and the log determinant of the Jacobian (N,)."""
         fixed, moved = z[:, : self.fixed_dim], z[:, self.fixed_dim :]
         log_scale, shift = self.log_scale_and_shift(fixed, labels)
         return torch.cat((fixed, moved * torch.exp(log_scale) + shift), dim=1), log_scale.sum(1)
 
     def inverse(self, z: Tensor, labels: Tensor) -> Tensor:
-        """Returns the inverse of ``forward``: (N, dim) to (N, dim)."""
+        """Computes the inverse of ``forward``. The input and the result have shape (N, dim)."""
         fixed, moved = z[:, : self.fixed_dim], z[:, self.fixed_dim :]
         log_scale, shift = self.log_scale_and_shift(fixed, labels)
         return torch.cat((fixed, (moved - shift) * torch.exp(-log_scale)), dim=1)
 
 
 class FlowPrior(nn.Module):
-    """p(z | label): a chain of coupling layers maps latents to standard normal noise.
+    """Learned prior p(z | label) of latents. A chain of coupling layers maps latents to standard normal noise.
 
     Args:
-        dim: size of the latent, 2 or more.
-        num_classes: labels are 0 … ``num_classes`` - 1.
-        steps: number of coupling layers. Dimensions are permuted after each.
-        hidden_dim: width of the coupling layers' networks.
+        dim: Size of the latent, at least 2.
+        num_classes: Number of classes. Labels are 0 … ``num_classes`` - 1.
+        steps: Number of coupling layers. The dimensions are permuted after each coupling layer.
+        hidden_dim: Width of the hidden layers of the coupling layers' networks.
     """
 
     def __init__(self, dim: int, num_classes: int, steps: int, hidden_dim: int = 512) -> None:
@@ -70,7 +78,7 @@ class FlowPrior(nn.Module):
         self.register_buffer("permutations", torch.rand(steps, dim).argsort(1))
 
     def sample(self, noise: Tensor, labels: Tensor) -> Tensor:
-        """Standard normal noise (N, dim) and labels (N,) to latents (N, dim)."""
+        """Maps standard normal noise (N, dim) and labels (N,) to latents (N, dim)."""
         z = noise
         for layer, permutation in zip(reversed(self.layers), self.permutations.flip(0), strict=True):
             assert isinstance(layer, AffineCoupling)
@@ -78,7 +86,7 @@ class FlowPrior(nn.Module):
         return z
 
     def log_prob(self, latent: Tensor, labels: Tensor) -> Tensor:
-        """log p(latent | label) of latents (N, dim): (N,), in nats."""
+        """Computes log p(latent | label) of latents (N, dim) in nats, with shape (N,)."""
         z, log_determinant = latent, latent.new_zeros(len(latent))
         for layer, permutation in zip(self.layers, self.permutations, strict=True):
             z, log_det = layer(z, labels)
@@ -87,5 +95,5 @@ class FlowPrior(nn.Module):
 
 
 def normal_log_prob(z: Tensor) -> Tensor:
-    """Log density of the standard normal distribution at z (N, dim): (N,), in nats."""
+    """Computes the log density of the standard normal distribution at z (N, dim) in nats, with shape (N,)."""
     return -0.5 * (z.square() + math.log(2 * math.pi)).sum(1)

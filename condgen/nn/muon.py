@@ -1,4 +1,4 @@
-"""Muon: SGD with momentum and an orthogonalised update."""
+"""The Muon optimizer: SGD with momentum and an orthogonalised update."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,10 +10,11 @@ from condgen.nn.schedule import fused_group
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """Approximately the nearest semi-orthogonal matrix to a matrix (M, N): its singular values become about 1.
+    """Computes an approximation of the semi-orthogonal matrix that is nearest to ``matrix`` (M, N).
 
-    Five steps of a Newton-Schulz iteration with Keller Jordan's polynomial, which raises small singular values fast:
-    those above 1/500 of the matrix's norm end between 0.68 and 1.2. All steps work on the smaller Gram matrix.
+    The singular values of the result are about 1. The method is five steps of a Newton-Schulz iteration with Keller
+    Jordan's polynomial, which quickly increases small singular values: all singular values above 1/500 of the matrix's
+    norm end between 0.68 and 1.2. The steps only multiply Gram matrices of the smaller dimension, which is faster.
     """
     wide = matrix if matrix.size(0) <= matrix.size(1) else matrix.T
     x = wide / wide.norm().clamp(min=1e-7)
@@ -28,19 +29,20 @@ def orthogonalize(matrix: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.AdamW):
-    """Muon for matrices (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"), and AdamW for
-    all other parameters.
+    """Muon for weight matrices, and AdamW for all other parameters (Jordan et al. 2024, "Muon: An optimizer for hidden
+    layers in neural networks").
 
-    The update of a matrix is its gradient with Nesterov momentum, orthogonalised. The weights of a convolution are
-    flattened to (out_channels, in_channels · kernel), while ``torch.optim.Muon`` accepts only two dimensions.
+    Muon computes the gradient of a matrix with Nesterov momentum, orthogonalises it, and subtracts the result. The
+    weights of a convolution are flattened to a matrix with shape (out_channels, in_channels · kernel size).
+    ``torch.optim.Muon`` does not support convolutions, because it accepts only parameters with two dimensions.
 
     Args:
-        matrices: weights with two dimensions or more, for Muon.
-        others: parameters for AdamW.
-        matrix_lr: learning rate of Muon.
-        lr: learning rate of AdamW.
-        betas: betas of AdamW.
-        weight_decay: weight decay of AdamW; Muon has none.
+        matrices: Weights with two or more dimensions, which Muon updates.
+        others: Parameters that AdamW updates.
+        matrix_lr: Learning rate of Muon.
+        lr: Learning rate of AdamW.
+        betas: Betas of AdamW.
+        weight_decay: Weight decay of AdamW. Muon does not use weight decay.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class Muon(torch.optim.AdamW):
                 continue
             state = self.state[
                 weight
-            ]  # with AdamW's names, because its __setstate__ expects a step for every parameter
+            ]  # the names are AdamW's, because its __setstate__ expects a step for every parameter
             if not state:
                 state["step"], state["exp_avg"] = torch.zeros((), device=weight.device), torch.zeros_like(weight)
             state["step"] += 1

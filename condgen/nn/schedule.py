@@ -1,4 +1,4 @@
-"""Parameter groups and learning-rate schedules."""
+"""Optimizer parameter groups and learning-rate schedules."""
 
 import functools
 import math
@@ -17,10 +17,14 @@ ScheduleName = Literal["constant", "linear", "cosine"]
 
 
 def fused_group(parameters: Iterable[Tensor], **settings: Any) -> dict[str, Any]:
-    """Returns a parameter group of Adam, AdamW or SGD that one fused kernel updates.
+    """Creates a parameter group for Adam, AdamW or SGD that uses the fused implementation.
 
-    ``fused`` stands in the group, because with ``fused`` as an argument of the optimiser, Lightning refuses to clip
-    gradients in 16-mixed precision.
+    ``fused`` is set in the group and not as an argument of the optimizer. Otherwise Lightning refuses to clip gradients
+    with the precision 16-mixed.
+
+    Args:
+        parameters: Parameters of the group.
+        **settings: Other settings of the group, such as ``lr``.
     """
     return {"params": parameters, "fused": True, **settings}
 
@@ -28,26 +32,32 @@ def fused_group(parameters: Iterable[Tensor], **settings: Any) -> dict[str, Any]
 def with_schedule(
     optimizer: Optimizer, module: LightningModule, schedule: ScheduleName, warmup_steps: int
 ) -> OptimizerLRScheduler:
-    """Returns the optimiser with a learning-rate schedule, as ``configure_optimizers`` returns it.
+    """Adds a learning-rate schedule to an optimizer. ``configure_optimizers`` can return the result.
 
-    After a linear warm-up over ``warmup_steps`` steps, the learning rates stay (``constant``) or decay to 0 at the end
-    of the run, linearly or as half a cosine.
+    The learning rates increase linearly during the warm-up. After the warm-up they are constant, or decay to 0 at the
+    end of the training run.
+
+    Args:
+        optimizer: Optimizer whose learning rates are scheduled.
+        module: Module that the optimizer trains. Its trainer determines the number of steps.
+        schedule: ``constant``, ``linear`` decay, or ``cosine`` decay (half a period).
+        warmup_steps: Number of warm-up steps.
 
     Raises:
-        UsageError: the learning rate is to decay over a run that has no end.
+        UsageError: If the learning rate must decay, but the training run has no limit of steps or epochs.
     """
     if schedule == "constant" and not warmup_steps:
         return optimizer
     trainer = module.trainer
     if schedule != "constant" and trainer.max_steps == -1 and trainer.max_epochs == -1:
         raise UsageError(
-            f"model.schedule is {schedule}, but the training has no end: give --trainer.max_steps or "
-            "--trainer.max_epochs, or --model.schedule constant."
+            f"model.schedule is {schedule}, but the training run has no end. Set --trainer.max_steps or "
+            "--trainer.max_epochs, or use --model.schedule constant."
         )
 
     @functools.cache
     def total_steps() -> float:
-        # Not before the first step: Lightning would build the data loader before it restores its state.
+        # Called only after the first step: before it, Lightning would build the data loader without its resume state.
         return trainer.estimated_stepping_batches
 
     def factor(step: int) -> float:

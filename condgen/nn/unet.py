@@ -1,4 +1,4 @@
-"""A small U-Net, conditioned on time and label."""
+"""A small U-Net that is conditioned on the time and the label."""
 
 import math
 from collections.abc import Sequence
@@ -9,11 +9,18 @@ from torch import Tensor, nn
 
 from condgen.errors import UsageError
 
-Rows = Tensor | slice  # (N,): the row of the embeddings for each image
+Rows = Tensor | slice  # indices (N,) of the embeddings that the images use
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions; the time and label embedding scales and shifts the channels between them."""
+    """Residual block with two convolutions.
+
+    The embedding of time and label scales and shifts the channels between the two convolutions.
+
+    Args:
+        channels: Channels of the input and the output, a multiple of 8.
+        embedding_dim: Size of the embedding of time and label.
+    """
 
     def __init__(self, channels: int, embedding_dim: int) -> None:
         super().__init__()
@@ -22,7 +29,7 @@ class ResidualBlock(nn.Module):
         self.scale_and_shift = nn.Linear(embedding_dim, 2 * channels)
         self.norm2 = nn.GroupNorm(8, channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        for parameter in self.conv2.parameters():  # starts as the identity
+        for parameter in self.conv2.parameters():  # the block is initialised as the identity
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, embedding: Tensor, rows: Rows) -> Tensor:
@@ -33,13 +40,15 @@ class ResidualBlock(nn.Module):
 
 
 class GlobalBlock(nn.Module):
-    """A fully connected residual block: a global receptive field, which a few 3 x 3 convolutions do not have.
+    """Residual block with fully connected layers.
+
+    It has a global receptive field. A few 3 x 3 convolutions have only a local one.
 
     Args:
-        shape: (channels, H, W) of its input and output.
-        embedding_dim: size of the time and label embedding.
-        narrow_channels: channels of the feature maps that are connected.
-        hidden_dim: size of the bottleneck.
+        shape: Shape (channels, H, W) of the input and the output.
+        embedding_dim: Size of the embedding of time and label.
+        narrow_channels: Channels of the feature maps to which the fully connected layers are applied.
+        hidden_dim: Size of the hidden layer between the two fully connected layers.
     """
 
     def __init__(
@@ -55,7 +64,7 @@ class GlobalBlock(nn.Module):
         self.scale_and_shift = nn.Linear(embedding_dim, 2 * hidden_dim)
         self.decode = nn.Linear(hidden_dim, math.prod(self.narrow_shape))
         self.widen = nn.Conv2d(narrow_channels, channels, 1)
-        for parameter in self.widen.parameters():  # starts as the identity
+        for parameter in self.widen.parameters():  # the block is initialised as the identity
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, embedding: Tensor, rows: Rows) -> Tensor:
@@ -67,13 +76,16 @@ class GlobalBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """A small U-Net: down to a quarter of the image's resolution, where it is widest, and back.
+    """Small U-Net that downsamples to a quarter of the image's resolution and upsamples again.
 
     Args:
-        image_shape: (C, H, W) of the images; H and W are multiples of 4.
-        num_classes: labels are 0 … ``num_classes`` - 1; ``num_classes`` is the null label.
-        channels: at half and at a quarter of the resolution, multiples of 8.
-        embedding_dim: size of the time and label embedding.
+        image_shape: Shape (C, H, W) of the images. H and W must be multiples of 4.
+        num_classes: Number of classes. Labels are 0 … ``num_classes`` - 1, and ``num_classes`` is the null label.
+        channels: Channels at half and at a quarter of the resolution. Both must be multiples of 8.
+        embedding_dim: Size of the embedding of time and label.
+
+    Raises:
+        UsageError: If H or W is not a multiple of 4.
     """
 
     def __init__(
@@ -82,7 +94,7 @@ class UNet(nn.Module):
         super().__init__()
         image_channels, height, width = image_shape
         if height % 4 or width % 4:
-            raise UsageError(f"model.image_shape is {list(image_shape)}: give a height and width divisible by 4.")
+            raise UsageError(f"model.image_shape is {list(image_shape)}. Use a height and width divisible by 4.")
         fine, coarse = channels
         self.frequencies: Tensor
         self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(1000), 32)), persistent=False)
@@ -93,23 +105,27 @@ class UNet(nn.Module):
         self.stem = nn.Conv2d(4 * image_channels, fine, 3, padding=1)
         self.down_block = ResidualBlock(fine, embedding_dim)
         self.down = nn.Conv2d(fine, coarse, 3, stride=2, padding=1)
-        # a bias for each position and channel, given time and label
+        # a bias for each position and channel, which depends on time and label
         self.position_bias = nn.Linear(embedding_dim, coarse * (height // 4) * (width // 4))
         self.global_block = GlobalBlock((coarse, height // 4, width // 4), embedding_dim)
         self.middle_block = ResidualBlock(coarse, embedding_dim)
         self.up = nn.Conv2d(coarse, 4 * fine, 1)
         self.up_block = ResidualBlock(fine, embedding_dim)
         self.head = nn.Sequential(nn.GroupNorm(8, fine), nn.SiLU(), nn.Conv2d(fine, 4 * image_channels, 3, padding=1))
-        self.to(memory_format=torch.channels_last)  # convolutions compute in it, so nothing is rearranged between them
+        self.to(memory_format=torch.channels_last)  # convolutions use this format, so no layout conversion is needed
 
     def forward(self, images: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """Noisy images (N, C, H, W), times (N,) in [0, 1] and labels (N,) to (N, C, H, W).
+        """Computes the output (N, C, H, W) of the network.
 
-        One time () for all images, as in sampling, is faster: the embeddings are computed once for each label.
+        Args:
+            images: Noisy images, with shape (N, C, H, W).
+            t: Times in [0, 1], with shape (N,), or a single time with shape () for all images. A single time, which
+                samplers use, is faster, because the embedding is computed only once for each label.
+            labels: Labels, with shape (N,).
         """
         rows: Rows = slice(None)
         embedded_labels = labels
-        if not t.ndim:  # embed every label once
+        if not t.ndim:  # compute the embedding of each label only once
             rows, embedded_labels = labels, torch.arange(self.label_embed.num_embeddings, device=labels.device)
             t = t.expand(len(embedded_labels))
         angles = t[:, None] * self.frequencies  # (N, 32)

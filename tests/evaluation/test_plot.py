@@ -63,9 +63,9 @@ def test_plot_refuses_a_run_without_a_finished_epoch(trained, tmp_path, capsys):
     run = shutil.copytree(trained / "lightning_logs" / "version_0", tmp_path / "run")
     lines = (run / "metrics.csv").read_text().splitlines()
     (run / "metrics.csv").write_text("\n".join(lines[:2]) + "\n")
-    assert "no epoch that has ended" in refused(["plot", str(run)], capsys)
+    assert "no completed epoch" in refused(["plot", str(run)], capsys)
     (run / "metrics.csv").write_text("epoch,step,val_loss\n0,4,many\n")
-    assert "metrics.csv is not one of condgen's" in refused(["plot", str(run)], capsys)
+    assert "metrics.csv was not written by condgen" in refused(["plot", str(run)], capsys)
     assert not (run / "metrics.png").exists()
 
 

@@ -168,7 +168,7 @@ def test_condgen_test_writes_scores_of_samples_and_real_images_and_nearest_png(s
         assert {"value", "uncertainty", "real", "real_uncertainty"} <= score.keys()
     assert content["scores"]["accuracy"]["real"] > 0.97
     assert len(content["scores"]["coverage"]["per_label"]) == 10
-    assert content["checkpoint"]["chosen"] == "the last of its training, by no score"
+    assert content["checkpoint"]["chosen"] == "the last one of the training run, not chosen by a score"
     assert (content["checkpoint"]["epochs"], content["checkpoint"]["steps"]) == (2, 10)
     assert content["samples"] == {"number": 70, "seed": 0}
     assert content["cost"]["parameters"] == 6_650_433
@@ -272,9 +272,9 @@ def test_score_error_names_the_damaged_file(mnist_root, tmp_path, capsys):
     (tmp_path / "predictions" / "manifest.csv").write_text("file,label\n../../secret.png,3\n")
     (tmp_path / "empty").mkdir()
     for name, message in (
-        ("cut.npz", "cut.npz is not a whole npz"),
-        ("code.npz", "code.npz holds images of ()"),
-        ("pictures", "a.png is not a whole picture"),
+        ("cut.npz", "cut.npz is not a valid npz"),
+        ("code.npz", "code.npz has images of ()"),
+        ("pictures", "a.png is not a valid picture"),
         ("predictions", f"{tmp_path / 'predictions' / 'secret.png'} cannot be read"),
         ("empty", "neither a manifest.csv nor folders"),
         ("nothing", "nothing cannot be read"),
@@ -455,7 +455,7 @@ def test_compare_prints_table_and_writes_picture(scored, tmp_path, capsys):
     (other / "scores.json").write_text(json.dumps(content))
     error = refused(["compare", str(scored), str(other), "--output", str(tmp_path / "b.png")], capsys)
     assert "differ in number of samples" in error
-    for path, message in (("nothing", "There is no"), (str(scored / "metrics.csv"), "is not one of condgen's")):
+    for path, message in (("nothing", "does not exist"), (str(scored / "metrics.csv"), "was not written by condgen")):
         assert message in refused(["compare", path, "--output", str(tmp_path / "b.png")], capsys)
     assert not (tmp_path / "b.png").exists()
 
@@ -471,7 +471,7 @@ def test_compare_writes_picture_of_samples(scored, tmp_path, capsys):
     assert four_labels.height > two_labels.height
     assert np.asarray(two_labels).std() > 10
     scores_picture.unlink()
-    assert "labels is [10]: give some of 0 to 9" in refused([*common, "--labels", "[10]"], capsys)
+    assert "labels is [10]. Use one or more labels from 0 to 9" in refused([*common, "--labels", "[10]"], capsys)
     shutil.copy(scored / "scores.json", tmp_path / "scores.json")
     assert "has no checkpoints/last.ckpt" in refused(["compare", str(tmp_path), *common[2:]], capsys)
     resumed = tmp_path / "resumed"
@@ -479,7 +479,7 @@ def test_compare_writes_picture_of_samples(scored, tmp_path, capsys):
     content = json.loads((resumed / "scores.json").read_text())
     content["checkpoint"]["steps"] -= 1
     (resumed / "scores.json").write_text(json.dumps(content))
-    assert "was trained on since" in refused(["compare", str(resumed), *common[2:]], capsys)
+    assert "was trained further" in refused(["compare", str(resumed), *common[2:]], capsys)
     assert not scores_picture.exists()
 
 
