@@ -64,8 +64,8 @@ def basis(scores: Mapping[str, Any]) -> tuple[str, ...]:
 def run_names(families: Mapping[str, str]) -> dict[str, str]:
     """Returns a short, unique name for each path.
 
-    The name is the family if all families differ. Otherwise it is the family and the folder, or the whole path if
-    these are not unique either.
+    The name is the family if all families differ. Otherwise the name is the family followed by the folder. If these
+    names are not unique either, the name is the whole path.
 
     Args:
         families: Mapping from each path to the name of its family, which is empty if the family is unknown.
@@ -144,7 +144,7 @@ def plot_samples(
         path: Path of the PNG file.
 
     Raises:
-        UsageError: If ``labels`` is empty, or if one of the generators was not trained on one of the labels.
+        UsageError: If ``labels`` is empty, or if a generator does not have one of the labels.
     """
     classes = min(generator.num_classes for generator in generators.values())
     if labels is None:

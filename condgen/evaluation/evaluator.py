@@ -24,7 +24,7 @@ from condgen.files.reading import read_limited
 from condgen.metrics.classifier import Classifier, accuracy, train
 from condgen.noise import uniform
 
-MAX_WEIGHTS_BYTES = 2**30  # the bundled evaluators have 3 MB
+MAX_WEIGHTS_BYTES = 2**30  # the evaluators that come with condgen have 3 MB
 BUNDLED = Path(__file__).parent / "evaluators"
 
 # The two classifiers have different architectures and seeds, so that they do not make the same mistakes.
@@ -98,7 +98,7 @@ def evaluators_folder(data: ImageDataModule) -> Path:
 
 
 def find_evaluator(data: ImageDataModule) -> Evaluator:
-    """Loads the evaluator of a data set from the data set's folder, or else the one that comes with condgen.
+    """Loads the evaluator of a data set from the data set's folder, or the evaluator that comes with condgen.
 
     Raises:
         UsageError: If there is no evaluator for the data set, or if its file is damaged.
@@ -182,7 +182,7 @@ def train_evaluator(
         raise UsageError(f"{path} already exists. Use another folder (--dirpath), or replace it with --overwrite true.")
     existing = next(folder for folder in path.absolute().parents if folder.is_dir())
     if not os.access(existing, os.W_OK):
-        raise UsageError(f"{path} cannot be written, because {existing} is read-only. Use another folder (--dirpath).")
+        raise UsageError(f"{path} cannot be written: {existing} is not writable. Use another folder (--dirpath).")
     data.prepare_data()
     data.setup("fit")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STYLE: Any = {
-    "text.parse_math": False,  # names come from files, so a $ is not the start of a formula
+    "text.parse_math": False,  # names from files may contain a $, which must not start a formula
     "axes.titlesize": 9,
     "axes.labelsize": 8,
     "xtick.labelsize": 8,
@@ -24,7 +24,7 @@ STYLE: Any = {
 
 
 def check_png(option: str, name: str | None) -> None:
-    """Checks that the file name given for an option ends in .png; raises UsageError otherwise. None is accepted."""
+    """Checks that the file name of an option is None or ends in .png; raises UsageError otherwise."""
     if name is not None and not name.endswith(".png"):
         raise UsageError(f"{option} is {name}. Use a file name that ends in .png.")
 

@@ -30,8 +30,8 @@ SCORES = {  # metrics with the same meaning in every family
     "score_frechet_distance": "to real images",
 }
 REAL_IS_ONE = ("variance_ratio", "score_diversity")  # metrics that are 1 for real images
-COLUMNS = ("train_loss_epoch", "val_loss", "val_loss_floor", *SCORES)  # of metrics.csv
-MAX_EPOCHS, MAX_VALUE = 10**9, 3.5e38  # float32 values are smaller
+COLUMNS = ("train_loss_epoch", "val_loss", "val_loss_floor", *SCORES)  # columns of metrics.csv to plot
+MAX_EPOCHS, MAX_VALUE = 10**9, 3.5e38  # the largest float32 is 3.4e38
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito 2008
 MARKERS = "os^DvPX"
 

@@ -50,7 +50,7 @@ def rows_of(images: Images, rows: Tensor) -> Images:
 def all_cores() -> Iterator[None]:
     """Sets the number of threads to the number of CPU cores inside the ``with`` block.
 
-    Rounding errors depend on the number of threads. The scores are reproducible only if it is always the same.
+    Rounding errors depend on the number of threads. So scores are reproducible only if this number is always the same.
     """
     before = torch.get_num_threads()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -61,7 +61,7 @@ class ConditionalGenerator(LightningModule, ABC):
         self.last_train_loss: Tensor | None = None
         self._train_loss = torch.zeros(2)  # sum over the batches of this epoch so far, and their number
         self._saved_train_loss: Tensor | None = None  # from a checkpoint, one row for each process
-        self._group_settings: list[dict[str, Any]] = []  # of the optimizers, while a checkpoint is restored
+        self._group_settings: list[dict[str, Any]] = []  # of the optimizers, kept while a checkpoint is restored
 
     @property
     def hparams(self) -> Any:
@@ -236,7 +236,7 @@ class ConditionalGenerator(LightningModule, ABC):
     # Logging.
 
     def log_train_loss(self, loss: Tensor, **parts: Tensor) -> None:
-        """Logs the training loss as ``train_loss``, every ``log_every_n_steps`` steps.
+        """Logs the training loss as ``train_loss``, every ``log_every_n_steps`` steps and at the end of an epoch.
 
         The method also adds the loss to the epoch's mean, which is logged as ``train_loss_epoch`` together with
         ``val_loss``. So it must be called in every step.

@@ -58,7 +58,7 @@ SOLVERS = {"multistep": multistep, "heun": heun, "euler": euler}
 class Diffusion(EMAGenerator):
     """Conditional diffusion model or rectified flow with a small U-Net.
 
-    The docstring of the module explains the method. Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598)
+    See the module docstring for the method. Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598)
     extrapolates from the unconditional prediction through the conditional prediction. Samples become clearer, but less
     diverse. Guidance helps at medium noise levels. At high noise levels it reduces the diversity, and at low noise
     levels it has little effect (Kynkäänniemi et al. 2024, "Applying Guidance in a Limited Interval Improves Sample and
@@ -79,7 +79,8 @@ class Diffusion(EMAGenerator):
         guidance: Scale of classifier-free guidance. Use 1 to turn guidance off.
         guidance_interval: Interval in which guidance is used, from 0 (noise) to 1 (image). Its two numbers are values
             of alpha_t / (alpha_t + sigma_t), which is equal to the time t for ``flow``.
-        label_dropout: Probability that the label is replaced by the null label in training, which guidance needs.
+        label_dropout: Probability that the label is replaced by the null label in training. Guidance needs a value
+            above 0.
         posterior_images: Number of the latest training images that are used to compute the posterior mean. Use 0 to
             turn the posterior-mean target off.
         mismatched_labels: Whether to also train on plausible labels other than the image's own label. Needs
@@ -167,9 +168,9 @@ class Diffusion(EMAGenerator):
         return F.mse_loss(prediction, target)
 
     def noise_and_times(self, rows: int, batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the random numbers of a training or validation step.
+        """Returns the noise, the times and the uniform random numbers of a training or validation step.
 
-        They are the noise with shape (N, C, H, W), the times with shape (N,), and uniform numbers in [0, 1) with shape
+        The noise has shape (N, C, H, W), the times have shape (N,), and the uniform numbers in [0, 1) have shape
         (N, 1 + num_classes).
 
         Args:
@@ -186,8 +187,8 @@ class Diffusion(EMAGenerator):
     ) -> tuple[Tensor, Tensor]:
         """Computes the conditions (N,) and the targets (N, C, H, W) of a training step.
 
-        If sigma_t > alpha_t, they are computed from the posterior p(x, label | x_t). With less noise, the posterior is
-        concentrated on the image itself, so its own condition and target are used.
+        If sigma_t > alpha_t, both are computed from the posterior p(x, label | x_t). With less noise, the posterior is
+        concentrated on the image itself, so the condition and the target of the image are used.
 
         Args:
             x: Images in [-1, 1], with shape (N, C, H, W).

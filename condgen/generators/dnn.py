@@ -75,8 +75,8 @@ def with_label(latent: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 class DNN(ConditionalGenerator):
     """DNN of the article.
 
-    The default arguments are those of the article: the network has 6,650,433 parameters, and Adam trains it with a
-    learning rate of 1e-4.
+    The default arguments are the settings of the article: a network with 6,650,433 parameters, which Adam trains with
+    a learning rate of 1e-4.
 
     Args:
         latent_dim: Size of the latent, which is uniform in [0, 1).

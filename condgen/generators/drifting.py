@@ -31,7 +31,7 @@ from condgen.nn.schedule import ScheduleName, fused_group, with_schedule
 
 
 class RandomFeatures(nn.Module):
-    """Features of the drift: the pixels, and the outputs of three random convolutions.
+    """Feature extractor of the drift. It returns the pixels and the outputs of three random convolutions.
 
     Each convolution halves the resolution and is applied to the output of the previous one.
 
@@ -103,7 +103,7 @@ def energy_distance(fake: Tensor, real: Tensor) -> Tensor:
 class Drifting(EMAGenerator):
     """One-step generator with the network of the article, trained by drifting.
 
-    The docstring of the module explains the method.
+    See the module docstring for the method.
 
     Args:
         latent_dim: Size of the latent, which is uniform in [0, 1).
@@ -175,7 +175,7 @@ class Drifting(EMAGenerator):
         fake_labels = labels[: math.ceil(self.hparams.fake_ratio * len(labels))]
         noise = self.batch_uniform(len(fake_labels), batch_idx, self.noise_shape)
         fake = self.network(with_label(noise, fake_labels, self.num_classes)).float()
-        loss, energies = 0 * fake.sum(), []  # depends on the weights even if no label has two images
+        loss, energies = 0 * fake.sum(), []  # has a gradient even if no label has two images
         global_batch = [self.of_all_processes(rows) for rows in (fake, fake_labels, real, labels)]
         with torch.autocast(self.device.type, enabled=False):
             for fake_features, real_features in self.feature_sets(*global_batch):

@@ -3,9 +3,9 @@
 The latent of the DNN contains no information about the real image in the loss, so the network learns to ignore the
 latent. In a VAE, an encoder gets the real image and returns a normal distribution of latents for it. So a latent
 encodes one specific 3, and the decoder, which is the network of the article, does not have to generate an average. To
-generate images without the encoder, latents are sampled from the prior p(z | y). All three are trained with the same
-objective, the evidence lower bound (ELBO) of the log-likelihood of the images (Kingma and Welling 2013, "Auto-Encoding
-Variational Bayes", arXiv:1312.6114), in nats per image:
+generate images without the encoder, latents are sampled from the prior p(z | y). Encoder, decoder and prior are trained
+with the same objective, the evidence lower bound (ELBO) of the log-likelihood of the images (Kingma and Welling 2013,
+"Auto-Encoding Variational Bayes", arXiv:1312.6114), in nats per image:
 
     ELBO = E[log p(x | z, y)]  -  E[log q(z | x, y) - log p(z | y)]
            reconstruction         KL
@@ -42,7 +42,7 @@ from condgen.noise import Distribution
 class Encoder(nn.Module):
     """Encoder that maps an image and its label to the posterior of the latent.
 
-    The layers are those of the article's network in reverse order.
+    The layers of the article's network are used in reverse order.
 
     Args:
         image_shape: Shape (C, H, W) of the images. H and W must be multiples of 4.
@@ -91,7 +91,7 @@ def discretized_logistic_log_prob(images: Tensor, location: Tensor, log_scale: T
         The log-likelihood in nats per image, with shape (N,). It is at most 0.
     """
     inverse_scale = torch.exp(-log_scale)
-    upper = (images - location + 1 / 510) * inverse_scale  # upper and lower end of the level's interval
+    upper = (images - location + 1 / 510) * inverse_scale  # ends of the interval of the pixel's level
     lower = (images - location - 1 / 510) * inverse_scale
     # log(sigmoid(upper) - sigmoid(lower)) as a sum, because float32 would often round the difference to 0
     is_black, is_white = images < 1 / 510, images > 1 - 1 / 510
@@ -104,7 +104,7 @@ def discretized_logistic_log_prob(images: Tensor, location: Tensor, log_scale: T
 class VAE(ConditionalGenerator):
     """Conditional VAE with the network of the article as its decoder.
 
-    The docstring of the module explains the method. ``generate`` returns the location of the distribution of each
+    See the module docstring for the method. ``generate`` returns the location of the distribution of each
     pixel, clipped to [0, 1]. It does not sample from this distribution.
 
     Args:

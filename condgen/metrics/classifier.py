@@ -108,7 +108,7 @@ def train(
     device = next(classifier.parameters()).device
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=3e-3, weight_decay=0.02)
     steps = max(2, epochs * batches)
-    warm_up = max(0.1, 2 / steps)  # at least two steps, because OneCycleLR divides by warm-up steps - 1
+    warm_up = max(0.1, 2 / steps)  # at least two steps, because OneCycleLR divides by the number of warm-up steps - 1
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=warm_up)
     classifier.train()
     with tqdm(total=epochs * batches, desc=progress, disable=progress is None, mininterval=1) as bar:

@@ -42,9 +42,7 @@ class VarianceRatio(Metric):
         classes = len(label_means)
         self.add_state("count", torch.zeros(classes), dist_reduce_fx="sum")
         self.add_state("sums", torch.zeros(2, classes, label_means[0].numel()), dist_reduce_fx="sum")
-        self.add_state(
-            "squares", torch.zeros(2, classes), dist_reduce_fx="sum"
-        )  # of generated images and of real images
+        self.add_state("squares", torch.zeros(2, classes), dist_reduce_fx="sum")  # rows: generated, real
         self.to(label_means.device)
 
     def update(self, generated: Tensor, real: Tensor, labels: Tensor) -> None:

@@ -70,9 +70,8 @@ class Muon(torch.optim.AdamW):
         for weight in group["params"]:
             if weight.grad is None:
                 continue
-            state = self.state[
-                weight
-            ]  # the names are AdamW's, because its __setstate__ expects a step for every parameter
+            # The state has the names of AdamW, whose __setstate__ expects a step for every parameter.
+            state = self.state[weight]
             if not state:
                 state["step"], state["exp_avg"] = torch.zeros((), device=weight.device), torch.zeros_like(weight)
             state["step"] += 1

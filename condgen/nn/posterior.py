@@ -49,8 +49,8 @@ class EmpiricalPosterior(nn.Module):
     def log_likelihood(self, x_t: Tensor, x: Tensor, alpha_t: Tensor, sigma_t: Tensor) -> Tensor:
         """Computes log p(x_t | image) up to a constant, with shape (N, 1 + size).
 
-        The first column is the log-likelihood of the image itself. The other columns are those of the images in the
-        buffer.
+        The first column is the log-likelihood of the image itself. The other columns are the log-likelihoods of
+        the images in the buffer.
 
         Args:
             x_t: Noisy images alpha_t x + sigma_t noise, with shape (N, C, H, W).
