@@ -85,7 +85,7 @@ def _check_labels(path: Path, labels: Sequence[int], data: ImageDataModule) -> N
 def _damaged(path: Path, kind: str) -> Iterator[None]:
     """Turns any error of a decoder into a UsageError that names the file.
 
-    The context manager catches every exception, because Pillow, zipfile, zlib and numpy raise many classes.
+    The context manager catches every exception, because Pillow, zipfile, zlib and numpy raise many types of exceptions.
     """
     try:
         yield

@@ -191,7 +191,7 @@ def write_nearest(samples: Images, data: ImageDataModule, path: Path) -> None:
 
 
 def cell(value: Any) -> str:
-    """Formats a number of ``scores.json`` as text. Returns – if the value is not a number."""
+    """Formats a number of ``scores.json`` as text. If the value is not a number, the text is a dash (–)."""
     if not isinstance(value, int | float):
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4f}"
