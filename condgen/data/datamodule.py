@@ -217,7 +217,8 @@ class ImageDataModule(LightningDataModule):
     def train_dataloader(self) -> ImageLoader:
         if self.batch_size > len(self.train_images):
             raise UsageError(
-                f"data.batch_size is {self.batch_size}, but there are only {len(self.train_images):,} training images."
+                f"data.batch_size is {self.batch_size}, but there are only {len(self.train_images):,} training images: "
+                "give a smaller batch size."
             )
         module = self.trainer.lightning_module if self.trainer is not None else None
         # A resumed run must shuffle with the seed it started with, which the module restores from the checkpoint.

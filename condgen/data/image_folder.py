@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
@@ -80,7 +80,8 @@ class ImageFolder(ImageDataModule):
         self.classes = tuple(classes if classes is not None else sorted({picture.name for picture in pictures}))
         if len(self.classes) < 2:
             raise UsageError(
-                f"{root} has {len(self.classes)} class: give a folder that contains at least two folders of pictures."
+                f"{root} has {len(self.classes)} folders of pictures: put the pictures of each of at least two classes "
+                "into a folder with its name."
             )
         channels = channels or (1 if all(_is_grey(Path(root) / picture.path) for picture in pictures) else 3)
         self.image_shape = (channels, image_size, image_size)
@@ -110,10 +111,15 @@ class ImageFolder(ImageDataModule):
         label_of = {name: label for label, name in enumerate(self.classes)}
         labels = torch.tensor([label_of[picture.name] for picture in pictures])
         number = sum(not picture.is_test for picture in pictures)  # number of training pictures, which are listed first
-        rank_zero_info(
-            f"Data: {number:,} pictures to train and {len(pictures) - number:,} to test from {self.root}"
-            + (f", skipped {len(skipped):,} that cannot be read" if skipped else "")
-        )
+        if skipped:
+            rank_zero_warn(f"{len(skipped):,} pictures in {self.root} cannot be read and are left out.")
+        if empty := set(self.classes) - {picture.name for picture in pictures[:number]}:
+            raise UsageError(f"{self.root / min(empty)} has no readable training picture: add some.")
+        if number == len(pictures):
+            raise UsageError(
+                f"{self.root} has no test pictures: add more pictures, of which a tenth is used for testing, or put "
+                "them into the folders train and test."
+            )
         return Images(images[:number], labels[:number]), Images(images[number:], labels[number:])
 
     def _read_or_decode(self, pictures: Sequence[Picture]) -> tuple[Tensor, set[str]]:
@@ -229,6 +235,8 @@ def list_pictures(root: Path) -> list[Picture]:
     for name in train_classes:
         if (other := lower.setdefault(name.casefold(), name)) != name:
             raise UsageError(f"{root} has the classes {other} and {name}, which differ only in case: rename one.")
+        if "," in name:
+            raise UsageError(f"{train_classes[name]} has a comma in its name, which separates labels: rename it.")
     training, testing = [], []
     for name, folder in train_classes.items():
         paths = _pictures_in(folder, root)

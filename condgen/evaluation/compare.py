@@ -96,11 +96,11 @@ def plot_scores(contents: Mapping[str, Mapping[str, Any]], path: Path) -> None:
             errors: dict[str, Any] = {"xerr": 2 * (x[error] or 0), "yerr": 2 * (y[error] or 0)}
             style = "k*" if value == "real" else "o"
             axes.errorbar(x[value], y[value], fmt=style, capsize=3, markersize=9, label=name, **errors)
-        low = min(0.9, *(scores["accuracy"][value] - 0.03 for _, scores, value, _ in points))
+        low = min(0.9, *(scores["accuracy"][value] - 0.05 for _, scores, value, _ in points))
         axes.set(xlabel="coverage: real images that have a sample near", ylabel="label accuracy of the samples")
-        axes.set(xlim=(-0.05, 1.15), ylim=(low, 1.01), title=first["data"])
+        axes.set(xlim=(-0.05, 1.05), ylim=(low, 1.02), title=first["data"])
         axes.grid(alpha=0.3)
-        axes.legend(loc="best")
+        figure.legend(loc="outside right upper")
 
 
 def scored_generator(path: Path, scores: Mapping[str, Any]) -> ConditionalGenerator:

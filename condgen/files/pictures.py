@@ -10,6 +10,11 @@ from PIL import Image, ImageOps
 from condgen.errors import UsageError
 from condgen.files.reading import read_limited
 
+# Not in a block with catch_warnings, which is not thread-safe. Pillow's warnings are about large pictures, which are
+# refused here, and about damaged metadata.
+warnings.filterwarnings("ignore", module="PIL")
+
+MAX_PIXELS = 89_000_000  # Pillow's own limit, above which it only warns
 MAX_PICTURE_BYTES = 2**26  # size of 4096 x 4096 uncompressed pixels
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not EPS, because it starts Ghostscript
 PICTURE_SUFFIXES = (
@@ -22,13 +27,13 @@ def open_picture(path: Path) -> Image.Image:
 
     Raises:
         OSError: If the file cannot be read, is too large, or is not a picture.
-        Image.DecompressionBombWarning: If the picture has more than 89 million pixels.
+        ValueError: If the picture has more than 89 million pixels.
         Image.DecompressionBombError: If the picture has more than 179 million pixels.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return Image.open(io.BytesIO(read_limited(path, MAX_PICTURE_BYTES)), formats=PICTURE_FORMATS)
+    image = Image.open(io.BytesIO(read_limited(path, MAX_PICTURE_BYTES)), formats=PICTURE_FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"it has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+    return image
 
 
 def is_grey(image: Image.Image) -> bool:
@@ -41,10 +46,8 @@ def is_grey(image: Image.Image) -> bool:
 
 def upright(image: Image.Image) -> Image.Image:
     """Decodes a picture and rotates it according to its EXIF orientation."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # warnings about damaged metadata
-        image.load()
-        return ImageOps.exif_transpose(image)
+    image.load()
+    return ImageOps.exif_transpose(image)
 
 
 def check_levels(image: Image.Image, path: Path) -> None:

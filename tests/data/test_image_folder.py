@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +43,10 @@ def read(folder: Path, **settings) -> ImageFolder:
 
 def only(folder: Path, image: Image.Image, name: str = "x.png", **options) -> torch.Tensor:
     """The image (C, H, W) as which a picture is read that is the only one of its class."""
-    for label in ("a", "b"):
-        (folder / label).mkdir(exist_ok=True)
-        image.save(folder / label / name, **options.pop("save", {}))
+    saved = options.pop("save", {})
+    for place in ("train/a", "train/b", "test/a"):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        image.save(folder / place / name, **saved)
     data = read(folder, image_size=16, **options)
     assert len(data.train_images) == 2
     return data.train_images.images[0]
@@ -240,8 +243,9 @@ WRONG = {
         ),
         "n.png",
     ),
-    "one class": (lambda root: (root / "dog").rename(root.parent / "dog"), "1 class"),
-    "no class": (lambda root: [(root / name).rename(root.parent / name) for name in ("cat", "dog")], "0 class"),
+    "comma in a name": (lambda root: (root / "dog").rename(root / "dog, black"), "dog, black"),
+    "one class": (lambda root: (root / "dog").rename(root.parent / "dog"), "1 folders"),
+    "no class": (lambda root: [(root / name).rename(root.parent / name) for name in ("cat", "dog")], "0 folders"),
 }
 
 
@@ -266,6 +270,27 @@ def test_unreadable_picture_is_refused_by_name_or_left_out(change, folder, capsy
         read(folder)
 
 
+def test_class_without_a_readable_picture_is_refused_by_name(folder):
+    for path in (folder / "dog").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UsageError, match="dog"):
+        read(folder, skip_unreadable=True)
+
+
+def test_folder_without_test_pictures_is_refused_before_training(folder, capsys):
+    for name in ("cat", "dog"):
+        for number in range(1, 12):
+            (folder / name / f"{number}.png").unlink()
+    line = refused(["fit", "--data", "ImageFolder", "--data.root", str(folder), "--data.batch_size", "2"], capsys)
+    assert "no test pictures" in line
+
+
+def test_skipped_pictures_are_counted_in_a_warning(folder):
+    (folder / "cat" / "0.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match="1 pictures"):
+        read(folder, skip_unreadable=True)
+
+
 def test_test_folder_with_an_unknown_class_is_refused_by_name(folder, tmp_path):
     (tmp_path / "split" / "test" / "fish").mkdir(parents=True)
     folder.rename(tmp_path / "split" / "train")
@@ -281,6 +306,17 @@ def test_image_size_that_no_network_has_is_refused(size, folder, capsys):
 
 def test_folder_that_does_not_exist_is_refused(tmp_path, capsys):
     assert "nowhere" in refused(["fit", "--data", "ImageFolder", "--data.root", str(tmp_path / "nowhere")], capsys)
+
+
+def test_pillows_warnings_are_not_shown_also_from_threads(folder):
+    """In a process of its own, because pytest changes which warnings are shown."""
+    Image.new("1", (10_000, 10_000)).save(folder / "cat" / "0.png")
+    program = "import sys, warnings; from condgen.data import ImageFolder\n"
+    program += "data = ImageFolder(root=sys.argv[1], skip_unreadable=True); data.setup('fit'); warnings.warn('shown')"
+    done = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=True)
+    assert "DecompressionBomb" not in done.stderr
+    assert "1 pictures" in done.stderr
+    assert "shown" in done.stderr  # other warnings are still shown
 
 
 # Runs.

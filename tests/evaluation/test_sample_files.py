@@ -249,7 +249,7 @@ def test_read_samples_error_names_a_picture_of_an_unsupported_kind(make, tmp_pat
 
 @pytest.mark.parametrize("side", [5_000, 12_000, 40_000])
 @pytest.mark.parametrize("kind", ["png", "gif", "pgm"])
-def test_read_samples_refuses_a_huge_picture_before_it_is_decoded(kind, side, tmp_path, recwarn):
+def test_read_samples_refuses_a_huge_picture_before_it_is_decoded(kind, side, tmp_path):
     """The file ends after its header, so decoding it would raise another error, not one about its size."""
     if kind == "png":
         header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
@@ -261,7 +261,6 @@ def test_read_samples_refuses_a_huge_picture_before_it_is_decoded(kind, side, tm
         content = f"P5 {side} {side} 255\n".encode()
     with pytest.raises(UsageError, match=rf"x\.{kind}.*({side} x|{side**2} pixels)"):
         read_picture(write(f"x.{kind}", content)(tmp_path))
-    assert not recwarn.list
 
 
 @pytest.mark.parametrize("kind", ["png", "tiff", "gif", "pgm", "bmp", "webp", "jpg"])
