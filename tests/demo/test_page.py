@@ -476,7 +476,7 @@ def test_demo_request_returns_the_images_of_generate(address, folder):
         ("interpolated", ("/etc/passwd", "2", 0, 0, 1, "", "", 0), "/etc/passwd"),
         ("interpolated", (DNN, "2", 0, 0, 1, "", "", 7), "part is 7. Input should be less than or equal to 1"),
         ("interpolated", (DNN, "2", 0, -1, 1, "", "", 0), "from sample is -1"),
-        ("moved", (DNN, "2", 0, 0, 62, "", "", 0), "coordinate is 62: give 0 to 61"),
+        ("moved", (DNN, "2", 0, 0, 62, "", "", 0), "coordinate is 62: use 0 to 61"),
         ("moved", (DNN, "2", 0, 0, 10**30, "", "", 0), "coordinate is 1"),
         ("moved", (DNN, "2", 0, 0, 0, "", "", 4), "value is 4. Input should be less than or equal to 3"),
         ("epoch", ("..", 1), "There is no run '..' here"),
