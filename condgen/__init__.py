@@ -15,7 +15,7 @@ def load(path: str | Path = "last", **settings: Any) -> ConditionalGenerator:
     """Loads a trained generator on the CPU and sets it to eval mode.
 
     Args:
-        path: Path of a checkpoint, of a run directory (its last checkpoint is loaded), or of a file written by
+        path: Path to a checkpoint, of a run directory (its last checkpoint is loaded), or of a file written by
             ``condgen export --format safetensors``. ``last`` and ``best`` refer to the newest run under
             ``./lightning_logs``.
         settings: Hyperparameters that replace those from training, such as ``guidance=1.5`` for a diffusion model.

@@ -38,7 +38,7 @@ def generator_of(checkpoint: dict[str, Any], path: Path, settings: Mapping[str, 
 
     Args:
         checkpoint: Content of the checkpoint.
-        path: Path of the checkpoint, used in error messages.
+        path: Path to the checkpoint, used in error messages.
         settings: Hyperparameters that replace those from training.
 
     Raises:
@@ -82,7 +82,7 @@ def check_settings(checkpoint: dict[str, Any], path: Path, **settings: Any) -> N
 
     Args:
         checkpoint: Content of the checkpoint.
-        path: Path of the checkpoint, used in error messages.
+        path: Path to the checkpoint, used in error messages.
         settings: Hyperparameters that replace those from training.
 
     Raises:

@@ -36,7 +36,7 @@ def imported_class(class_path: str, base: type[T], path: Path) -> type[T]:
     Args:
         class_path: Full name of the class, such as ``condgen.generators.dnn.DNN``.
         base: Base class of the class.
-        path: Path of the checkpoint that names the class, used in the error message.
+        path: Path to the checkpoint that names the class, used in the error message.
 
     Raises:
         UsageError: If no subclass of ``base`` with this name has been imported.

@@ -45,7 +45,7 @@ def find_checkpoint(path: str | Path, root: Path) -> Path:
     """Finds the checkpoint file that ``--ckpt_path`` refers to.
 
     Args:
-        path: Path of a checkpoint, or of a run directory, which refers to its ``last.ckpt``. ``last`` and ``best``
+        path: Path to a checkpoint, or of a run directory, which refers to its ``last.ckpt``. ``last`` and ``best``
             refer to ``last.ckpt`` and ``best.ckpt`` of the newest run that contains this file.
         root: Folder that contains ``lightning_logs``.
 

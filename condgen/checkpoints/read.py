@@ -104,7 +104,7 @@ def read_weights(content: bytes, path: Path) -> dict[str, Any]:
 
     Args:
         content: Content of the file.
-        path: Path of the file, used in error messages.
+        path: Path to the file, used in error messages.
 
     Raises:
         UsageError: If the content is damaged, or if it was not written by this minor version of condgen.

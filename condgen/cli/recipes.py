@@ -14,7 +14,7 @@ def read_recipe(path: str) -> tuple[str, dict[str, Any]]:
     """Reads the config that ``--config`` refers to.
 
     Args:
-        path: Path of a config file. If the file does not exist, ``gan``, ``gan.yaml`` and ``configs/gan.yaml`` refer to
+        path: Path to a config file. If the file does not exist, ``gan``, ``gan.yaml`` and ``configs/gan.yaml`` refer to
             the ``gan.yaml`` that is included in condgen.
 
     Returns:

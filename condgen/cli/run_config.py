@@ -42,7 +42,7 @@ def settings_of_run(command: str, path: Path, given: Collection[str]) -> dict[st
 
     Args:
         command: ``fit``, ``validate``, ``test`` or ``predict``.
-        path: Path of the ``config.yaml``.
+        path: Path to the ``config.yaml``.
         given: Names of the options on the command line.
 
     Raises:

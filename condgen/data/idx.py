@@ -24,7 +24,7 @@ def read_idx(path: Path) -> Tensor:
     """Reads an IDX file.
 
     Args:
-        path: Path of the file. A file whose name ends in ``.gz`` is decompressed.
+        path: Path to the file. A file whose name ends in ``.gz`` is decompressed.
 
     Returns:
         A uint8 tensor, or an int32 tensor for the labels of QMNIST.

@@ -299,7 +299,7 @@ def read_picture(path: Path, image_shape: tuple[int, int, int], background: str)
     """Reads a picture, rotates it upright, removes transparency, and scales and crops it to the image size.
 
     Args:
-        path: Path of the picture.
+        path: Path to the picture.
         image_shape: Shape (C, H, W) of the result. C is 1 for greyscale and 3 for colour.
         background: Colour behind transparent pixels.
 

@@ -57,7 +57,7 @@ def read_grid(path: Path) -> Tensor:
     """Reads a sample grid from a PNG file.
 
     Args:
-        path: Path of the file.
+        path: Path to the file.
 
     Returns:
         The grid with shape (3, H, W) and dtype uint8.

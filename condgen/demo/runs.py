@@ -21,7 +21,7 @@ class Run(NamedTuple):
 
     Args:
         name: Name of the run on the page.
-        checkpoint: Path of the checkpoint.
+        checkpoint: Path to the checkpoint.
         family: Name of the generator class.
         data: Data module with the settings from training.
         hyperparameters: Hyperparameters of the generator.
@@ -35,7 +35,7 @@ class Run(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        """Path of the run directory, or of the folder with the checkpoint if it is not in a run directory."""
+        """Path to the run directory, or of the folder with the checkpoint if it is not in a run directory."""
         return run_of(self.checkpoint) or self.checkpoint.parent
 
     @property

@@ -25,8 +25,8 @@ def compare(
 
     Args:
         paths: Run directories that ``condgen test`` has scored, or paths of scores.json files.
-        output: Path of the PNG file with the plot.
-        samples: Path of a second PNG file, which shows ten samples of each label and the scores of each run. If not
+        output: Path to the PNG file with the plot.
+        samples: Path to a second PNG file, which shows ten samples of each label and the scores of each run. If not
             given, the file is not written.
         labels: Labels whose samples the second file shows. If not given, three labels are shown.
     """
@@ -84,7 +84,7 @@ def plot_scores(contents: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 
     Args:
         contents: Mapping from the name of each run to the content of its ``scores.json``.
-        path: Path of the PNG file.
+        path: Path to the PNG file.
     """
     first = next(iter(contents.values()))
     points = [(name, content["scores"], "value", "uncertainty") for name, content in contents.items()]
@@ -141,7 +141,7 @@ def plot_samples(
         generators: Mapping from the name of each run to its generator.
         contents: Mapping from the name of each run to the content of its ``scores.json``.
         labels: Labels to sample. If not given, three labels are sampled.
-        path: Path of the PNG file.
+        path: Path to the PNG file.
 
     Raises:
         UsageError: If ``labels`` is empty, or if a generator does not have one of the labels.

@@ -116,7 +116,7 @@ def read_evaluator(path: Path, data: ImageDataModule) -> Evaluator:
     """Loads an evaluator from a file that :func:`train_evaluator` wrote.
 
     Args:
-        path: Path of the file.
+        path: Path to the file.
         data: Data set whose images the evaluator must classify.
 
     Raises:
@@ -219,7 +219,7 @@ def write_evaluator(path: Path, weights: dict[str, Tensor], about: dict[str, Any
     """Writes the weights of an evaluator and their description to a safetensors file.
 
     Args:
-        path: Path of the file.
+        path: Path to the file.
         weights: Weights of both classifiers. Each name begins with the classifier's name in ``NETWORKS``.
         about: Description of the training run.
     """

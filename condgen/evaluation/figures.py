@@ -34,7 +34,7 @@ def figure_file(path: Path, width: float, height: float) -> Iterator[Figure]:
     """Creates a matplotlib figure and writes it to a PNG file when the ``with`` block ends.
 
     Args:
-        path: Path of the PNG file.
+        path: Path to the PNG file.
         width: Width of the figure in inches.
         height: Height of the figure in inches.
     """

@@ -41,7 +41,7 @@ def plot(runs: list[str], output: str | None = None) -> None:
 
     Args:
         runs: Run directories. Several runs are plotted into the same panels. If not given, the newest run is plotted.
-        output: Path of the PNG file. If not given, the file is metrics.png in the run directory, or in the working
+        output: Path to the PNG file. If not given, the file is metrics.png in the run directory, or in the working
             directory if there are several runs.
     """
     check_png("output", output)
@@ -104,7 +104,7 @@ def plot_curves(runs: Mapping[str, Curves], path: Path) -> None:
 
     Args:
         runs: Mapping from the name of each run to its curves.
-        path: Path of the PNG file.
+        path: Path to the PNG file.
     """
     from matplotlib.lines import Line2D
     from matplotlib.ticker import LogLocator, MaxNLocator

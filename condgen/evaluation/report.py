@@ -24,7 +24,7 @@ def about_checkpoint(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
 
     Args:
         checkpoint: Content of the checkpoint.
-        path: Path of the checkpoint.
+        path: Path to the checkpoint.
 
     Raises:
         UsageError: If the checkpoint is incompatible.
@@ -90,7 +90,7 @@ def score(path: str, data: ImageDataModule, output: str | None = None) -> None:
     table of the scores.
 
     Args:
-        path: Path of the samples: a folder that ``condgen predict`` wrote, an npz file with images and labels, or a
+        path: Path to the samples: a folder that ``condgen predict`` wrote, an npz file with images and labels, or a
             folder with a subfolder of pictures for each label.
         data: Data set that the samples are compared with. If not given, it is the data set of the run whose directory
             contains the samples, or MNIST if they are not in a run directory.
@@ -119,7 +119,7 @@ def _report(
     """Scores samples, writes the files and prints a table of the scores.
 
     Args:
-        source: Path of the checkpoint or of the samples, which is printed above the table.
+        source: Path to the checkpoint or of the samples, which is printed above the table.
         samples: Samples of every label.
         data: Data set whose test images the samples are compared with.
         evaluator: Evaluator of the data set.

@@ -39,7 +39,7 @@ def read_samples(path: Path, data: ImageDataModule) -> Images:
     """Reads samples from files. Returns the images (N, C, H, W) as uint8 and their labels (N,).
 
     Args:
-        path: Path of the samples, which is one of the following:
+        path: Path to the samples, which is one of the following:
 
             - a folder that ``condgen predict`` wrote;
             - an npz file with ``images`` (N, C, H, W) or (N, H, W), either bytes or floats in [0, 1], and ``labels``

@@ -66,7 +66,7 @@ def score_samples(
 ) -> tuple[dict[str, dict[str, Any]], int]:
     """Scores samples, and the same number of training images for reference.
 
-    Returns the scores by name, and the number of samples that were scored. A score is a mapping with ``value`` and
+    Returns the scores keyed by name, and the number of scored samples. A score is a mapping with ``value`` and
     ``uncertainty`` for the samples, ``real`` and ``real_uncertainty`` for the training images, and ``per_label`` if the
     score is computed for each label.
 
@@ -173,7 +173,7 @@ def write_nearest(samples: Images, data: ImageDataModule, path: Path) -> None:
     Args:
         samples: Samples to compare with the training images.
         data: Data set with the training images.
-        path: Path of the PNG file.
+        path: Path to the PNG file.
     """
     pairs: list[tuple[float, Tensor, Tensor]] = []
     for label in samples.labels.unique().tolist():

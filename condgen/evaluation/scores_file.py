@@ -69,9 +69,9 @@ def write_scores(
     """Writes ``scores.json``.
 
     Args:
-        path: Path of the file.
-        scores: Scores by name, from :func:`condgen.evaluation.scores.score_samples`.
-        cost: Costs of training and sampling by name, such as ``parameters`` and ``nfe``.
+        path: Path to the file.
+        scores: Scores keyed by name, from :func:`condgen.evaluation.scores.score_samples`.
+        cost: Training and sampling costs keyed by name, such as ``parameters`` and ``nfe``.
         about: Description of the samples, the generator, the data set and the evaluator.
     """
     text = json.dumps({**about, "scores": scores, "cost": cost}, indent=1, ensure_ascii=False, default=str)
@@ -83,7 +83,7 @@ def read_scores(path: Path) -> dict[str, Any]:
     """Reads and checks a ``scores.json``.
 
     Args:
-        path: Path of the file, or of a run directory that contains ``scores.json``.
+        path: Path to the file, or of a run directory that contains ``scores.json``.
 
     Raises:
         UsageError: If the file does not exist, or if a value in the file is missing, has the wrong type or is out of

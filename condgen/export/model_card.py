@@ -107,7 +107,7 @@ def matching_scores(metadata: dict[str, Any], run: Path | None) -> dict[str, Any
 
 
 def score_table(scores: dict[str, Any] | None) -> str:
-    """Returns a Markdown table of the scores and of the scores of real images."""
+    """Returns a Markdown table of the scores, with the values for real images beside them."""
     if scores is None:
         return "Not measured: run `condgen test`, then export again."
     rows = [f"| {name} | {' | '.join(with_errors(score))} |" for name, score in scores["scores"].items()]

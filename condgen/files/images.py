@@ -57,7 +57,7 @@ def write_gif(frames: Sequence[Tensor], path: Path, milliseconds: int, pause: in
 
     Args:
         frames: uint8 images with shape (3, H, W).
-        path: Path of the GIF.
+        path: Path to the GIF.
         milliseconds: Duration of each frame except the last.
         pause: Duration of the last frame in milliseconds.
     """

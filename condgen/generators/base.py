@@ -135,10 +135,10 @@ class ConditionalGenerator(LightningModule, ABC):
             )
 
     def draw_noise(self, seed: int, indices: Sequence[int] | Tensor) -> Tensor:
-        """Returns the noise of samples, with shape (N, *noise_shape), on the CPU.
+        """Returns the noise for the given samples, with shape (N, *noise_shape), on the CPU.
 
         Args:
-            seed: Seed of the samples.
+            seed: Random seed.
             indices: Indices of the N samples. The noise of sample i depends only on the seed and i.
         """
         numbers = uniform(seed, indices, self.noise_shape)
@@ -278,7 +278,7 @@ class ConditionalGenerator(LightningModule, ABC):
             batch_idx: Index of the batch.
 
         Returns:
-            Metrics by name, without the prefix ``val_`` or ``test_``. One of them must be ``loss``.
+            Metrics keyed by name, without the prefix ``val_`` or ``test_``. One of them must be ``loss``.
         """
         raise NotImplementedError
 

@@ -24,7 +24,7 @@ class DNNNetwork(nn.Module):
     """Network of the article: two linear layers, then two transposed convolutions that each double height and width.
 
     Args:
-        input_dim: Size of the latent plus number of classes (72 in the article).
+        input_dim: Latent size plus the number of classes (72 in the article).
         image_shape: Shape (C, H, W) of the images. H and W must be multiples of 4.
 
     Raises:

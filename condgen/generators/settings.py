@@ -46,7 +46,7 @@ def plain_settings(family: type, settings: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         family: Generator class.
-        settings: Arguments of its constructor, by name.
+        settings: Constructor arguments keyed by name.
 
     Raises:
         UsageError: If a value does not have the type that the constructor annotates.

@@ -85,7 +85,7 @@ def discretized_logistic_log_prob(images: Tensor, location: Tensor, log_scale: T
     Args:
         images: Images with shape (N, C, H, W). Pixels are multiples of 1/255 in [0, 1].
         location: Location of the distribution of each pixel, with shape (N, C, H, W).
-        log_scale: Log scale of the distribution of each pixel, with shape (C, H, W).
+        log_scale: Log scale of each pixel's distribution, with shape (C, H, W).
 
     Returns:
         The log-likelihood in nats per image, with shape (N,). It is at most 0.
@@ -152,7 +152,7 @@ class VAE(ConditionalGenerator):
         return nn.ModuleList((self.prior, self.decoder))
 
     def decode(self, latent: Tensor, labels: Tensor) -> Tensor:
-        """Decodes latents (N, latent_dim) to the location of the distribution of each pixel.
+        """Decodes latents (N, latent_dim) to the location of each pixel's distribution.
 
         The location has shape (N, C, H, W) and is in [-0.5, 1.5]. Black (0) and white (1) are inside this interval, so
         that the Sigmoid can reach them.

@@ -23,7 +23,7 @@ def gan_train(samples: LabelledFeatures, real: LabelledFeatures, num_classes: in
         samples: Two or more samples (N, C, H, W) as uint8, and their labels (N,).
         real: Real images (M, C, H, W) as uint8, and their labels (M,).
         num_classes: Number of classes. Labels are 0 … ``num_classes`` - 1.
-        seed: Seed of the initial weights and of the order of the samples.
+        seed: Random seed for the initial weights and the sample order.
     """
     epochs = min(MAX_EPOCHS, -(-STEPS // (len(samples.labels) // batch_size_for(len(samples.labels)))))
     with torch.random.fork_rng(devices=[]):

@@ -32,7 +32,7 @@ class LabelledFeatures(NamedTuple):
         return self.features[self.labels == label].flatten(1)
 
     def half(self, number: int) -> LabelledFeatures:
-        """Returns a random half of the images of each label, but at least one image.
+        """Returns a random half of each label's images, but at least one image.
 
         Args:
             number: Seed of the random choice.

@@ -19,17 +19,18 @@ FRAME_COLUMNS = 10  # number of labels side by side in a frame
 def interpolate(
     generator: ConditionalGenerator, labels: Tensor, noise: Tensor, steps: int, progress: bool = True
 ) -> Tensor:
-    """Interpolates from each sample to the next sample of its label, and from the last sample back to the first.
+    """Interpolates between consecutive samples of each label, and from the last sample back to the first.
 
     Args:
         generator: Generator of the images.
         labels: L labels, with shape (L,).
-        noise: Noise of S samples of each label, with shape (L, S, *noise_shape).
+        noise: Noise for S samples per label, with shape (L, S, *noise_shape).
         steps: Number of images from one sample to the next.
         progress: Whether to show a progress bar.
 
     Returns:
-        Images with shape (S * steps, L, C, H, W) and dtype uint8. Image ``k * steps`` of a label is its k-th sample.
+        Images with shape (S * steps, L, C, H, W) and dtype uint8. For each label, image
+        ``k * steps`` is the k-th sample.
     """
     weights, following, frames = torch.arange(steps) / steps, noise.roll(-1, dims=1), []
     numbers = range(noise.shape[1])

@@ -206,7 +206,7 @@ class PredictionFiles(Callback):
 
     @property
     def _raw(self) -> Path:
-        """Path of the raw file with the pixels of all samples in order. The npz shards are created from it."""
+        """Path to the raw file with the pixels of all samples in order. The npz shards are created from it."""
         return self.partial / ".samples"
 
     def _raw_images(self, indices: range) -> np.ndarray:

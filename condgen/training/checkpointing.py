@@ -238,13 +238,13 @@ class LastAndBestCheckpoint(Checkpoint):
             raise StoppedBySignal(self._stop_signal)
 
     def _find_extra_rows(self, trainer: Trainer) -> list[str]:
-        """Finds the rows of metrics.csv that exist only because a callback requested a stop.
+        """Finds the rows that metrics.csv has only because a callback stopped the training early.
 
-        Lightning then logs and validates once more. An uninterrupted run does not have these rows, so they are dropped
-        when the run is resumed.
+        In that case, Lightning logs and validates one extra time. An uninterrupted run does not have these rows, so
+        they are dropped when the run is resumed.
 
         Returns:
-            For each of these rows, the name of a column that has a value.
+            The name of one non-empty column for each of these rows.
         """
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         is_regular_row = bool(every) and self._next_step % every == 0

@@ -23,7 +23,7 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]], bool]:
     """Reads a ``metrics.csv``. An incomplete last row is ignored, because a killed process can leave one.
 
     Args:
-        path: Path of the file.
+        path: Path to the file.
 
     Returns:
         The column names, the readable rows, and whether the whole file is readable.

@@ -38,12 +38,11 @@ class TrainingScores(Callback):
     """Logs ``score_accuracy``, ``score_frechet_distance``, ``score_coverage`` and ``score_diversity`` during training.
 
     The callback compares 2,000 samples with 10,000 *training* images. It does not use test images, so
-    ``checkpoint.monitor`` can be one of the scores. The noise of the samples is the same each time. Because there are
-    fewer samples than in ``condgen test``, distances are larger and the coverage is lower. The callback does not change
-    the training result.
+    ``checkpoint.monitor`` can be one of the scores. All epochs use the same noise. Expect larger distances and a lower
+    coverage than in ``condgen test``, which uses more samples. The callback does not affect the training.
 
     Args:
-        every_n_epochs: Number of epochs from one measurement to the next. With null, scores are not measured.
+        every_n_epochs: Interval between measurements in epochs. If null, no scores are computed.
     """
 
     def __init__(self, every_n_epochs: int | None = 1) -> None:

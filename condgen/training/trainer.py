@@ -37,5 +37,5 @@ class RunTrainer(Trainer):
 
     @property
     def log_dir(self) -> str | None:
-        """Path of the run directory. As in Lightning, all processes must read this property."""
+        """Path to the run directory. As in Lightning, all processes must read this property."""
         return self.strategy.broadcast(None if self.run_directory is None else str(self.run_directory))
