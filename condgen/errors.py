@@ -20,6 +20,11 @@ def printable(text: str) -> str:
     return text if text.isprintable() else repr(text)[1:-1]
 
 
+def short_reason(error: Exception) -> str:
+    """Returns the text of an error on one printable line of at most 200 characters, or its type if it has no text."""
+    return printable(" ".join(str(error).split())[:200]) or type(error).__name__
+
+
 def check_number(
     name: str,
     value: float,

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from condgen.data.datamodule import ImageDataModule
 from condgen.data.loader import Images
-from condgen.errors import UsageError, check_number
+from condgen.errors import UsageError, check_number, short_reason
 from condgen.files.atomic import atomic_write
 from condgen.files.pictures import PICTURE_SUFFIXES, check_levels, grey_8_bit, is_grey, open_picture, upright
 from condgen.files.reading import read_limited
@@ -101,7 +101,8 @@ class ImageFolder(ImageDataModule):
 
     def download(self) -> None:
         """Decodes the pictures and writes them to the cache. Lightning calls it in one process on each machine."""
-        self._read_or_decode(list_pictures(self.root))
+        if self._can_write:
+            self._read_or_decode(list_pictures(self.root))
 
     def read(self) -> tuple[Images, Images]:
         self.hparams["source"] = "full"
@@ -139,9 +140,12 @@ class ImageFolder(ImageDataModule):
                 f"{', '.join(self.classes):.200}: give the folder that contains these classes as --data.root."
             )
         path = self._cache_path(pictures)
-        if not path.is_file() and not self._write_cache(pictures, path):
+        if not path.is_file() and not self._can_write:
+            rank_zero_warn(f"{self.own_folder} cannot be written: the pictures are decoded again in each run.")
             skipped: list[tuple[str, str]] = []
             return torch.stack(list(self._decode(pictures, skipped))), {name for name, _ in skipped}
+        if not path.is_file():
+            self._write_cache(pictures, path)
         skipped = json.loads(read_limited(path.with_suffix(".json"), MAX_LISTED_BYTES))
         shape = (len(pictures) - len(skipped), *self.image_shape)
         size = torch.Size(shape).numel()
@@ -168,11 +172,13 @@ class ImageFolder(ImageDataModule):
         channels, height, width = self.image_shape
         return self.own_folder / f"{height}x{width}x{channels}-{self.background}-{fingerprint}.images"
 
-    def _write_cache(self, pictures: Sequence[Picture], path: Path) -> bool:
-        """Writes the decoded pictures to the cache. Returns False if the folder is not writable."""
-        if not self.may_download or not os.access(self.root, os.W_OK):
-            rank_zero_warn(f"{self.own_folder} cannot be written: the pictures are decoded again in each run.")
-            return False
+    @property
+    def _can_write(self) -> bool:
+        """Whether decoded pictures can and may be saved under the root."""
+        return self.may_download and os.access(self.root, os.W_OK)
+
+    def _write_cache(self, pictures: Sequence[Picture], path: Path) -> None:
+        """Writes the decoded pictures to the cache."""
         skipped: list[tuple[str, str]] = []
         with atomic_write(path) as file:
             for image in self._decode(pictures, skipped):
@@ -183,7 +189,6 @@ class ImageFolder(ImageDataModule):
         for old in path.parent.glob(f"{former}-*"):
             if old.stem != path.stem:
                 old.unlink(missing_ok=True)
-        return True
 
     def _decode(self, pictures: Sequence[Picture], skipped: list[tuple[str, str]]) -> Iterator[Tensor]:
         """Decodes the pictures in their order.
@@ -326,4 +331,4 @@ def read_picture(path: Path, image_shape: tuple[int, int, int], background: str)
     except UsageError as error:
         return str(error)
     except Exception as error:  # a damaged picture can raise almost anything
-        return " ".join(str(error).split())[:200] or type(error).__name__
+        return short_reason(error)

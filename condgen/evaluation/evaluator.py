@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import condgen
 from condgen.data.datamodule import ImageDataModule
-from condgen.errors import UsageError, check_number, printable
+from condgen.errors import UsageError, check_number, short_reason
 from condgen.files.atomic import atomic_write
 from condgen.files.reading import read_limited
 from condgen.metrics.classifier import Classifier, accuracy, train
@@ -138,9 +138,8 @@ def read_evaluator(path: Path, data: ImageDataModule) -> Evaluator:
             raise ValueError("its weights do not match its description")
         evaluator.to_empty(device="cpu").load_state_dict(weights)
     except Exception as error:  # a damaged file can raise almost anything
-        reason = printable(" ".join(str(error).split())[:200])
         again = f"Replace it with `{evaluator_command(data)} --overwrite true`"
-        raise UsageError(f"{path} cannot be used ({reason}). {again}.") from error
+        raise UsageError(f"{path} cannot be used ({short_reason(error)}). {again}.") from error
     evaluator.sha256 = about["sha256"]
     return evaluator
 

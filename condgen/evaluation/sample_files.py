@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from condgen.data.datamodule import ImageDataModule
 from condgen.data.loader import Images
-from condgen.errors import UsageError, printable
+from condgen.errors import UsageError, short_reason
 from condgen.files.images import to_bytes
 from condgen.files.pictures import check_levels, grey_8_bit, open_picture, upright
 from condgen.files.reading import open_regular, read_limited
@@ -92,8 +92,7 @@ def _damaged(path: Path, kind: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, UsageError | MemoryError) or getattr(error, "filename", None):
             raise  # the file cannot be opened
-        reason = printable(" ".join(str(error).split())[:200]) or type(error).__name__
-        raise UsageError(f"{path} is not a valid {kind} ({reason}). Replace it.") from error
+        raise UsageError(f"{path} is not a valid {kind} ({short_reason(error)}). Replace it.") from error
 
 
 # Folders.

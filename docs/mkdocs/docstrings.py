@@ -1,6 +1,6 @@
 """An extension of Griffe, which reads docstrings for mkdocstrings: turns reStructuredText markup into Markdown.
 
-A role such as ``:func:`slerp``` and an arXiv number become links. A formula after ``.. math::`` becomes a code block.
+A role such as ``:func:`slerp``` and an arXiv number become links.
 Griffe knows a section with doctests only as ``Examples:``.
 """
 
@@ -13,7 +13,6 @@ from griffe import Extension, NameResolutionError, Object
 ROLE = re.compile(r":(?:attr|class|func|meth|mod):`~?([\w.]+)`")
 ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 EXAMPLE = re.compile(r"^( *)Example:$", flags=re.M)
-MATH = re.compile(r"^( *)\.\. math:: (.+)$", flags=re.M)
 
 
 class Markdown(Extension):
@@ -21,8 +20,7 @@ class Markdown(Extension):
         if obj.docstring is not None:
             text = ROLE.sub(lambda role: reference(role[1], obj), obj.docstring.value)
             text = ARXIV.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
-            text = EXAMPLE.sub(r"\1Examples:", text)
-            obj.docstring.value = MATH.sub(r"\1    \2", text)
+            obj.docstring.value = EXAMPLE.sub(r"\1Examples:", text)
 
 
 def reference(name: str, obj: Object) -> str:

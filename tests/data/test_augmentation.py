@@ -1,9 +1,8 @@
 """Flips and shifts of training images."""
 
 import torch
-from helpers.runs import same_weights
+from helpers.runs import resumed_and_uninterrupted, same_weights
 
-from condgen.cli.main import main
 from condgen.data import MNIST
 from condgen.data.augmentation import Augmentation
 
@@ -50,11 +49,5 @@ def test_training_images_are_augmented_by_epoch_and_test_images_are_not():
 
 
 def test_resume_mid_epoch_with_augmentation_matches_uninterrupted_run(fit_args, tmp_path):
-    common = [*fit_args, "--data.max_shift", "2", "--data.horizontal_flip", "true"]
-    common += ["--trainer.limit_val_batches", "1", "--trainer.default_root_dir", str(tmp_path)]
-    assert main([*common, "--trainer.max_steps", "7"]) == 0
-    run = tmp_path / "lightning_logs" / "version_0"
-    assert main([*common, "--ckpt_path", str(run), "--trainer.max_steps", "-1"]) == 0
-    assert main(common) == 0
-    last = [tmp_path / "lightning_logs" / name / "checkpoints" / "last.ckpt" for name in ("version_0", "version_1")]
-    assert same_weights(*last)
+    augmented = [*fit_args, "--data.max_shift", "2", "--data.horizontal_flip", "true"]
+    assert same_weights(*resumed_and_uninterrupted(augmented, tmp_path))

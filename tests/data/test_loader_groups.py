@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.runs import refused, same_weights
+from helpers.runs import refused, resumed_and_uninterrupted, same_weights
 
 from condgen.cli.main import main
 from condgen.data.loader import ImageSampler
@@ -53,14 +53,8 @@ def test_drifting_warns_about_labels_with_too_few_images(fit_args, tmp_path):
 
 
 def test_resume_mid_epoch_with_groups_matches_uninterrupted_run(fit_args, tmp_path):
-    common = [*fit_args, "--data.images_per_class", "4", "--trainer.limit_val_batches", "1"]
-    common += ["--trainer.default_root_dir", str(tmp_path)]
-    assert main([*common, "--trainer.max_steps", "7"]) == 0
-    run = tmp_path / "lightning_logs" / "version_0"
-    assert main([*common, "--ckpt_path", str(run), "--trainer.max_steps", "-1"]) == 0
-    assert main(common) == 0
-    last = [tmp_path / "lightning_logs" / name / "checkpoints" / "last.ckpt" for name in ("version_0", "version_1")]
-    assert same_weights(*last)
+    grouped = [*fit_args, "--data.images_per_class", "4"]
+    assert same_weights(*resumed_and_uninterrupted(grouped, tmp_path))
 
 
 def test_more_images_per_class_than_the_batch_has_are_refused(capsys):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.runs import refused
+from helpers.runs import refused, resumed_and_uninterrupted
 from lightning.pytorch import LightningDataModule, Trainer
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -231,14 +231,8 @@ def test_diffusion_trains_with_a_data_module_not_from_condgen():
 
 def test_diffusion_resumed_mid_epoch_restores_the_posterior_images(fit_args, tmp_path):
     common = [*fit_args, "--model", "Diffusion", "--model.unet_channels", "[8,16]", "--model.posterior_images", "50"]
-    common += ["--trainer.limit_val_batches", "1", "--trainer.default_root_dir", str(tmp_path)]
-    assert main([*common, "--trainer.max_steps", "7"]) == 0
-    run = tmp_path / "lightning_logs" / "version_0"
-    assert main([*common, "--ckpt_path", str(run), "--trainer.max_steps", "-1"]) == 0
-    assert main(common) == 0
     resumed, whole = (
-        torch.load(tmp_path / "lightning_logs" / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        for name in ("version_0", "version_1")
+        torch.load(path, weights_only=True)["state_dict"] for path in resumed_and_uninterrupted(common, tmp_path)
     )
     assert whole["posterior.added"] == 160
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)

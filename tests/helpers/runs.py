@@ -41,6 +41,21 @@ def refused(arguments, capsys) -> str:
     return lines[0]
 
 
+def resumed_and_uninterrupted(fit: list[str], folder: Path) -> tuple[Path, Path]:
+    """Trains once with a stop after seven steps and a resume, and once without, and returns the two last checkpoints.
+
+    Args:
+        fit: Arguments of ``condgen fit``, with epochs that do not end after seven steps.
+        folder: Folder for the runs.
+    """
+    fit = [*fit, "--trainer.limit_val_batches", "1", "--trainer.default_root_dir", str(folder)]
+    logs = folder / "lightning_logs"
+    assert main([*fit, "--trainer.max_steps", "7"]) == 0
+    assert main([*fit, "--ckpt_path", str(logs / "version_0"), "--trainer.max_steps", "-1"]) == 0
+    assert main(fit) == 0
+    return logs / "version_0" / "checkpoints" / "last.ckpt", logs / "version_1" / "checkpoints" / "last.ckpt"
+
+
 def same_weights(a: Path, b: Path) -> bool:
     """True if two checkpoints have bit-identical weights, batch-norm statistics and optimizer states."""
     left, right = (torch.load(path, weights_only=True) for path in (a, b))
