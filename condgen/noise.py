@@ -106,7 +106,7 @@ def _short(value: object) -> str:
 def normal(numbers: Tensor) -> Tensor:
     """Converts the uniform noise of :func:`uniform` to standard normal noise of the same shape.
 
-    The inverse CDF of the normal distribution is evaluated at the centres of the 2**24 intervals, so no absolute value
+    The inverse CDF of the normal distribution is evaluated at the centers of the 2**24 intervals, so no absolute value
     exceeds 5.5.
     """
     return torch.special.ndtri(numbers.double() + 2**-25).float()

@@ -62,7 +62,7 @@ def _generator_class(checkpoint: dict[str, Any], path: Path) -> type[Conditional
 def _build(
     generator_class: type[ConditionalGenerator], checkpoint: dict[str, Any], path: Path, settings: Mapping[str, Any]
 ) -> ConditionalGenerator:
-    """Builds the generator of a checkpoint with randomly initialised weights."""
+    """Builds the generator of a checkpoint with randomly initialized weights."""
     try:
         generator = generator_class(**{**checkpoint["hyper_parameters"], **settings})
     except UsageError as error:

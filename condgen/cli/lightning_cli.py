@@ -256,7 +256,7 @@ class CondgenCLI(LightningCLI):
         check_strategy(trainer.strategy, self.trainer_settings["strategy"])
         if self.trainer_settings["sync_batchnorm"] and trainer.strategy.root_device.type != "cuda":
             raise UsageError(
-                "trainer.sync_batchnorm is true, but batch norm can only be synchronised on GPUs: leave it out."
+                "trainer.sync_batchnorm is true, but batch norm can only be synchronized on GPUs: leave it out."
             )
         ignore_other_checkpoints(trainer)
         name_checkpoint_in_errors(trainer, self.checkpoint_path)

@@ -1,6 +1,6 @@
 """Data sets and data loaders. Each data set is a class, such as :class:`condgen.data.datasets.MNIST`."""
 
-from condgen.data.colour_datasets import CIFAR10, CIFAR100, SVHN
+from condgen.data.color_datasets import CIFAR10, CIFAR100, SVHN
 from condgen.data.datamodule import ImageDataModule
 from condgen.data.datasets import EMNIST, KMNIST, MNIST, QMNIST, FashionMNIST
 from condgen.data.idx_datamodule import SampleDataWarning

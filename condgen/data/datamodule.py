@@ -1,4 +1,4 @@
-"""The base class of all data sets. It provides batches of labelled images and requests for samples."""
+"""The base class of all data sets. It provides batches of labeled images and requests for samples."""
 
 import os
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ MAX_BLOCK = 4096
 
 
 class ImageDataModule(LightningDataModule):
-    """Labelled images of one size, with pixels in [0, 1], and requests for samples.
+    """Labeled images of one size, with pixels in [0, 1], and requests for samples.
 
     Training uses the training images of the data set. Validation and test use its test images. For ``predict``, the
     data module provides the labels and the noise indices of the requested samples. To add a data set, write a subclass
@@ -50,7 +50,7 @@ class ImageDataModule(LightningDataModule):
     """Class names of the labels 0, 1, …"""
     image_shape: tuple[int, int, int] = (1, 28, 28)
     origin: ClassVar[str] = ""
-    """Authors and licence of the images, for the model card."""
+    """Authors and license of the images, for the model card."""
     sample_available: ClassVar[bool] = False
     image_settings: ClassVar[Sequence[str]] = ("root",)
     """Names of the settings that determine the images, in addition to ``source``."""

@@ -93,7 +93,7 @@ class DownloadedDataModule(ImageDataModule):
                 raise UsageError(
                     f"{self.dataset} is not under {self.root} and cannot be downloaded ({reason[:300]}): "
                     f"put its files {', '.join(self.files)} into {self.root / self.dataset / self.files_folder}, or "
-                    "give another --data.root."
+                    "use another --data.root."
                 ) from error
 
     def _download(self) -> None:

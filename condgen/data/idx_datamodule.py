@@ -27,12 +27,15 @@ class IDXDataModule(DownloadedDataModule):
     files: tuple[str, ...]
     """Names of the IDX files in this order: training images, training labels, test images, test labels."""
     shares_mnist_filenames: ClassVar[bool] = False
-    """Whether the files have MNIST's names. If so, ``root`` itself is not searched, because it may contain MNIST."""
+    """Whether the files have MNIST's names. If so, they may be in ``root`` only if its name is the data set's (in any
+    case, with or without hyphens), because they could be MNIST's."""
 
     def find(self) -> list[Path] | None:
         """Returns the paths of the four files; None if one is missing."""
-        folders = [self.root / self.dataset / "raw", self.root / self.dataset, self.root]
-        for folder in folders[:2] if self.shares_mnist_filenames else folders:
+        folders = [self.root / self.dataset / "raw", self.root / self.dataset]
+        if not self.shares_mnist_filenames or self.root.name.replace("-", "").lower() == self.dataset.lower():
+            folders.append(self.root)
+        for folder in folders:
             paths = [next((p for p in (folder / f, folder / f"{f}.gz") if p.is_file()), None) for f in self.files]
             if all(paths):
                 return [path for path in paths if path]

@@ -20,7 +20,7 @@ from condgen.data.datamodule import ImageDataModule
 from condgen.data.loader import Images
 from condgen.errors import UsageError, check_number, short_reason
 from condgen.files.atomic import atomic_write
-from condgen.files.pictures import PICTURE_SUFFIXES, check_levels, grey_8_bit, is_grey, open_picture, upright
+from condgen.files.pictures import PICTURE_SUFFIXES, check_levels, gray_8_bit, is_gray, open_picture, upright
 from condgen.files.reading import read_limited
 
 CACHE = ".condgen"  # folder under the root that contains the decoded pictures
@@ -53,8 +53,8 @@ class ImageFolder(ImageDataModule):
     Args:
         root: Folder that contains the pictures.
         image_size: Height and width of the images. It must be a multiple of 4 from 16 to 64.
-        channels: 1 for greyscale, 3 for colour. By default, 1 if all pictures are stored as greyscale, and 3 otherwise.
-        background: Colour behind transparent pixels.
+        channels: 1 for grayscale, 3 for color. By default, 1 if all pictures are stored as grayscale, and 3 otherwise.
+        background: Color behind transparent pixels.
         skip_unreadable: Whether to skip pictures that cannot be read. By default, they raise an error.
         classes: Names of the labels 0, 1, …. By default, they are the names of the folders, or are read from a
             checkpoint.
@@ -83,7 +83,7 @@ class ImageFolder(ImageDataModule):
                 f"{root} has {len(self.classes)} folders of pictures: put the pictures of each of at least two classes "
                 "into a folder with its name."
             )
-        channels = channels or (1 if all(_is_grey(Path(root) / picture.path) for picture in pictures) else 3)
+        channels = channels or (1 if all(_is_gray(Path(root) / picture.path) for picture in pictures) else 3)
         self.image_shape = (channels, image_size, image_size)
         self.background, self.skip_unreadable = background, skip_unreadable
         super().__init__(root=root, **settings)
@@ -293,9 +293,9 @@ def _size_and_time(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _is_grey(path: Path) -> bool:
+def _is_gray(path: Path) -> bool:
     try:
-        return is_grey(open_picture(path))
+        return is_gray(open_picture(path))
     except Exception:  # unreadable: the error is reported when the picture is decoded
         return True
 
@@ -305,8 +305,8 @@ def read_picture(path: Path, image_shape: tuple[int, int, int], background: str)
 
     Args:
         path: Path to the picture.
-        image_shape: Shape (C, H, W) of the result. C is 1 for greyscale and 3 for colour.
-        background: Colour behind transparent pixels.
+        image_shape: Shape (C, H, W) of the result. C is 1 for grayscale and 3 for color.
+        background: Color behind transparent pixels.
 
     Returns:
         The image with shape (C, H, W) and dtype uint8, or the reason why the picture cannot be read.
@@ -320,7 +320,7 @@ def read_picture(path: Path, image_shape: tuple[int, int, int], background: str)
             image.draft(None, (2 * width, 2 * height))  # decodes at a smaller scale if that is enough
         image = upright(image)
         if image.mode.startswith("I"):
-            image = grey_8_bit(image)
+            image = gray_8_bit(image)
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)

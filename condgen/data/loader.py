@@ -14,7 +14,7 @@ from condgen.noise import AUGMENTATION, permutation, uniform
 
 
 class Images(Dataset[tuple[Tensor, Tensor]]):
-    """Labelled images in memory. ``images[rows]`` returns the images and labels of a list or tensor of rows.
+    """Labeled images in memory. ``images[rows]`` returns the images and labels of a list or tensor of rows.
 
     Args:
         images: Images with shape (N, C, H, W) and dtype uint8.
@@ -125,7 +125,7 @@ class ImageLoader(DataLoader[tuple[Tensor, Tensor]]):
     Lightning saves its ``state_dict`` in checkpoints, and restores it before the first batch.
 
     Args:
-        dataset: Labelled images.
+        dataset: Labeled images.
         sampler: Sampler that yields the row indices of each batch.
         num_workers: Number of worker processes that prepare batches.
         augmentation: Augmentation that is applied to the images of each batch, if given.

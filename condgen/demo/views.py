@@ -47,7 +47,7 @@ class Views:
         for run in [find_run(self.runs, name) for name in request.runs]:
             labels = torch.tensor(parse_labels(run.data, request.labels)).repeat_interleave(columns)
             generator = run.generator(guidance=request.guidance, sampling_steps=request.sampling_steps)
-            noise = generator.draw_noise(request.seed, range(len(labels)))
+            noise = generator.sample_noise(request.seed, range(len(labels)))
             samples = Images(generate(generator, labels, noise), labels)
             shown, lines = samples.images, caption(run, generator)
             if request.nearest:
@@ -164,7 +164,7 @@ def interpolate(run: Run, label: int, request: MorphRequest, parts: list[float])
         Images with shape (N, C, H, W) and dtype uint8.
     """
     generator = run.generator(guidance=request.guidance, sampling_steps=request.sampling_steps)
-    start, end = generator.draw_noise(request.seed, [request.from_sample, request.to_sample])
+    start, end = generator.sample_noise(request.seed, [request.from_sample, request.to_sample])
     noise = slerp(start, end, torch.tensor(parts), generator.noise_distribution)
     return generate(generator, torch.full((len(parts),), label), noise)
 
@@ -194,7 +194,7 @@ def flat_noise(generator: ConditionalGenerator, request: NoiseRequest) -> Tensor
         UsageError: If the requested coordinate is not in [0, D - 1].
     """
     check_number("coordinate", request.coordinate, at_least=0, at_most=math.prod(generator.noise_shape) - 1)
-    return generator.draw_noise(request.seed, [request.sample]).flatten()
+    return generator.sample_noise(request.seed, [request.sample]).flatten()
 
 
 def generate(generator: ConditionalGenerator, labels: Tensor, noise: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ SCORES = {  # metrics with the same meaning in every family
 REAL_IS_ONE = ("variance_ratio", "score_diversity")  # metrics that are 1 for real images
 COLUMNS = ("train_loss_epoch", "val_loss", "val_loss_floor", *SCORES)  # columns of metrics.csv to plot
 MAX_EPOCHS, MAX_VALUE = 10**9, 3.5e38  # the largest float32 is 3.4e38
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito 2008
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito 2008
 MARKERS = "os^DvPX"
 
 
@@ -113,7 +113,7 @@ def plot_curves(runs: Mapping[str, Curves], path: Path) -> None:
     scores = [name for name in SCORES if any(name in curves.values for curves in runs.values())]
     columns = min(3, len(families) + len(scores))
     rows = -(-(len(families) + len(scores)) // columns)
-    styles: dict[str, Any] = {name: {"color": COLOURS[n % 7], "marker": MARKERS[n % 7]} for n, name in enumerate(runs)}
+    styles: dict[str, Any] = {name: {"color": COLORS[n % 7], "marker": MARKERS[n % 7]} for n, name in enumerate(runs)}
     with figure_file(path, 4.2 * columns, 0.5 + 3.1 * rows) as figure:
         panels = [figure.add_subplot(rows, columns, n + 1) for n in range(len(families) + len(scores))]
         for family, panel in zip(families, panels, strict=False):

@@ -25,7 +25,7 @@ from condgen.data.datamodule import ImageDataModule
 from condgen.data.loader import Images
 from condgen.errors import UsageError, short_reason
 from condgen.files.images import to_bytes
-from condgen.files.pictures import check_levels, grey_8_bit, open_picture, upright
+from condgen.files.pictures import check_levels, gray_8_bit, open_picture, upright
 from condgen.files.reading import open_regular, read_limited
 
 MAX_PER_LABEL = 10_000  # samples of a label in files; the first 1,000 of each label are scored
@@ -173,7 +173,7 @@ def _opaque_8_bit(image: Image.Image, path: Path) -> Image.Image:
     transparent = image.info.get("transparency")
     if image.mode.startswith("I"):
         is_opaque = transparent is None or not (np.asarray(image) == transparent).any()
-        image = grey_8_bit(image)
+        image = gray_8_bit(image)
     else:
         has_wide_levels = isinstance(transparent, tuple) and max(transparent) > 255  # Pillow keeps only 8 of 16 bits
         image = image if has_wide_levels else image.convert("RGBA")

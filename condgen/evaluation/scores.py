@@ -23,7 +23,7 @@ from condgen.evaluation.evaluator import Evaluator, RandomConvolutions
 from condgen.files.images import grid, write_png
 from condgen.metrics.classifier import accuracy, in_parts
 from condgen.metrics.distances import nearest
-from condgen.metrics.set_metric import LabelledFeatures
+from condgen.metrics.set_metric import LabeledFeatures
 
 PER_LABEL = 1000  # samples of each label to score, if the test set has as many images
 PAIRS = 20  # pairs in the picture of the nearest training images
@@ -114,19 +114,19 @@ def _rounded(value: float | Tensor) -> float | None:
     return float(f"{float(value):.6g}") if math.isfinite(value) else None
 
 
-def _features(images: Images, evaluator: Evaluator) -> dict[str, LabelledFeatures]:
+def _features(images: Images, evaluator: Evaluator) -> dict[str, LabeledFeatures]:
     """Computes the features of images in three spaces: evaluator embeddings, random convolutions and pixels (bytes)."""
     spaces = {
         "embedding": in_parts(evaluator.embed, images.images),
         "random": in_parts(RandomConvolutions(images.images.shape[1:]), images.images),
         "pixels": images.images,
     }
-    return {name: LabelledFeatures(features, images.labels) for name, features in spaces.items()}
+    return {name: LabeledFeatures(features, images.labels) for name, features in spaces.items()}
 
 
 def _scores(
     images: Images,
-    reference: dict[str, LabelledFeatures],
+    reference: dict[str, LabeledFeatures],
     training: Images,
     data: ImageDataModule,
     evaluator: Evaluator,

@@ -49,7 +49,7 @@ class ExportableGenerator(nn.Module):
 @torch.no_grad()
 def exported_program(generator: ConditionalGenerator) -> torch.export.ExportedProgram:
     """Exports ``generate`` with ``torch.export``, for any number of images."""
-    example = (torch.zeros(2, dtype=torch.int64), generator.draw_noise(0, range(2)))
+    example = (torch.zeros(2, dtype=torch.int64), generator.sample_noise(0, range(2)))
     batch = torch.export.Dim("batch")
     program = torch.export.export(
         ExportableGenerator(generator).eval(), example, dynamic_shapes=({0: batch}, {0: batch})
@@ -66,7 +66,7 @@ def to_onnx(generator: ConditionalGenerator, metadata: dict[str, str]) -> bytes:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UsageError(f"ONNX needs {error.name}: pip install onnx onnxscript onnxruntime.") from error
-    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # its warnings are only about skipped optimisations
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # its warnings are only about skipped optimizations
     converted = torch.onnx.export(
         exported_program(generator), dynamo=True, verbose=False, input_names=["labels", "noise"],
         output_names=["images"],
@@ -137,7 +137,7 @@ def largest_difference(generator: ConditionalGenerator, generate: Generate) -> f
     differences = []
     for number in (1, 2 * generator.num_classes + 1):
         labels = torch.arange(number) % generator.num_classes
-        noise = generator.draw_noise(0, range(number))
+        noise = generator.sample_noise(0, range(number))
         images = generate(labels, noise)
         if images.shape != (number, *generator.image_shape):
             return float("inf")

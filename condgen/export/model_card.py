@@ -66,7 +66,7 @@ def to_yaml(content: dict[str, Any], **style: Any) -> str:
 
 
 def front_matter(name: str, data: ImageDataModule, format: str, scores: dict[str, Any] | None) -> dict[str, Any]:
-    """Returns the fields that the Hugging Face Hub reads: licence, tags, data set and scores."""
+    """Returns the fields that the Hugging Face Hub reads: license, tags, data set and scores."""
     fields: dict[str, Any] = {
         "license": "mit",
         "library_name": "condgen",

@@ -61,8 +61,8 @@ def write_gif(frames: Sequence[Tensor], path: Path, milliseconds: int, pause: in
         milliseconds: Duration of each frame except the last.
         pause: Duration of the last frame in milliseconds.
     """
-    is_grey = all(bool((frame == frame[:1]).all()) for frame in frames)
-    mode = "L" if is_grey else "RGB"
+    is_gray = all(bool((frame == frame[:1]).all()) for frame in frames)
+    mode = "L" if is_gray else "RGB"
     first, *others = (to_pil_image(frame).convert(mode) for frame in frames)
     durations = [milliseconds] * len(others) + [pause]
     with atomic_write(path) as file:

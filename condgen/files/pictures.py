@@ -36,8 +36,8 @@ def open_picture(path: Path) -> Image.Image:
     return image
 
 
-def is_grey(image: Image.Image) -> bool:
-    """Returns whether the mode and the palette of a picture contain only grey levels."""
+def is_gray(image: Image.Image) -> bool:
+    """Returns whether the mode and the palette of a picture contain only gray levels."""
     if image.mode == "P":
         palette = np.array(image.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
         return bool((palette == palette[:, :1]).all())
@@ -66,8 +66,8 @@ def check_levels(image: Image.Image, path: Path) -> None:
         raise UsageError(f"{path} is a {image.format} picture with mode {image.mode}: save it with 8 bits per channel.")
 
 
-def grey_8_bit(image: Image.Image) -> Image.Image:
-    """Converts a grey picture with 16 bits to 8 bits.
+def gray_8_bit(image: Image.Image) -> Image.Image:
+    """Converts a gray picture with 16 bits to 8 bits.
 
     The mode of a 16-bit picture is I;16 or I;16B. In PGM files and older releases of Pillow, it is I.
     """

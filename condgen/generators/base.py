@@ -108,7 +108,7 @@ class ConditionalGenerator(LightningModule, ABC):
 
         Args:
             labels: Labels with shape (N,), as int64.
-            noise: Noise with shape (N, *noise_shape), for example from :meth:`draw_noise`.
+            noise: Noise with shape (N, *noise_shape), for example from :meth:`sample_noise`.
 
         Raises:
             UsageError: If the labels or the noise have the wrong type or shape, or if a label is out of range.
@@ -131,10 +131,10 @@ class ConditionalGenerator(LightningModule, ABC):
         if not isinstance(noise, Tensor) or not noise.is_floating_point() or noise.shape != shape:
             raise UsageError(
                 f"The noise is {_kind(noise)}. For {len(labels)} labels use floating-point numbers with shape {shape}, "
-                f"such as generator.draw_noise(0, range({len(labels)}))."
+                f"such as generator.sample_noise(0, range({len(labels)}))."
             )
 
-    def draw_noise(self, seed: int, indices: Sequence[int] | Tensor) -> Tensor:
+    def sample_noise(self, seed: int, indices: Sequence[int] | Tensor) -> Tensor:
         """Returns the noise for the given samples, with shape (N, *noise_shape), on the CPU.
 
         Args:
@@ -150,7 +150,7 @@ class ConditionalGenerator(LightningModule, ABC):
 
     def predict_step(self, batch: Any) -> Tensor:
         """Generates the images (N, C, H, W) in [0, 1] of a batch, a :class:`condgen.data.requests.SampleBlock`."""
-        noise = self.draw_noise(batch.seed, batch.noise.cpu()).to(self.device)
+        noise = self.sample_noise(batch.seed, batch.noise.cpu()).to(self.device)
         return self.generate(batch.labels, noise).float()
 
     @property

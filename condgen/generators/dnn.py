@@ -82,11 +82,11 @@ class DNN(ConditionalGenerator):
         latent_dim: Size of the latent, which is uniform in [0, 1).
         num_classes: Number of classes. The command line takes it from the data set.
         image_shape: Shape (C, H, W) of the images. The command line takes it from the data set.
-        target_mean: Mean that is used to normalise the target, which is (image - ``target_mean``) / ``target_std``. The
+        target_mean: Mean that is used to normalize the target, which is (image - ``target_mean``) / ``target_std``. The
             article uses the mean and the standard deviation of MNIST, although the network ends in a Sigmoid, which
             cannot reach most of the resulting range. Use a mean of 0 and a standard deviation of 1 for targets in
             [0, 1].
-        target_std: Standard deviation that is used to normalise the target, see ``target_mean``.
+        target_std: Standard deviation that is used to normalize the target, see ``target_mean``.
         optimizer: Class of the optimizer in torch.optim.
         lr: Learning rate.
         betas: Betas of Adam and AdamW.
@@ -94,9 +94,9 @@ class DNN(ConditionalGenerator):
         schedule: Learning-rate schedule after the warm-up: constant, or linear or cosine decay to 0.
         warmup_steps: Number of steps of the linear learning-rate warm-up.
         label_gain: Factor by which the initial weights of the label in the first layer are multiplied. Batch
-            normalisation follows the first layer. So if the factor is far above 1, the output depends almost only on
+            normalization follows the first layer. So if the factor is far above 1, the output depends almost only on
             the label from the start, as it does at the end of training.
-        output_gain: Factor by which the initial weights of the last layer are multiplied. PyTorch initialises a
+        output_gain: Factor by which the initial weights of the last layer are multiplied. PyTorch initializes a
             transposed convolution as if a pixel were a sum of 4·4 numbers, but it is a sum of 4·64 numbers. A factor of
             0.25 corrects this.
     """
@@ -135,7 +135,7 @@ class DNN(ConditionalGenerator):
         return self.network(with_label(noise, labels, self.num_classes))
 
     def target(self, images: Tensor) -> Tensor:
-        """Normalises images in [0, 1] to the training target."""
+        """Normalizes images in [0, 1] to the training target."""
         return (images - self.hparams.target_mean) / self.hparams.target_std
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:

@@ -68,7 +68,7 @@ class GAN(EMAGenerator):
     """Conditional GAN with the network of the article as its generator.
 
     See the module docstring for the method. On MNIST, the loss functions of R3GAN reach a Fréchet distance of
-    1.4 and a diversity of 0.97 after 1,400 steps. Hinge losses with spectral normalisation (Miyato et al. 2018,
+    1.4 and a diversity of 0.97 after 1,400 steps. Hinge losses with spectral normalization (Miyato et al. 2018,
     arXiv:1802.05957) reach only 11.5 and 0.71.
 
     Args:

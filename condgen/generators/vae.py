@@ -12,13 +12,13 @@ with the same objective, the evidence lower bound (ELBO) of the log-likelihood o
 
 There are two differences from a textbook VAE. The objective is still a valid lower bound.
 
-- The likelihood is a logistic distribution that is discretised to 256 levels. The first and the last level include the
+- The likelihood is a logistic distribution that is discretized to 256 levels. The first and the last level include the
   tails (Salimans et al. 2017, "PixelCNN++", arXiv:1701.05517). Four fifths of the pixels of MNIST are exactly black,
-  and the others are grey. A Bernoulli distribution does not model grey levels, and a normal distribution has no
+  and the others are gray. A Bernoulli distribution does not model gray levels, and a normal distribution has no
   probability mass at exactly black. The scale of each pixel's distribution is learned. It determines the weight of the
   reconstruction relative to the KL, so a factor β is not needed.
 - The aggregate posterior is not Gaussian. Samples from N(0, I) are often in regions in which the decoder was not
-  trained. Therefore the prior is a normalising flow that is conditioned on the label (Dinh et al. 2017,
+  trained. Therefore the prior is a normalizing flow that is conditioned on the label (Dinh et al. 2017,
   arXiv:1605.08803), and it is trained with the same objective.
 """
 
@@ -80,7 +80,7 @@ class Encoder(nn.Module):
 
 
 def discretized_logistic_log_prob(images: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
-    """Computes the log-likelihood of images under logistic distributions that are discretised to 256 levels.
+    """Computes the log-likelihood of images under logistic distributions that are discretized to 256 levels.
 
     Args:
         images: Images with shape (N, C, H, W). Pixels are multiples of 1/255 in [0, 1].
@@ -175,7 +175,7 @@ class VAE(ConditionalGenerator):
         Args:
             images: Images with shape (N, C, H, W). Pixels are multiples of 1/255 in [0, 1].
             labels: Labels, with shape (N,).
-            noise: Standard normal noise with shape (N, latent_dim). The reparametrisation uses it to sample each
+            noise: Standard normal noise with shape (N, latent_dim). The reparametrization uses it to sample each
                 posterior.
         """
         mean, log_std = self.encoder(images, labels)

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from condgen.metrics.distances import mean_pairwise_distance
-from condgen.metrics.set_metric import LabelledFeatures, SetMetric, per_label
+from condgen.metrics.set_metric import LabeledFeatures, SetMetric, per_label
 
 
 class Diversity(SetMetric):
@@ -24,5 +24,5 @@ class Diversity(SetMetric):
 
     higher_is_better = True
 
-    def score(self, samples: LabelledFeatures, real: LabelledFeatures) -> Tensor:
+    def score(self, samples: LabeledFeatures, real: LabeledFeatures) -> Tensor:
         return per_label(lambda a, b: mean_pairwise_distance(a) / mean_pairwise_distance(b), samples, real)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from condgen.metrics.set_metric import LabelledFeatures, SetMetric, per_label
+from condgen.metrics.set_metric import LabeledFeatures, SetMetric, per_label
 
 
 def frechet_distance(samples: Tensor, real: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class FrechetDistance(SetMetric):
 
     higher_is_better = False
 
-    def score(self, samples: LabelledFeatures, real: LabelledFeatures) -> Tensor:
+    def score(self, samples: LabeledFeatures, real: LabeledFeatures) -> Tensor:
         return frechet_distance(samples.features.flatten(1), real.features.flatten(1))
 
 
@@ -58,5 +58,5 @@ class LabelFrechetDistance(SetMetric):
 
     higher_is_better = False
 
-    def score(self, samples: LabelledFeatures, real: LabelledFeatures) -> Tensor:
+    def score(self, samples: LabeledFeatures, real: LabeledFeatures) -> Tensor:
         return per_label(frechet_distance, samples, real)

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from condgen.metrics.classifier import Classifier, accuracy, batch_size_for, train
-from condgen.metrics.set_metric import LabelledFeatures, SetMetric
+from condgen.metrics.set_metric import LabeledFeatures, SetMetric
 
 LAYERS = [[16, 3, 2], [32, 3, 2], [64, 3, 2]]
 STEPS, MAX_EPOCHS = 500, 20
 
 
-def gan_train(samples: LabelledFeatures, real: LabelledFeatures, num_classes: int, seed: int = 0) -> float:
+def gan_train(samples: LabeledFeatures, real: LabeledFeatures, num_classes: int, seed: int = 0) -> float:
     """Trains a small classifier on samples and returns its accuracy on real images, in [0, 1].
 
     The accuracy is only high if the samples match their labels and vary in the same way as real images (Shmelkov et al.
@@ -52,7 +52,7 @@ class GANTrainAccuracy(SetMetric):
         self.num_classes, self.classifiers = num_classes, classifiers
         self._accuracies = torch.zeros(0)
 
-    def score(self, samples: LabelledFeatures, real: LabelledFeatures) -> Tensor:
+    def score(self, samples: LabeledFeatures, real: LabeledFeatures) -> Tensor:
         found = [gan_train(samples, real, self.num_classes, seed) for seed in range(self.classifiers)]
         self._accuracies = torch.tensor(found, dtype=torch.float64)
         return self._accuracies.mean()

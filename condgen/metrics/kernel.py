@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.kid import KernelInceptionDistance  # torchmetrics.image would import torch-fidelity
 
-from condgen.metrics.set_metric import LabelledFeatures, SetMetric
+from condgen.metrics.set_metric import LabeledFeatures, SetMetric
 
 MAX_SUBSET = 1000
 
@@ -25,7 +25,7 @@ class KernelDistance(SetMetric):
     higher_is_better = False
     _deviation = torch.tensor(torch.nan)
 
-    def score(self, samples: LabelledFeatures, real: LabelledFeatures) -> Tensor:
+    def score(self, samples: LabeledFeatures, real: LabeledFeatures) -> Tensor:
         size = max(2, min(MAX_SUBSET, len(samples.features) // 2, len(real.features) // 2))
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.filterwarnings("ignore", ".*will save all extracted features.*")

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from condgen.metrics.distances import ROWS, distances
-from condgen.metrics.set_metric import LabelledFeatures, SetMetric, per_label
+from condgen.metrics.set_metric import LabeledFeatures, SetMetric, per_label
 
 
-def neighbour_radii(features: Tensor, k: int) -> Tensor:
+def neighbor_radii(features: Tensor, k: int) -> Tensor:
     """Computes the distance from each vector of ``features`` (N, D) to its k-th nearest other vector, with shape (N,).
 
     If N is at most k, it is the distance to the farthest vector.
@@ -22,7 +22,7 @@ def neighbour_radii(features: Tensor, k: int) -> Tensor:
 def prdc(samples: Tensor, real: Tensor, k_manifold: int = 3, k_density: int = 5) -> Tensor:
     """Computes precision, recall, density and coverage of samples, compared with real images.
 
-    All four use balls: each image is the centre of a ball whose radius is the distance to its k-th nearest neighbour in
+    All four use balls: each image is the center of a ball whose radius is the distance to its k-th nearest neighbor in
     the same set.
 
     - Precision is the fraction of samples that are inside the ball of a real image. It measures how many samples look
@@ -47,8 +47,8 @@ def prdc(samples: Tensor, real: Tensor, k_manifold: int = 3, k_density: int = 5)
     """
     if not len(samples) or not len(real):
         return torch.full((4,), math.nan, dtype=torch.float64)
-    manifold, dense = neighbour_radii(real, k_manifold)[:, None], neighbour_radii(real, k_density)[:, None]
-    sample_radii = neighbour_radii(samples, k_manifold)
+    manifold, dense = neighbor_radii(real, k_manifold)[:, None], neighbor_radii(real, k_density)[:, None]
+    sample_radii = neighbor_radii(samples, k_manifold)
     is_precise = torch.zeros(len(samples), dtype=torch.bool, device=samples.device)
     balls = recalled = covered = 0
     for start in range(0, len(real), ROWS):
@@ -69,5 +69,5 @@ class PrecisionRecallDensityCoverage(SetMetric):
 
     higher_is_better = True
 
-    def score(self, samples: LabelledFeatures, real: LabelledFeatures) -> Tensor:
+    def score(self, samples: LabeledFeatures, real: LabeledFeatures) -> Tensor:
         return per_label(prdc, samples, real)

@@ -21,7 +21,7 @@ from condgen.noise import permutation
 NUM_SPLITS = 20  # random half-splits for the standard error
 
 
-class LabelledFeatures(NamedTuple):
+class LabeledFeatures(NamedTuple):
     """Features of images and their labels."""
 
     features: Tensor  # (N, D), or images (N, C, H, W)
@@ -31,7 +31,7 @@ class LabelledFeatures(NamedTuple):
         """Returns the features of all images of a label, with shape (n, D)."""
         return self.features[self.labels == label].flatten(1)
 
-    def half(self, number: int) -> LabelledFeatures:
+    def half(self, number: int) -> LabeledFeatures:
         """Returns a random half of each label's images, but at least one image.
 
         Args:
@@ -40,12 +40,10 @@ class LabelledFeatures(NamedTuple):
         order = permutation(0, len(self.labels), number)
         of_label = [order[self.labels[order] == label] for label in self.labels.unique()]
         rows = torch.cat([rows[: max(1, len(rows) // 2)] for rows in of_label])
-        return LabelledFeatures(self.features[rows], self.labels[rows])
+        return LabeledFeatures(self.features[rows], self.labels[rows])
 
 
-def per_label(
-    function: Callable[[Tensor, Tensor], Tensor], samples: LabelledFeatures, real: LabelledFeatures
-) -> Tensor:
+def per_label(function: Callable[[Tensor, Tensor], Tensor], samples: LabeledFeatures, real: LabeledFeatures) -> Tensor:
     """Computes a score separately for each label that the real images have.
 
     Args:
@@ -86,13 +84,13 @@ class SetMetric(Metric, ABC):
         getattr(self, f"{kind}_features").append(features)
         getattr(self, f"{kind}_labels").append(labels)
 
-    def collected(self, kind: Literal["sample", "real"]) -> LabelledFeatures:
+    def collected(self, kind: Literal["sample", "real"]) -> LabeledFeatures:
         """Returns all samples, or all real images, that were added so far, on the CPU."""
         features, labels = (dim_zero_cat(getattr(self, f"{kind}_{part}")).cpu() for part in ("features", "labels"))
-        return LabelledFeatures(features, labels)
+        return LabeledFeatures(features, labels)
 
     @abstractmethod
-    def score(self, samples: LabelledFeatures, real: LabelledFeatures) -> Tensor:
+    def score(self, samples: LabeledFeatures, real: LabeledFeatures) -> Tensor:
         """Computes the score of samples, compared with real images: a scalar, or a tensor with shape (labels, …)."""
 
     def compute(self) -> Tensor:
@@ -102,7 +100,7 @@ class SetMetric(Metric, ABC):
         """Estimates the standard error of the score, or of its mean over labels.
 
         The estimate is the standard deviation of the scores of random halves of both sets. Halves are chosen without
-        replacement, because a bootstrap would duplicate images, and duplicates distort nearest-neighbour scores. If the
+        replacement, because a bootstrap would duplicate images, and duplicates distort nearest-neighbor scores. If the
         two sets hardly differ, this method overestimates the error of precision and of a Fréchet distance by a factor
         of up to 2.
 

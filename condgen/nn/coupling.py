@@ -1,4 +1,4 @@
-"""Normalising flow with affine coupling layers that are conditioned on the label."""
+"""Normalizing flow with affine coupling layers that are conditioned on the label."""
 
 import math
 
@@ -11,7 +11,7 @@ class AffineCoupling(nn.Module):
     """Affine coupling layer, which scales and shifts the second half of z (Dinh et al. 2017, "Density estimation using
     Real NVP", arXiv:1605.08803).
 
-    A network computes the scale and the shift from the first half of z and the label. The layer is initialised as the
+    A network computes the scale and the shift from the first half of z and the label. The layer is initialized as the
     identity.
 
     Args:

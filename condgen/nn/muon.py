@@ -1,4 +1,4 @@
-"""The Muon optimizer: SGD with momentum and an orthogonalised update."""
+"""The Muon optimizer: SGD with momentum and an orthogonalized update."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -32,7 +32,7 @@ class Muon(torch.optim.AdamW):
     """Muon for weight matrices, and AdamW for all other parameters (Jordan et al. 2024, "Muon: An optimizer for hidden
     layers in neural networks").
 
-    Muon computes the gradient of a matrix with Nesterov momentum, orthogonalises it, and subtracts the result. The
+    Muon computes the gradient of a matrix with Nesterov momentum, orthogonalizes it, and subtracts the result. The
     weights of a convolution are flattened to a matrix with shape (out_channels, in_channels · kernel size).
     ``torch.optim.Muon`` does not support convolutions, because it accepts only parameters with two dimensions.
 

@@ -29,7 +29,7 @@ class ResidualBlock(nn.Module):
         self.scale_and_shift = nn.Linear(embedding_dim, 2 * channels)
         self.norm2 = nn.GroupNorm(8, channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        for parameter in self.conv2.parameters():  # the block is initialised as the identity
+        for parameter in self.conv2.parameters():  # the block is initialized as the identity
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, embedding: Tensor, rows: Rows) -> Tensor:
@@ -64,7 +64,7 @@ class GlobalBlock(nn.Module):
         self.scale_and_shift = nn.Linear(embedding_dim, 2 * hidden_dim)
         self.decode = nn.Linear(hidden_dim, math.prod(self.narrow_shape))
         self.widen = nn.Conv2d(narrow_channels, channels, 1)
-        for parameter in self.widen.parameters():  # the block is initialised as the identity
+        for parameter in self.widen.parameters():  # the block is initialized as the identity
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, embedding: Tensor, rows: Rows) -> Tensor:

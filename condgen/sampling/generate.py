@@ -76,4 +76,4 @@ def sample_grid(generator: ConditionalGenerator, labels: Sequence[int], samples_
         The grid as one image with shape (3, H, W) and dtype uint8.
     """
     each = torch.tensor(labels).repeat_interleave(samples_per_label)
-    return grid(generate_uint8(generator, each, generator.draw_noise(seed, range(len(each)))), samples_per_label)
+    return grid(generate_uint8(generator, each, generator.sample_noise(seed, range(len(each)))), samples_per_label)

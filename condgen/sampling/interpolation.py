@@ -61,7 +61,7 @@ def write_interpolation(
     labels = torch.tensor(request.labels[:MAX_LABELS])
     starts = torch.arange(len(labels))[:, None] * request.samples_per_label
     indices = [request.noise_of(index) for index in (starts + torch.arange(each)).flatten().tolist()]
-    noise = generator.draw_noise(request.seed, indices).unflatten(0, (len(labels), each))
+    noise = generator.sample_noise(request.seed, indices).unflatten(0, (len(labels), each))
     frames = interpolate(generator, labels, noise, steps, progress)
     strip = frames[: steps + 1].transpose(0, 1)  # (labels, steps + 1, C, H, W)
     write_png(grid(strip.flatten(0, 1), steps + 1), folder / "walk.png")

@@ -18,7 +18,7 @@ from condgen.metrics.classifier import accuracy, in_parts
 from condgen.metrics.diversity import Diversity
 from condgen.metrics.frechet import FrechetDistance
 from condgen.metrics.prdc import PrecisionRecallDensityCoverage
-from condgen.metrics.set_metric import LabelledFeatures
+from condgen.metrics.set_metric import LabeledFeatures
 from condgen.sampling.generate import sample_all_ranks
 
 SAMPLES, REAL = 2_000, 10_000  # number of generated samples and of training images
@@ -50,7 +50,7 @@ class TrainingScores(Callback):
             check_number("training_scores.every_n_epochs", every_n_epochs, at_least=1)
         self.every_n_epochs = every_n_epochs
         self.evaluator: Evaluator | None = None
-        self._real: tuple[LabelledFeatures, LabelledFeatures] | None = None  # real embeddings and pixels
+        self._real: tuple[LabeledFeatures, LabeledFeatures] | None = None  # real embeddings and pixels
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or self.every_n_epochs is None:
@@ -89,17 +89,17 @@ class TrainingScores(Callback):
             training, each = data.train_images, REAL // data.num_classes
             rows = first_of_each_label(training, dict.fromkeys(training.labels.unique().tolist(), each))
             real = rows_of(training, rows)
-            embedded = LabelledFeatures(in_parts(evaluator.embed, real.images, device), real.labels)
-            self._real = embedded, LabelledFeatures(real.images, real.labels)
+            embedded = LabeledFeatures(in_parts(evaluator.embed, real.images, device), real.labels)
+            self._real = embedded, LabeledFeatures(real.images, real.labels)
         embeddings = in_parts(evaluator.embed, samples.images, device)
         distance, diversity = FrechetDistance(sync_on_compute=False), Diversity(sync_on_compute=False)
-        neighbours = PrecisionRecallDensityCoverage(sync_on_compute=False)
-        for metric in (distance, neighbours):
+        neighbors = PrecisionRecallDensityCoverage(sync_on_compute=False)
+        for metric in (distance, neighbors):
             metric.update(embeddings, samples.labels, real=False)
             metric.update(*self._real[0], real=True)
         diversity.update(samples.images, samples.labels, real=False)
         diversity.update(*self._real[1], real=True)
-        _, _, _, coverage = neighbours.compute().mean(0).tolist()
+        _, _, _, coverage = neighbors.compute().mean(0).tolist()
         right = accuracy(evaluator.classifier, samples.images, samples.labels)
         return [right, float(distance.compute()), coverage, float(diversity.compute().mean())]
 

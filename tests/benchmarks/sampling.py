@@ -77,7 +77,7 @@ def bare_loop(run: Path, samples: int) -> float:
     with torch.no_grad():
         for first in range(0, samples, BLOCK_SIZE):
             indices = range(first, min(first + BLOCK_SIZE, samples))
-            generate(generator, labels[first : first + BLOCK_SIZE], generator.draw_noise(0, indices))
+            generate(generator, labels[first : first + BLOCK_SIZE], generator.sample_noise(0, indices))
     return samples / (time.perf_counter() - start)
 
 

@@ -73,7 +73,7 @@ class BareLoop:
         """A lower bound on the seconds of a training step with Adam on this machine.
 
         It is the time of the step's floating-point operations at the rate of a matrix product, plus the time of the
-        optimiser's memory traffic at full bandwidth: Adam reads weights, gradients and two moments, and writes all of
+        optimizer's memory traffic at full bandwidth: Adam reads weights, gradients and two moments, and writes all of
         them except the gradients.
         """
         with FlopCounterMode(display=False) as counter:

@@ -103,11 +103,11 @@ def more_data(settings: Settings) -> Iterator[Row]:
             resources = usage(fit := settings.fit("base", *SHORT, *epochs, *options), settings.folder)
             seconds[name].append(train_seconds(fit))
             peaks[name].append(resources.peak_bytes)
-    fewer, many, labelled = data_sets
+    fewer, many, labeled = data_sets
     yield Row("930 training steps: 60,000 images / 6,000 images", ratio_of(seconds[many], seconds[fewer]), at_most=1.05)
     yield Row("peak memory: 60,000 images / 6,000 images", ratio_of(peaks[many], peaks[fewer]), at_most=1.05)
-    yield Row("930 training steps: 62 labels / 10 labels", ratio_of(seconds[labelled], seconds[many]), at_most=1.05)
-    yield Row("peak memory: 62 labels / 10 labels", ratio_of(peaks[labelled], peaks[many]), at_most=1.05)
+    yield Row("930 training steps: 62 labels / 10 labels", ratio_of(seconds[labeled], seconds[many]), at_most=1.05)
+    yield Row("peak memory: 62 labels / 10 labels", ratio_of(peaks[labeled], peaks[many]), at_most=1.05)
 
 
 def write_idx_files(settings: Settings, parts: dict[str, tuple[Tensor, Tensor]]) -> Path:

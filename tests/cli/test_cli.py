@@ -84,7 +84,7 @@ def test_val_loss_floor_is_the_loss_of_the_clipped_mean_image_of_each_label(trai
 
 def test_sample_grid_shows_the_samples_of_the_saved_generator(trained, last):
     generator = condgen.load(last).to("cuda" if torch.cuda.is_available() else "cpu")
-    labels, noise = torch.arange(10).repeat_interleave(10), generator.draw_noise(0, range(100))
+    labels, noise = torch.arange(10).repeat_interleave(10), generator.sample_noise(0, range(100))
     with torch.no_grad():
         images = generator.generate(labels.to(generator.device), noise.to(generator.device)).cpu()
     picture = np.asarray(

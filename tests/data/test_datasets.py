@@ -64,6 +64,12 @@ def test_fashion_mnist_and_kmnist_do_not_read_mnist_files(mnist_root, tmp_path):
         assert len(loaded(data).train_images) == 330
 
 
+def test_fashion_mnist_files_are_found_in_a_root_folder_of_that_name(mnist_root, tmp_path):
+    shutil.copytree(mnist_root / "MNIST" / "raw", tmp_path / "fashion-mnist")
+    data = loaded(FashionMNIST(root=str(tmp_path / "fashion-mnist"), source="full"))
+    assert len(data.train_images) == 330
+
+
 def test_mnist_sample_has_400_and_100_digits_of_each_label(digits):
     data = loaded(MNIST(source="sample"))
     assert data.train_images.labels.bincount().tolist() == [400] * 10

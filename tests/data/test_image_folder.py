@@ -18,8 +18,8 @@ from condgen.data.image_folder import ImageFolder, list_pictures
 from condgen.errors import UsageError
 
 
-def colours(seed: int, width: int = 40, height: int = 40) -> Image.Image:
-    """A picture of random colours in large blocks."""
+def colors(seed: int, width: int = 40, height: int = 40) -> Image.Image:
+    """A picture of random colors in large blocks."""
     blocks = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(blocks).resize((width, height), Image.Resampling.NEAREST)
 
@@ -30,7 +30,7 @@ def folder(tmp_path) -> Path:
     for label, name in enumerate(("cat", "dog")):
         (tmp_path / "pets" / name).mkdir(parents=True)
         for number in range(12):
-            colours(100 * label + number).save(tmp_path / "pets" / name / f"{number}.png")
+            colors(100 * label + number).save(tmp_path / "pets" / name / f"{number}.png")
     return tmp_path / "pets"
 
 
@@ -57,7 +57,7 @@ def only(folder: Path, image: Image.Image, name: str = "x.png", **options) -> to
 
 def test_classes_are_the_folders_in_alphabetical_order(folder):
     (folder / "bird" / "nested").mkdir(parents=True)
-    colours(0).save(folder / "bird" / "nested" / "0.JPG")
+    colors(0).save(folder / "bird" / "nested" / "0.JPG")
     data = read(folder)
     assert data.classes == ("bird", "cat", "dog")
     assert data.image_shape == (3, 32, 32)
@@ -73,7 +73,7 @@ def test_split_by_folders(folder, tmp_path):
     folder.joinpath("cat").rename(root / "train" / "cat")
     folder.joinpath("dog").rename(root / "train" / "dog")
     (root / "test" / "cat").mkdir()
-    colours(5).save(root / "test" / "cat" / "0.png")
+    colors(5).save(root / "test" / "cat" / "0.png")
     data = read(root)
     assert (len(data.train_images), len(data.val_images)) == (24, 1)
     assert data.val_images.labels.tolist() == [0]
@@ -124,14 +124,14 @@ def test_link_to_a_picture_inside_the_folder_is_read(folder):
 # How pictures are decoded.
 
 
-def test_grey_pictures_have_one_channel_unless_three_are_wanted(tmp_path):
-    grey = colours(0).convert("L")
-    assert only(tmp_path, grey).shape == (1, 16, 16)
-    assert only(tmp_path, grey, channels=3).shape == (3, 16, 16)
-    assert only(tmp_path, colours(0), channels=1).shape == (1, 16, 16)
+def test_gray_pictures_have_one_channel_unless_three_are_wanted(tmp_path):
+    gray = colors(0).convert("L")
+    assert only(tmp_path, gray).shape == (1, 16, 16)
+    assert only(tmp_path, gray, channels=3).shape == (3, 16, 16)
+    assert only(tmp_path, colors(0), channels=1).shape == (1, 16, 16)
 
 
-def test_picture_is_scaled_with_antialiasing_and_cropped_to_the_centre(tmp_path):
+def test_picture_is_scaled_with_antialiasing_and_cropped_to_the_center(tmp_path):
     stripes = np.zeros((64, 128, 3), dtype=np.uint8)
     stripes[:, ::2] = 255
     stripes[:, :32] = stripes[:, 96:] = (255, 0, 0)
@@ -164,13 +164,13 @@ def test_16_bit_levels_are_scaled_to_8_bits(tmp_path):
     assert (only(tmp_path, Image.fromarray(levels)) == 100).all()
 
 
-def test_cmyk_picture_is_read_in_its_colours(tmp_path):
+def test_cmyk_picture_is_read_in_its_colors(tmp_path):
     image = only(tmp_path, Image.new("RGB", (32, 32), (200, 50, 50)).convert("CMYK"), "x.jpg", save={"quality": 95})
     assert (image.float().mean((1, 2)) - torch.tensor([200.0, 50, 50])).abs().max() < 8
 
 
 def test_first_frame_of_an_animation_is_used(tmp_path):
-    frames = [Image.new("RGB", (32, 32), colour) for colour in ("white", "black")]
+    frames = [Image.new("RGB", (32, 32), color) for color in ("white", "black")]
     image = only(tmp_path, frames[0], "x.gif", save={"save_all": True, "append_images": frames[1:]})
     assert (image == 255).all()
 
@@ -186,11 +186,11 @@ def test_second_start_reads_no_picture_and_a_changed_one_is_read_again(folder):
         path.write_bytes(b"x" * status.st_size)
         os.utime(path, ns=(status.st_mtime_ns, status.st_mtime_ns))
     assert torch.equal(read(folder, channels=3).train_images.images, images)
-    colours(1).save(folder / "cat" / "0.png")
+    colors(1).save(folder / "cat" / "0.png")
     for number in range(1, 12):
-        colours(number).save(folder / "cat" / f"{number}.png")
+        colors(number).save(folder / "cat" / f"{number}.png")
     for number in range(12):
-        colours(100 + number).save(folder / "dog" / f"{number}.png")
+        colors(100 + number).save(folder / "dog" / f"{number}.png")
     assert not torch.equal(read(folder).train_images.images, images)
     assert not cached.exists()
     assert len(list((folder / ".condgen").glob("*.images"))) == 1
@@ -223,7 +223,7 @@ DAMAGE = {
     "empty picture": (lambda root: put(root / "cat" / "0.png", b""), "0.png"),
     "text": (lambda root: put(root / "cat" / "0.png", b"text"), "0.png"),
     "cut picture": (lambda root: put(root / "cat" / "0.png", (root / "cat" / "0.png").read_bytes()[:60]), "0.png"),
-    "PostScript": (lambda root: colours(0).save(root / "cat" / "0.png", "EPS"), "0.png"),
+    "PostScript": (lambda root: colors(0).save(root / "cat" / "0.png", "EPS"), "0.png"),
     "decompression bomb": (lambda root: Image.new("1", (20_000, 20_000)).save(root / "cat" / "0.png"), "0.png"),
     "floats": (lambda root: Image.new("F", (40, 40)).save(root / "cat" / "0.tiff"), "0.tiff"),
     "dangling link": (lambda root: (root / "cat" / "new.png").symlink_to(root / "nowhere.png"), "new.png"),
@@ -232,13 +232,13 @@ WRONG = {
     "empty class": (lambda root: (root / "bird").mkdir(), "bird"),
     "class without pictures": (lambda root: ((root / "bird").mkdir(), put(root / "bird" / "a.txt", b"")), "bird"),
     "names that differ in case": (
-        lambda root: ((root / "CAT").mkdir(), colours(0).save(root / "CAT" / "0.png")),
+        lambda root: ((root / "CAT").mkdir(), colors(0).save(root / "CAT" / "0.png")),
         "differ only in case",
     ),
     "link to a folder": (lambda root: (root / "bird").symlink_to(root / "cat"), "bird"),
     "link to a picture elsewhere": (
         lambda root: (
-            colours(0).save(root.parent / "a.png"),
+            colors(0).save(root.parent / "a.png"),
             (root / "cat" / "n.png").symlink_to(root.parent / "a.png"),
         ),
         "n.png",

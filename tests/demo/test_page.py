@@ -164,7 +164,7 @@ def generated(
     """The images that ``generate`` returns in Python: (N, 28, 28) uint8."""
     generator = condgen.load(folder / "lightning_logs" / run, **settings)
     with torch.no_grad():
-        return to_bytes(generator.generate(torch.tensor(labels), generator.draw_noise(seed, indices)))[:, 0].numpy()
+        return to_bytes(generator.generate(torch.tensor(labels), generator.sample_noise(seed, indices)))[:, 0].numpy()
 
 
 def field(page: Page, label: str):
@@ -306,7 +306,7 @@ def test_morph_tab_follows_the_slider_and_saves_an_animation(page, folder):
     page.mouse.up()
     slide(page, "part", 0.5)
     generator = condgen.load(folder / "lightning_logs" / DNN)
-    noise = slerp(*generator.draw_noise(0, [0, 5]), torch.tensor([0.5]), "uniform")
+    noise = slerp(*generator.sample_noise(0, [0, 5]), torch.tensor([0.5]), "uniform")
     with torch.no_grad():
         middle = to_bytes(generator.generate(torch.tensor([2]), noise))[0, 0].numpy()
     eventually(page, has_picture(page, "interpolated", middle))
@@ -349,7 +349,7 @@ def test_noise_tab_slider_changes_one_coordinate(page, folder):
     field(page, "Coordinate").fill("61")
     field(page, "Sample").fill("4")
     generator = condgen.load(folder / "lightning_logs" / DNN)
-    noise = generator.draw_noise(0, [4]).repeat(11, 1)
+    noise = generator.sample_noise(0, [4]).repeat(11, 1)
     eventually(page, lambda: float(slider.input_value()) == pytest.approx(float(noise[0, 61]), abs=0.006))
     noise[:, 61] = torch.linspace(0, 1, 11)
     with torch.no_grad():

@@ -12,11 +12,11 @@ from helpers.runs import refused
 from PIL import Image
 
 from condgen.cli.main import main
-from condgen.evaluation.plot import COLOURS, read_curves
+from condgen.evaluation.plot import COLORS, read_curves
 
 
-def count_pixels(picture: np.ndarray, colour: str) -> int:
-    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+def count_pixels(picture: np.ndarray, color: str) -> int:
+    rgb = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
     return int((np.abs(picture.astype(int) - rgb).max(2) <= 2).sum())
 
 
@@ -31,8 +31,8 @@ def test_plot_without_arguments_writes_metrics_png_into_the_newest_run(trained, 
     picture = np.asarray(image.convert("RGBA"))
     assert (picture[0, 0] == 255).all()  # opaque and white, so that it is readable on a dark page
     assert (picture[..., 3] == 255).all()
-    assert count_pixels(picture[..., :3], COLOURS[0]) > 100
-    assert count_pixels(picture[..., :3], COLOURS[1]) == 0
+    assert count_pixels(picture[..., :3], COLORS[0]) > 100
+    assert count_pixels(picture[..., :3], COLORS[1]) == 0
 
 
 def test_read_curves_returns_the_epoch_values_of_metrics_csv(trained):
@@ -54,8 +54,8 @@ def test_plot_of_several_runs_shares_panels_and_names_the_runs(trained, tmp_path
     monkeypatch.chdir(tmp_path)
     assert main(["plot", *runs]) == 0
     picture = np.asarray(Image.open(tmp_path / "metrics.png").convert("RGB"))
-    assert count_pixels(picture, COLOURS[1]) > 100  # the curves are equal, and the second run's are on top
-    assert count_pixels(picture, COLOURS[0]) > 20  # in the legend
+    assert count_pixels(picture, COLORS[1]) > 100  # the curves are equal, and the second run's are on top
+    assert count_pixels(picture, COLORS[0]) > 20  # in the legend
     assert not (tmp_path / "first" / "metrics.png").exists()
 
 

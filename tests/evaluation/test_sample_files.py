@@ -30,19 +30,19 @@ HEIGHT, WIDTH = LEVELS.shape
 
 
 class Small(MNIST):
-    """Grey images of 3 x 4 pixels with one label."""
+    """Gray images of 3 x 4 pixels with one label."""
 
     classes = ("0",)
     image_shape = (1, HEIGHT, WIDTH)
 
 
-class SmallColour(Small):
+class SmallColor(Small):
     """The same size with three channels."""
 
     image_shape = (3, HEIGHT, WIDTH)
 
 
-GREY = Image.fromarray(LEVELS)
+GRAY = Image.fromarray(LEVELS)
 SIXTEEN_BIT = Image.fromarray(SIXTEEN)
 Writer = Callable[[Path], Path]
 
@@ -67,10 +67,10 @@ def write(name: str, content: bytes) -> Writer:
     return write_into
 
 
-def png(bits: int, colour: int, rows: np.ndarray, transparency: bytes = b"") -> Writer:
-    """A PNG file that Pillow cannot write: any bit depth and colour type, with a tRNS chunk."""
+def png(bits: int, color: int, rows: np.ndarray, transparency: bytes = b"") -> Writer:
+    """A PNG file that Pillow cannot write: any bit depth and color type, with a tRNS chunk."""
     chunks = [
-        (b"IHDR", struct.pack(">IIBBBBB", WIDTH, HEIGHT, bits, colour, 0, 0, 0)),
+        (b"IHDR", struct.pack(">IIBBBBB", WIDTH, HEIGHT, bits, color, 0, 0, 0)),
         *([(b"tRNS", transparency)] if transparency else []),
         (b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))),
         (b"IEND", b""),
@@ -99,7 +99,7 @@ def palette_picture() -> Image.Image:
 
 
 def with_alpha(mode: str, alpha: np.ndarray) -> Image.Image:
-    return Image.merge("RGBA", [GREY, GREY, GREY, Image.fromarray(alpha)]).convert(mode)
+    return Image.merge("RGBA", [GRAY, GRAY, GRAY, Image.fromarray(alpha)]).convert(mode)
 
 
 def read_picture(path: Path, data: ImageDataModule | None = None) -> np.ndarray:
@@ -111,20 +111,20 @@ def read_picture(path: Path, data: ImageDataModule | None = None) -> np.ndarray:
 
 
 OPAQUE = np.full_like(LEVELS, 255)
-INK_ONLY = Image.merge("CMYK", [*[Image.new("L", GREY.size)] * 3, Image.fromarray(255 - LEVELS)])
+INK_ONLY = Image.merge("CMYK", [*[Image.new("L", GRAY.size)] * 3, Image.fromarray(255 - LEVELS)])
 PICTURES: dict[str, Writer] = {
-    "8-bit PNG": save(GREY, "x.png"),
-    "8-bit TIFF": save(GREY, "x.tiff"),
+    "8-bit PNG": save(GRAY, "x.png"),
+    "8-bit TIFF": save(GRAY, "x.tiff"),
     "8-bit TIFF where white is 0": tiff(8, 0, (255 - LEVELS).tobytes()),
-    "deflated TIFF": save(GREY, "x.tiff", compression="tiff_adobe_deflate"),
-    "8-bit PGM": save(GREY, "x.pgm"),
+    "deflated TIFF": save(GRAY, "x.tiff", compression="tiff_adobe_deflate"),
+    "8-bit PGM": save(GRAY, "x.pgm"),
     "plain PGM": write("x.pgm", f"P2 4 3 255 {' '.join(map(str, LEVELS.flatten()))}\n".encode()),
-    "BMP": save(GREY, "x.bmp"),
-    "GIF": save(GREY, "x.gif"),
-    "lossless WebP": save(GREY.convert("RGB"), "x.webp", lossless=True),
-    "RGB PNG": save(GREY.convert("RGB"), "x.png"),
-    "PPM": save(GREY.convert("RGB"), "x.ppm"),
-    "RGB TIFF": save(GREY.convert("RGB"), "x.tiff"),
+    "BMP": save(GRAY, "x.bmp"),
+    "GIF": save(GRAY, "x.gif"),
+    "lossless WebP": save(GRAY.convert("RGB"), "x.webp", lossless=True),
+    "RGB PNG": save(GRAY.convert("RGB"), "x.png"),
+    "PPM": save(GRAY.convert("RGB"), "x.ppm"),
+    "RGB TIFF": save(GRAY.convert("RGB"), "x.tiff"),
     "palette PNG": save(palette_picture(), "x.png"),
     "palette BMP": save(palette_picture(), "x.bmp"),
     "palette TIFF": save(palette_picture(), "x.tiff"),
@@ -153,8 +153,8 @@ def test_read_samples_keeps_the_levels_of_a_picture(make, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["16-bit PNG", "palette PNG", "opaque LA PNG", "RGB PNG"])
-def test_read_samples_converts_a_grey_picture_for_a_colour_data_set(name, tmp_path):
-    found = read_picture(PICTURES[name](tmp_path), SmallColour(source="sample"))
+def test_read_samples_converts_a_gray_picture_for_a_color_data_set(name, tmp_path):
+    found = read_picture(PICTURES[name](tmp_path), SmallColor(source="sample"))
     assert found.tolist() == [LEVELS.tolist()] * 3
 
 
@@ -168,8 +168,8 @@ def test_16_bit_levels_are_rounded_to_the_nearest_8_bit_level(tmp_path):
     "make",
     [
         png(1, 0, np.packbits(LEVELS > 127, axis=1)),
-        save(GREY.point(lambda level: 255 * (level > 127)).convert("1"), "x.tiff"),
-        save(GREY.point(lambda level: 255 * (level > 127)).convert("1"), "x.pbm"),
+        save(GRAY.point(lambda level: 255 * (level > 127)).convert("1"), "x.tiff"),
+        save(GRAY.point(lambda level: 255 * (level > 127)).convert("1"), "x.pbm"),
     ],
 )
 def test_1_bit_picture_is_black_and_white(make, tmp_path):
@@ -206,10 +206,10 @@ TRANSPARENT: dict[str, Writer] = {
     "palette PNG": save(palette_picture(), "x.png", transparency=3),
     "palette PNG with bytes of transparency": save(palette_picture(), "x.png", transparency=b"\xff\x80" * 6),
     "GIF": save(palette_picture(), "x.gif", transparency=3),
-    "grey PNG with a transparent level": png(8, 0, LEVELS, b"\0\x7f"),
-    "RGB PNG with a transparent colour": png(8, 2, LEVELS.repeat(3, 1), b"\0\x7f" * 3),
+    "gray PNG with a transparent level": png(8, 0, LEVELS, b"\0\x7f"),
+    "RGB PNG with a transparent color": png(8, 2, LEVELS.repeat(3, 1), b"\0\x7f" * 3),
     "16-bit PNG with a transparent level": png(16, 0, SIXTEEN.astype(">u2"), SIXTEEN[1, 1].astype(">u2").tobytes()),
-    "16-bit RGB PNG with a transparent colour": png(
+    "16-bit RGB PNG with a transparent color": png(
         16, 2, SIXTEEN.astype(">u2").repeat(3, 1), SIXTEEN[1, 1].astype(">u2").tobytes() * 3
     ),
 }
@@ -230,11 +230,11 @@ OTHER_KINDS: dict[str, Writer] = {
     "signed 8-bit TIFF": tiff(8, 1, LEVELS.tobytes(), sample_format=2),
     "12-bit TIFF": tiff(12, 1, bytes(18)),
     "16-bit TIFF where white is 0": tiff(16, 0, SIXTEEN.tobytes()),
-    "animated GIF": save(GREY, "x.gif", save_all=True, append_images=[GREY.rotate(180)]),
-    "animated PNG": save(GREY, "x.png", save_all=True, append_images=[GREY.rotate(180)]),
-    "TIFF with two pages": save(GREY, "x.tiff", save_all=True, append_images=[GREY]),
-    "wrong size": save(GREY.resize((8, 6)), "x.png"),
-    "turned": save(GREY.rotate(90, expand=True), "x.png"),
+    "animated GIF": save(GRAY, "x.gif", save_all=True, append_images=[GRAY.rotate(180)]),
+    "animated PNG": save(GRAY, "x.png", save_all=True, append_images=[GRAY.rotate(180)]),
+    "TIFF with two pages": save(GRAY, "x.tiff", save_all=True, append_images=[GRAY]),
+    "wrong size": save(GRAY.resize((8, 6)), "x.png"),
+    "turned": save(GRAY.rotate(90, expand=True), "x.png"),
     "text": write("x.png", b"no picture"),
     "empty": write("x.png", b""),
 }
@@ -267,7 +267,7 @@ def test_read_samples_refuses_a_huge_picture_before_it_is_decoded(kind, side, tm
 def test_damaged_picture_is_refused_by_name_or_harmless(kind, tmp_path):
     whole, path = io.BytesIO(), tmp_path / "0" / f"x.{kind}"
     exif = {"exif": Image.Exif()} if kind in ("png", "jpg", "webp") else {}
-    GREY.save(whole, {"jpg": "JPEG", "pgm": "PPM"}.get(kind, kind.upper()), **exif)
+    GRAY.save(whole, {"jpg": "JPEG", "pgm": "PPM"}.get(kind, kind.upper()), **exif)
     content = whole.getvalue()
     path.parent.mkdir()
     for place in range(0, len(content), max(1, len(content) // 100)):
@@ -564,7 +564,7 @@ def test_path_that_is_too_long_is_refused_in_one_line(capsys):
 def test_read_samples_skips_hidden_and_system_files_but_refuses_a_broken_picture(tmp_path):
     folder = tmp_path / "0"
     folder.mkdir()
-    GREY.save(folder / "a.png")
+    GRAY.save(folder / "a.png")
     for name in ("Thumbs.db", ".DS_Store", "desktop.ini", "._a.png"):
         (folder / name).write_bytes(b"\0\1")
     (tmp_path / "__MACOSX").mkdir()

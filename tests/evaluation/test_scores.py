@@ -114,7 +114,7 @@ def test_each_score_detects_the_flaw_it_measures(digits):
         "real": real,
         "mean": (means[real[1]], real[1]),
         "noisy": ((real[0].int() + noise).clamp(0, 255).byte(), real[1]),
-        "mislabelled": (real[0], (real[1] + 1) % 10),
+        "mislabeled": (real[0], (real[1] + 1) % 10),
         "thick": (real[0][thick], real[1][thick]),
         "copied": training,
     }
@@ -147,8 +147,8 @@ def test_each_score_detects_the_flaw_it_measures(digits):
     assert scores["mean"]["Diversity"] == 0
     assert scores["mean"]["FrechetDistance"] > 5 * real_scores["FrechetDistance"]
     assert scores["noisy"]["FrechetDistance"] > 2 * real_scores["FrechetDistance"]
-    assert scores["mislabelled"]["accuracy"] < 0.02
-    assert scores["mislabelled"]["coverage"] < 0.1
+    assert scores["mislabeled"]["accuracy"] < 0.02
+    assert scores["mislabeled"]["coverage"] < 0.1
     assert scores["thick"]["accuracy"] > 0.99
     assert scores["thick"]["coverage"] < real_scores["coverage"] - 0.1
     assert scores["copied"]["Novelty"] == 0

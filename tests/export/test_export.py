@@ -51,7 +51,7 @@ def export(run, format: str, *options: str):
 
 
 def expected(generator, number: int):
-    labels, noise = torch.arange(number) % 10, generator.draw_noise(7, range(number))
+    labels, noise = torch.arange(number) % 10, generator.sample_noise(7, range(number))
     with torch.no_grad():
         return labels, noise, generator.generate(labels, noise)
 
@@ -63,7 +63,9 @@ INVALID_REQUESTS += [([3], 4), ([3, 4, 5, 6], 1), ([3, 4], 3), ([3, 4], 0), ([],
 def check_refuses_invalid_requests(generate, generator) -> None:
     for labels, noise_count in INVALID_REQUESTS:
         with pytest.raises(Exception, match=r"(?s)."):  # each runtime raises exceptions of its own type
-            print(generate(torch.tensor(labels, dtype=torch.int64), generator.draw_noise(0, range(noise_count))).shape)
+            print(
+                generate(torch.tensor(labels, dtype=torch.int64), generator.sample_noise(0, range(noise_count))).shape
+            )
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -80,7 +82,7 @@ def test_onnx_file_generates_the_same_images_as_pytorch_and_has_metadata(name, r
     assert (about["family"], about["data"]) == (name, "MNIST")
     assert json.loads(about["labels"]) == list("0123456789")
     assert tuple(json.loads(about["noise_shape"])) == generator.noise_shape
-    noise = generator.draw_noise(0, range(200))
+    noise = generator.sample_noise(0, range(200))
     assert (about["noise_distribution"] == "uniform") == (0 <= noise.min() <= noise.max() < 1)
     assert about["command"] == f"condgen export --ckpt_path {run_of(name)} --format onnx"
     assert "Largest difference from PyTorch" in capsys.readouterr().out
@@ -277,7 +279,7 @@ def test_model_card_is_valid_and_its_example_runs(format, run_of, monkeypatch):
     }
     card = ModelCard((folder / "README.md").read_text())
     assert (card.data.license, card.data.library_name, card.data.datasets) == ("mit", "condgen", ["mnist"])
-    for heading in ("Data", "Recipe", "Scores", "Limits", "Licence"):
+    for heading in ("Data", "Recipe", "Scores", "Limits", "License"):
         assert f"\n## {heading}\n" in card.text
     assert "CC BY-SA 3.0" in card.text
     assert "Not measured: run `condgen test`" in card.text

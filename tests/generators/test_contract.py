@@ -31,7 +31,7 @@ def family(name: str, **settings):
 def test_noise_determines_the_image(name):
     generator = family(name)
     labels = torch.tensor([3, 3, 7])
-    noise = generator.draw_noise(5, [0, 1, 2])
+    noise = generator.sample_noise(5, [0, 1, 2])
     assert noise.shape == (3, *generator.noise_shape)
     with torch.no_grad():
         images = generator.generate(labels, noise)
@@ -42,11 +42,11 @@ def test_noise_determines_the_image(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_draw_noise_depends_only_on_seed_and_sample_index(name):
+def test_sample_noise_depends_only_on_seed_and_sample_index(name):
     generator = family(name)
-    noise = generator.draw_noise(5, range(10))
-    assert torch.equal(generator.draw_noise(5, [7, 2]), noise[[7, 2]])
-    assert not torch.equal(generator.draw_noise(6, [7, 2]), noise[[7, 2]])
+    noise = generator.sample_noise(5, range(10))
+    assert torch.equal(generator.sample_noise(5, [7, 2]), noise[[7, 2]])
+    assert not torch.equal(generator.sample_noise(6, [7, 2]), noise[[7, 2]])
 
 
 INVALID_INPUTS = {
@@ -69,7 +69,7 @@ INVALID_INPUTS = {
 @pytest.mark.parametrize("name", FAMILIES)
 def test_generate_refuses_invalid_labels_and_noise(name):
     generator = family(name)
-    labels, noise = torch.tensor([3, 7]), generator.draw_noise(0, range(2))
+    labels, noise = torch.tensor([3, 7]), generator.sample_noise(0, range(2))
     for invalid in INVALID_INPUTS.values():
         with pytest.raises(UsageError):
             generator.generate(*invalid(labels, noise))
@@ -78,7 +78,7 @@ def test_generate_refuses_invalid_labels_and_noise(name):
 def test_generate_error_names_the_invalid_label_and_the_valid_range():
     generator = family("DNN")
     with pytest.raises(UsageError, match=r"-2.*0 to 9"):
-        generator.generate(torch.tensor([3, -2]), generator.draw_noise(0, range(2)))
+        generator.generate(torch.tensor([3, -2]), generator.sample_noise(0, range(2)))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -86,14 +86,14 @@ def test_generate_with_no_labels_returns_an_empty_batch(name):
     settings = {"guidance": 2.0} if name == "Diffusion" else {}
     generator = family(name, **settings)
     with torch.no_grad():
-        images = generator.generate(torch.zeros(0, dtype=torch.int64), generator.draw_noise(0, []))
+        images = generator.generate(torch.zeros(0, dtype=torch.int64), generator.sample_noise(0, []))
     assert images.shape == (0, 1, 28, 28)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_copied_generator_generates_the_same_images(name):
     generator = family(name)
-    labels, noise = torch.tensor([3, 7]), generator.draw_noise(0, range(2))
+    labels, noise = torch.tensor([3, 7]), generator.sample_noise(0, range(2))
     content = io.BytesIO()
     torch.save(generator, content)
     copies = (
@@ -109,7 +109,7 @@ def test_copied_generator_generates_the_same_images(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_generator_without_training_parts_generates_the_same_images(name):
     generator = family(name)
-    labels, noise = torch.tensor([3, 7]), generator.draw_noise(0, range(2))
+    labels, noise = torch.tensor([3, 7]), generator.sample_noise(0, range(2))
     needed = {id(weights) for weights in generator.sampler.state_dict(keep_vars=True).values()}
     with torch.no_grad():
         images = generator.generate(labels, noise)
@@ -150,7 +150,7 @@ def test_sample_grid_places_samples_by_index_and_generates_in_small_batches():
     assert sum(batch_sizes) == 130
     assert max(batch_sizes) <= 64  # so that memory does not grow with the number of samples
     with torch.no_grad():
-        sample = generator.generate(torch.tensor([7]), generator.draw_noise(5, [7 * 13 + 4]))
+        sample = generator.generate(torch.tensor([7]), generator.sample_noise(5, [7 * 13 + 4]))
     top, left = 7 * 30 + 2, 4 * 30 + 2  # images of 28 by 28 pixels with a margin of 2
     tile = picture[0, top : top + 28, left : left + 28].int()
     assert (tile - to_bytes(sample)[0, 0].int()).abs().max() <= 1
@@ -159,7 +159,7 @@ def test_sample_grid_places_samples_by_index_and_generates_in_small_batches():
 @pytest.mark.parametrize("name", FAMILIES)
 def test_generate_supports_other_image_shapes_and_numbers_of_classes(name):
     generator = family(name, num_classes=26, image_shape=(3, 32, 24))
-    noise = generator.draw_noise(0, range(2))
+    noise = generator.sample_noise(0, range(2))
     with torch.no_grad():
         assert generator.generate(torch.tensor([0, 25]), noise).shape == (2, 3, 32, 24)
 

@@ -48,7 +48,7 @@ def test_nfe_equals_the_evaluations_of_the_network(settings, nfe):
     batch_sizes = []
     generator.ema.module.register_forward_hook(lambda module, inputs, output: batch_sizes.append(len(output)))
     with torch.no_grad():
-        generator.generate(torch.tensor([1, 2]), generator.draw_noise(0, range(2)))
+        generator.generate(torch.tensor([1, 2]), generator.sample_noise(0, range(2)))
     assert sum(batch_sizes) / 2 == generator.nfe == nfe
 
 
@@ -74,7 +74,7 @@ def test_guidance_extrapolates_from_the_unconditional_prediction():
     def images(guidance):
         generator = diffusion(guidance=guidance, guidance_interval=(0, 1), sampling_steps=1, solver="euler")
         with torch.no_grad():
-            return generator.generate(torch.tensor([1, 2]), 0.1 * generator.draw_noise(0, range(2)))
+            return generator.generate(torch.tensor([1, 2]), 0.1 * generator.sample_noise(0, range(2)))
 
     unconditional, conditional, guided = (images(guidance) for guidance in (0.0, 1.0, 1.5))
     not_clamped = torch.stack([(x > 0) & (x < 1) for x in (unconditional, conditional, guided)]).all(0)
@@ -266,7 +266,7 @@ def test_diffusion_sampling_settings_can_be_changed_after_training(fit_args, tmp
         (scored_generator(run, scores), True),
     ):
         with torch.no_grad():
-            image = generator.generate(torch.tensor([0]), generator.draw_noise(0, [0]))
+            image = generator.generate(torch.tensor([0]), generator.sample_noise(0, [0]))
         assert torch.allclose(image[0, 0], predicted, atol=0.01) is same
     with pytest.raises(UsageError, match=r"Diffusion has no setting guide, but .*guidance"):
         condgen.load(run, guide=3.0)

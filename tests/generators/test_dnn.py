@@ -43,7 +43,7 @@ def articles_network() -> nn.Sequential:
 def losses_and_means(digits, dtype, build):
     """Trains for thirty steps on the batches and latents of the trace. Returns the losses and the mean pixels.
 
-    ``build`` returns the network, its optimiser, and the functions (images, labels, latents) -> loss and
+    ``build`` returns the network, its optimizer, and the functions (images, labels, latents) -> loss and
     (labels, latents) -> images.
     """
     images = torch.from_numpy(digits[0]).unsqueeze(1).to(dtype).div(255)

@@ -83,7 +83,7 @@ def test_gan_discriminator_depends_on_the_label(gan, images):
 
 def test_gan_generates_with_the_ema_weights(gan):
     gan.eval()
-    labels, noise = torch.tensor([3]), gan.draw_noise(0, [0])
+    labels, noise = torch.tensor([3]), gan.sample_noise(0, [0])
     with torch.no_grad():
         before = gan.generate(labels, noise)
         for weights in gan.network.parameters():

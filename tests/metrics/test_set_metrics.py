@@ -144,7 +144,7 @@ def test_prdc_is_defined_for_constant_images_and_fewer_images_than_k():
     assert prdc(torch.zeros(5, 2), torch.zeros(7, 2)).tolist() == [1, 1, 7 / 5, 1]
     assert prdc(column(1), column(1)).tolist() == [1, 1, 1, 1]
     assert prdc(column(2), column(1)).tolist() == [0, 0, 0, 0]
-    # with fewer than k neighbours, the radius is the distance to the farthest one
+    # with fewer than k neighbors, the radius is the distance to the farthest one
     assert prdc(column(1, 2), column(1, 2, 3)).tolist() == [1, 1, 6 / 4, 1]
 
 

@@ -25,7 +25,7 @@ def test_affine_coupling_inverse_and_log_determinant_match_forward():
 def prior() -> FlowPrior:
     torch.manual_seed(0)
     prior = FlowPrior(5, num_classes=3, steps=4, hidden_dim=16)
-    for weights in prior.parameters():  # because they are initialised to the identity
+    for weights in prior.parameters():  # because they are initialized to the identity
         torch.nn.init.normal_(weights, std=0.3)
     return prior.double()
 

@@ -34,7 +34,7 @@ def data(mnist_root):
 
 def images_of(generator):
     with torch.no_grad():
-        return generator.eval().generate(torch.arange(4), generator.draw_noise(0, range(4)))
+        return generator.eval().generate(torch.arange(4), generator.sample_noise(0, range(4)))
 
 
 @pytest.mark.parametrize("written_by", ["Lightning", "condgen"])

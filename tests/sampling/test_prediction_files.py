@@ -46,7 +46,7 @@ def pixels(path):
 def expected(last, seed, labels, indices):
     generator = condgen.load(last)
     with torch.no_grad():
-        images = generator.generate(torch.tensor(labels), generator.draw_noise(seed, indices))
+        images = generator.generate(torch.tensor(labels), generator.sample_noise(seed, indices))
     return (images * 255 + 0.5).clamp(0, 255).to(torch.uint8).numpy()
 
 

@@ -143,7 +143,7 @@ def test_resume_after_max_steps_mid_epoch_trains_the_rest_of_the_epoch(tmp_path)
     ("strategy", "expected"),
     [("ddp_spawn", True), ("ddp_fork", True), ("ddp_notebook", True), ("ddp", False), ("auto", False)],
 )
-def test_trains_in_children_recognises_strategies_that_spawn_or_fork(strategy, expected):
+def test_trains_in_children_recognizes_strategies_that_spawn_or_fork(strategy, expected):
     trainer = Trainer(devices=2 if strategy != "auto" else 1, strategy=strategy, **QUIET)
     assert isinstance(trainer.strategy, DDPStrategy | SingleDeviceStrategy)
     assert trains_in_children(trainer.strategy) is expected

@@ -1,4 +1,4 @@
-"""Data sets of colour images that torchvision reads: CIFAR-10, CIFAR-100 and SVHN, all with 32 x 32 pixels."""
+"""Data sets of color images that torchvision reads: CIFAR-10, CIFAR-100 and SVHN, all with 32 x 32 pixels."""
 
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from condgen.data.loader import Images
 from condgen.errors import UsageError
 
 
-class ColourDataModule(DownloadedDataModule):
-    """Base class of the colour data sets that torchvision downloads and reads.
+class ColorDataModule(DownloadedDataModule):
+    """Base class of the color data sets that torchvision downloads and reads.
 
     The files have torchvision's names and are in ``root/NAME`` or in ``root``.
     """
@@ -64,7 +64,7 @@ class ColourDataModule(DownloadedDataModule):
         return Images(torch.from_numpy(images), torch.tensor(data.targets))
 
 
-class CIFAR10(ColourDataModule):
+class CIFAR10(ColorDataModule):
     """CIFAR-10: 50,000 training and 10,000 test photographs in ten classes (Krizhevsky 2009)."""
 
     origin = "A. Krizhevsky, V. Nair and G. Hinton"
@@ -73,7 +73,7 @@ class CIFAR10(ColourDataModule):
     files = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
 
 
-class CIFAR100(ColourDataModule):
+class CIFAR100(ColorDataModule):
     """CIFAR-100: 50,000 training and 10,000 test photographs in a hundred classes (Krizhevsky 2009)."""
 
     origin = "A. Krizhevsky, V. Nair and G. Hinton"
@@ -93,7 +93,7 @@ class CIFAR100(ColourDataModule):
     files = ("train", "test", "meta")
 
 
-class SVHN(ColourDataModule):
+class SVHN(ColorDataModule):
     """SVHN: 73,257 training and 26,032 test images of house-number digits (Netzer et al. 2011)."""
 
     origin = "Y. Netzer, T. Wang, A. Coates, A. Bissacco, B. Wu and A. Ng; for non-commercial use"
