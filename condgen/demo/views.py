@@ -17,6 +17,7 @@ from condgen.demo.requests import MAX_LABELS, EpochsRequest, MorphRequest, Noise
 from condgen.demo.runs import Run, find_run
 from condgen.demo.score_table import score_tables
 from condgen.errors import UsageError, check_number
+from condgen.evaluation.scores_file import main_scores
 from condgen.files.images import grid, png
 from condgen.generators import ConditionalGenerator
 from condgen.metrics.distances import nearest
@@ -276,7 +277,8 @@ def caption(run: Run, generator: ConditionalGenerator) -> list[str]:
     except UsageError:
         return lines
     if all(scores.get("settings", {}).get(name) == value for name, value in settings.items()):
-        lines.append(" · ".join(f"{name} {scores['scores'][name]['value']:.3f}" for name in ("accuracy", "coverage")))
+        names = reversed(main_scores(scores["scores"]))
+        lines.append(" · ".join(f"{name} {scores['scores'][name]['value']:.3f}" for name in names))
     return lines
 
 

@@ -10,11 +10,17 @@ from condgen.checkpoints.read import read_checkpoint
 from condgen.errors import UsageError, printable
 from condgen.evaluation.figures import check_png, figure_file
 from condgen.evaluation.scores import cell, table
-from condgen.evaluation.scores_file import read_scores
+from condgen.evaluation.scores_file import main_scores, read_scores
 from condgen.generators import ConditionalGenerator
 from condgen.sampling.generate import sample_grid
 
 BASIS = ("data", "source", "evaluator", "number of samples")
+AXIS_LABELS = {
+    "coverage": "coverage: real images that have a sample near",
+    "accuracy": "label accuracy of the samples",
+    "diversity": "diversity: distance between samples of a label, over real",
+    "gan_train_accuracy": "accuracy of a classifier trained on the samples",
+}
 BESIDE_SAMPLES = ("accuracy", "coverage", "diversity", "frechet_distance", "nfe", "training_minutes")
 
 
@@ -22,6 +28,8 @@ def compare(
     paths: list[str], output: str = "scores.png", samples: str | None = None, labels: list[int] | None = None
 ) -> None:
     """Compares the scores of several runs. Prints a table and plots accuracy against coverage.
+
+    Without an evaluator, GAN-train accuracy is plotted against diversity.
 
     Args:
         paths: Run directories that ``condgen test`` has scored, or paths of scores.json files.
@@ -80,7 +88,7 @@ def run_names(families: Mapping[str, str]) -> dict[str, str]:
 
 
 def plot_scores(contents: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Plots accuracy against coverage for each run and for real images, with error bars of two standard errors.
+    """Plots the two main scores of each run and of real images, with error bars of two standard errors.
 
     Args:
         contents: Mapping from the name of each run to the content of its ``scores.json``.
@@ -89,16 +97,18 @@ def plot_scores(contents: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     first = next(iter(contents.values()))
     points = [(name, content["scores"], "value", "uncertainty") for name, content in contents.items()]
     points.append(("real images", first["scores"], "real", "real_uncertainty"))
+    names = main_scores(first["scores"])
     with figure_file(path, 6, 4.5) as figure:
         axes = figure.subplots()
         for name, scores, value, error in points:
-            x, y = scores["coverage"], scores["accuracy"]
+            x, y = (scores[main] for main in names)
             errors: dict[str, Any] = {"xerr": 2 * (x[error] or 0), "yerr": 2 * (y[error] or 0)}
             style = "k*" if value == "real" else "o"
             axes.errorbar(x[value], y[value], fmt=style, capsize=3, markersize=9, label=name, **errors)
-        low = min(0.9, *(scores["accuracy"][value] - 0.05 for _, scores, value, _ in points))
-        axes.set(xlabel="coverage: real images that have a sample near", ylabel="label accuracy of the samples")
-        axes.set(xlim=(-0.05, 1.05), ylim=(low, 1.02), title=first["data"])
+        low = min(0.9, *(scores[names[1]][value] - 0.05 for _, scores, value, _ in points))
+        right = max(1.05, *(scores[names[0]][value] + 0.05 for _, scores, value, _ in points))
+        axes.set(xlabel=AXIS_LABELS[names[0]], ylabel=AXIS_LABELS[names[1]])
+        axes.set(xlim=(-0.05, right), ylim=(low, 1.02), title=first["data"])
         axes.grid(alpha=0.3)
         figure.legend(loc="outside right upper")
 

@@ -97,16 +97,23 @@ def evaluators_folder(data: ImageDataModule) -> Path:
     return data.own_folder / "evaluators"
 
 
-def find_evaluator(data: ImageDataModule) -> Evaluator:
+def find_evaluator(data: ImageDataModule) -> Evaluator | None:
     """Loads the evaluator of a data set from the data set's folder, or the evaluator that comes with condgen.
 
+    Returns None if there is no evaluator for the data set.
+
     Raises:
-        UsageError: If there is no evaluator for the data set, or if its file is damaged.
+        UsageError: If the evaluator's file is damaged.
     """
     for folder in (evaluators_folder(data), BUNDLED):
         if os.path.isfile(path := folder / f"{data.full_name}.safetensors"):
             return read_evaluator(path, data)
-    raise UsageError(
+    return None
+
+
+def no_evaluator(data: ImageDataModule) -> str:
+    """Returns the message for a data set that has no evaluator."""
+    return (
         f"There is no evaluator for {data.full_name} in {evaluators_folder(data)}. Train one with "
         f"`{evaluator_command(data)}`."
     )

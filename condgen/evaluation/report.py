@@ -12,7 +12,7 @@ import condgen
 from condgen.checkpoints.read import raise_as_incompatible
 from condgen.data.datamodule import ImageDataModule
 from condgen.data.loader import Images
-from condgen.evaluation.evaluator import Evaluator, find_evaluator
+from condgen.evaluation.evaluator import Evaluator, find_evaluator, no_evaluator
 from condgen.evaluation.sample_files import read_samples
 from condgen.evaluation.scores import PER_LABEL, cell, score_samples, table, with_errors, write_nearest
 from condgen.evaluation.scores_file import write_scores
@@ -50,7 +50,7 @@ def about_checkpoint(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
 def report(
     generator: ConditionalGenerator,
     data: ImageDataModule,
-    evaluator: Evaluator,
+    evaluator: Evaluator | None,
     samples: Images,
     seconds: float,
     origin: dict[str, Any],
@@ -110,7 +110,7 @@ def _report(
     source: str,
     samples: Images,
     data: ImageDataModule,
-    evaluator: Evaluator,
+    evaluator: Evaluator | None,
     about: dict[str, Any],
     cost: dict[str, float | None],
     prefix: str | None,
@@ -135,7 +135,7 @@ def _report(
         "data": data.full_name,
         "source": data.hparams["source"],
         "test_images": len(data.val_images),
-        "evaluator": evaluator.sha256,
+        "evaluator": evaluator.sha256 if evaluator else "none",
         "versions": {"condgen": condgen.__version__, "torch": str(torch.__version__)},
     }
     written = f"No files were written, because {source} is not in a run directory."
@@ -150,9 +150,12 @@ def _report(
         costs = [(name, [cell(number)]) for name, number in cost.items() if number is not None]
         print(table(["samples", "real images"], [*rows, *costs]))
     if (each := number // data.num_classes) < PER_LABEL:
-        reached = " and ".join(f"{scores[name]['real']:.3f}" for name in ("coverage", "gan_train_accuracy"))
+        few = [name for name in ("coverage", "gan_train_accuracy") if name in scores]
+        reached = " and ".join(f"{name} {scores[name]['real']:.3f}" for name in few)
         print(
-            f"Only {each:,} samples of each label were scored. coverage and gan_train_accuracy depend on this number. "
-            f"Here they are {reached} for real images. Compare these scores only with runs on the same data."
+            f"Only {each:,} samples of each label were scored, and {' and '.join(few)} depend on this number. "
+            f"Real images reach {reached}. Compare these scores only with runs on the same data."
         )
+    if evaluator is None:
+        print(f"Eight more scores, such as accuracy, need an evaluator. {no_evaluator(data)}")
     print(written)

@@ -62,7 +62,7 @@ def all_cores() -> Iterator[None]:
 
 
 def score_samples(
-    samples: Images, data: ImageDataModule, evaluator: Evaluator, progress: bool = True
+    samples: Images, data: ImageDataModule, evaluator: Evaluator | None, progress: bool = True
 ) -> tuple[dict[str, dict[str, Any]], int]:
     """Scores samples, and the same number of training images for reference.
 
@@ -74,7 +74,7 @@ def score_samples(
         samples: Samples of every label. Of each label, the first :func:`samples_per_label` are scored, but at most half
             as many as there are training images of the label.
         data: Data set whose test images the samples are compared with.
-        evaluator: Evaluator of the data set.
+        evaluator: Evaluator of the data set. If None, only the scores that need no evaluator are computed.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -99,9 +99,11 @@ def score_samples(
         both = itertools.chain(
             _scores(samples, reference, training, data, evaluator), _scores(real, reference, others, data, evaluator)
         )
-        found = list(tqdm(both, "Scoring", total=24, disable=not progress, leave=False, mininterval=1))
+        total = 24 if evaluator else 8
+        found = list(tqdm(both, "Scoring", total=total, disable=not progress, leave=False, mininterval=1))
     scores: dict[str, dict[str, Any]] = {}
-    for (name, values, error), (_, real_values, real_error) in zip(found[:12], found[12:], strict=True):
+    half = len(found) // 2
+    for (name, values, error), (_, real_values, real_error) in zip(found[:half], found[half:], strict=True):
         scores[name] = {"value": _rounded(values.mean()), "uncertainty": _rounded(error)}
         scores[name] |= {"real": _rounded(real_values.mean()), "real_uncertainty": _rounded(real_error)}
         if values.ndim:
@@ -114,13 +116,14 @@ def _rounded(value: float | Tensor) -> float | None:
     return float(f"{float(value):.6g}") if math.isfinite(value) else None
 
 
-def _features(images: Images, evaluator: Evaluator) -> dict[str, LabeledFeatures]:
+def _features(images: Images, evaluator: Evaluator | None) -> dict[str, LabeledFeatures]:
     """Computes the features of images in three spaces: evaluator embeddings, random convolutions and pixels (bytes)."""
     spaces = {
-        "embedding": in_parts(evaluator.embed, images.images),
         "random": in_parts(RandomConvolutions(images.images.shape[1:]), images.images),
         "pixels": images.images,
     }
+    if evaluator:
+        spaces["embedding"] = in_parts(evaluator.embed, images.images)
     return {name: LabeledFeatures(features, images.labels) for name, features in spaces.items()}
 
 
@@ -129,7 +132,7 @@ def _scores(
     reference: dict[str, LabeledFeatures],
     training: Images,
     data: ImageDataModule,
-    evaluator: Evaluator,
+    evaluator: Evaluator | None,
 ) -> Iterator[tuple[str, Tensor, float]]:
     """Computes all scores of images.
 
@@ -142,8 +145,9 @@ def _scores(
         data: Data set of the images.
         evaluator: Evaluator of the data set.
     """
-    share = accuracy(evaluator.classifier, images.images, images.labels)
-    yield "accuracy", torch.tensor(share, dtype=torch.float64), math.sqrt(share * (1 - share) / len(images))
+    if evaluator:
+        share = accuracy(evaluator.classifier, images.images, images.labels)
+        yield "accuracy", torch.tensor(share, dtype=torch.float64), math.sqrt(share * (1 - share) / len(images))
     features, alone = _features(images, evaluator), {"sync_on_compute": False}  # every process has all samples
     for names, space, metric in (
         ("gan_train_accuracy", "pixels", metrics.GANTrainAccuracy(data.num_classes, **alone)),
@@ -155,6 +159,8 @@ def _scores(
         ("diversity", "pixels", metrics.Diversity(**alone)),
         ("novelty", "pixels", metrics.Novelty(training.images, training.labels, **alone)),
     ):
+        if space not in features:
+            continue
         metric.update(*features[space], real=False)
         metric.update(*reference[space], real=True)
         values, errors = metric.compute(), metric.uncertainty().reshape(-1)

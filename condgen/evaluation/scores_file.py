@@ -7,7 +7,7 @@ that other code can rely on them. It also escapes control characters, so that th
 import json
 import os
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ TYPES: dict[str, Callable[[Any], bool]] = {
     "a name": lambda value: isinstance(value, str) and len(value) <= MAX_NAME,
     "a whole number from 0": lambda value: isinstance(value, int) and _is_number(value, 0),
     "a number from 0 to 1": lambda value: _is_number(value, 0, 1),
+    "a number from 0": lambda value: _is_number(value, 0),
     "a number from 0 or null": lambda value: value is None or _is_number(value, 0),
     "a number or null": lambda value: value is None or _is_number(value),
 }
@@ -42,6 +43,7 @@ SCORE = {
     "real_uncertainty": "a number from 0 or null",
     "per_label?": {"*": "a number or null"},
 }
+MAIN = {"value": "a number from 0", "real": "a number from 0"}  # of the scores that are plotted
 FRACTION = SCORE | {"value": "a number from 0 to 1", "real": "a number from 0 to 1"}
 CONTENT: dict[str, Any] = {
     "generator?": "a name",
@@ -58,7 +60,7 @@ CONTENT: dict[str, Any] = {
     "test_images": "a whole number from 0",
     "evaluator?": "a name",
     "versions?": "a mapping",
-    "scores": {"accuracy": FRACTION, "coverage": FRACTION, "*": SCORE},
+    "scores": {"accuracy?": FRACTION, "coverage?": FRACTION, "*": SCORE},
     "cost": {"*": "a number or null"},
 }
 
@@ -79,6 +81,15 @@ def write_scores(
         file.write(text.encode(errors="backslashreplace") + b"\n")  # a path may contain bytes that are not valid text
 
 
+def main_scores(scores: Mapping[str, Any]) -> tuple[str, str]:
+    """Returns the names of the two scores that summarize a run: one of the variety of the samples, one of the labels.
+
+    Args:
+        scores: Entry ``scores`` of a ``scores.json``. Without an evaluator, it contains no accuracy.
+    """
+    return ("coverage", "accuracy") if "accuracy" in scores else ("diversity", "gan_train_accuracy")
+
+
 def read_scores(path: Path) -> dict[str, Any]:
     """Reads and checks a ``scores.json``.
 
@@ -93,6 +104,8 @@ def read_scores(path: Path) -> dict[str, Any]:
     try:
         content = _printable(json.loads(read_limited(file, MAX_SCORES_BYTES)))
         _check(content, CONTENT)
+        for name in main_scores(content["scores"]):
+            _check(content["scores"].get(name), MAIN, f"scores.{name}.")
     except FileNotFoundError as error:
         raise UsageError(f"{file} does not exist. Create it with `condgen test --ckpt_path {path}`.") from error
     except OSError as error:

@@ -11,7 +11,7 @@ from torch import nn
 from condgen.data.datamodule import ImageDataModule
 from condgen.data.loader import Images
 from condgen.errors import UsageError, check_number
-from condgen.evaluation.evaluator import Evaluator, find_evaluator
+from condgen.evaluation.evaluator import Evaluator, find_evaluator, no_evaluator
 from condgen.evaluation.scores import first_of_each_label, rows_of, samples_per_label
 from condgen.generators import ConditionalGenerator
 from condgen.metrics.classifier import accuracy, in_parts
@@ -55,10 +55,14 @@ class TrainingScores(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or self.every_n_epochs is None:
             return
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         try:
-            self.evaluator = find_evaluator(trainer.datamodule)  # type: ignore[attr-defined]
+            self.evaluator = find_evaluator(data)
+            problem = no_evaluator(data)
         except UsageError as error:
-            rank_zero_warn(f"Scores are not measured during training. {error}")
+            problem = str(error)
+        if self.evaluator is None:
+            rank_zero_warn(f"Scores are not measured during training. {problem}")
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures and logs the scores.

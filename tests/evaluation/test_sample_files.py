@@ -553,6 +553,7 @@ def test_samples_in_a_run_directory_are_compared_with_its_data_set(inside_run, c
     config.write_text(yaml.safe_dump({"data": settings}))
     nearer = path.parent / "config.yaml"  # of another program, whose folder lies inside the run
     nearer.write_text("- 1\n")
+    np.savez(path, images=np.zeros((2, 28, 28), dtype=np.uint8), labels=[25, 26])
     assert "EMNIST-letters" in refused(["score", str(path)], capsys)
 
 
