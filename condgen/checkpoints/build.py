@@ -177,10 +177,10 @@ def data_of(checkpoint: dict[str, Any], path: Path) -> ImageDataModule:
 
 
 def check_same_images(checkpoint: dict[str, Any], path: Path, data: ImageDataModule) -> None:
-    """Checks that a checkpoint's generator has the same number of classes and image shape as a data set.
+    """Checks that a checkpoint's generator was trained on the classes and the image shape of a data set.
 
     Raises:
-        UsageError: If the number of classes or the image shape differs.
+        UsageError: If the classes or the image shape differ.
     """
     saved = checkpoint["hyper_parameters"]
     if (saved["num_classes"], tuple(saved["image_shape"])) != (data.num_classes, data.image_shape):
@@ -188,3 +188,11 @@ def check_same_images(checkpoint: dict[str, Any], path: Path, data: ImageDataMod
             f"{path} generates {saved['num_classes']} classes of {tuple(saved['image_shape'])} images, but "
             f"{data.dataset} has {data.num_classes} of {data.image_shape}: use its own data set, or train again."
         )
+    if checkpoint["condgen"]["data"] is not None:
+        trained = data_of(checkpoint, path)
+        for label, (old, new) in enumerate(zip(trained.classes, data.classes, strict=True)):
+            if old != new:
+                raise UsageError(
+                    f"{path} was trained on {trained.full_name}, in which label {label} is {old}, but in "
+                    f"{data.full_name} it is {new}. Use a data set with the same classes, or train again."
+                )

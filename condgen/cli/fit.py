@@ -16,6 +16,7 @@ from condgen.cli.run_config import CLASS_SETTINGS
 from condgen.errors import UsageError
 from condgen.files.locks import directory_lock
 from condgen.training.loggers import run_loggers
+from condgen.training.runtime import describe_devices
 from condgen.training.signals import StoppedBySignal
 
 RUN_FOLDERS = ("checkpoints", "samples", "reconstructions")  # folders in a run directory that fit writes
@@ -47,7 +48,8 @@ def fit(cli: CondgenCLI) -> None:
                 say(f"Config: {recipe} (included in condgen)")
             size = sum(weights.numel() for weights in cli.model.parameters() if weights.requires_grad)
             origin = f", resumed from {path}" if path else ""
-            say(f"Run: {run} ({type(cli.model).__name__}, {size:,} parameters){origin}")
+            devices = describe_devices(trainer.strategy.root_device, trainer.world_size)
+            say(f"Run: {run} ({type(cli.model).__name__}, {size:,} parameters, on {devices}){origin}")
             trainer.fit(cli.model, **cli.trainer_arguments())
         except StoppedBySignal as stop:
             stop.resume_command = resume_command(cli, run)

@@ -49,6 +49,7 @@ from condgen.training.lightning_internals import (
 )
 from condgen.training.non_finite import TerminateOnNonFinite
 from condgen.training.progress_bar import RunProgressBar
+from condgen.training.runtime import adapt_to_mps
 from condgen.training.sample_grids import SampleGrids
 from condgen.training.scores import ScoredSamples, TrainingScores
 from condgen.training.trainer import RunTrainer
@@ -258,6 +259,8 @@ class CondgenCLI(LightningCLI):
             raise UsageError(
                 "trainer.sync_batchnorm is true, but batch norm can only be synchronized on GPUs: leave it out."
             )
+        if trainer.strategy.root_device.type == "mps":
+            adapt_to_mps(self.model, self.trainer_settings["precision"])
         ignore_other_checkpoints(trainer)
         name_checkpoint_in_errors(trainer, self.checkpoint_path)
         resume_between_epochs(trainer)

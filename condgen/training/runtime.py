@@ -1,10 +1,13 @@
-"""Process-wide settings for memory allocation and determinism."""
+"""Settings of this process and its device: memory allocation, determinism and memory format."""
 
 import ctypes
 import os
 import sys
 
 import torch
+from torch import nn
+
+from condgen.errors import UsageError
 
 
 def keep_freed_memory() -> None:
@@ -27,3 +30,23 @@ def use_deterministic_algorithms() -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.allow_tf32 = False
+
+
+def adapt_to_mps(model: nn.Module, precision: object) -> None:
+    """Prepares a model for Apple's MPS, which supports neither the channels-last memory format nor gradient scaling.
+
+    Raises:
+        UsageError: If the precision (``trainer.precision``) needs a gradient scaler.
+    """
+    if str(precision) in ("16", "16-mixed"):
+        raise UsageError(
+            f"trainer.precision is {precision}, which needs a gradient scaler, and MPS has none. "
+            "Use 32-true or bf16-mixed."
+        )
+    model.to(memory_format=torch.contiguous_format)
+
+
+def describe_devices(device: torch.device, number: int) -> str:
+    """Returns the name of a GPU or the type of another device, with the number of devices if there are several."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+    return name if number == 1 else f"{number} x {name}"

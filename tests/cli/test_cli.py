@@ -538,6 +538,14 @@ def test_predict_rejects_a_data_set_with_another_number_of_classes(trained, caps
     assert "generates 10 classes" in refused(["predict", "--data", "EMNIST", "--data.split", "letters"], capsys)
 
 
+@pytest.mark.parametrize("command", ["predict", "test", "fit"])
+def test_checkpoint_of_other_class_names_is_refused(command, trained, capsys, monkeypatch):
+    monkeypatch.chdir(trained)
+    message = refused([command, "--ckpt_path", "last", "--data", "FashionMNIST"], capsys)
+    assert "label 0 is 0" in message
+    assert "T-shirt" in message
+
+
 # Help.
 
 
