@@ -1,4 +1,4 @@
-"""Data sets and data loaders. Each data set is a class, such as :class:`condgen.data.datasets.MNIST`."""
+"""Datasets and data loaders. Each dataset is a class, e.g. :class:`condgen.data.datasets.MNIST`."""
 
 from condgen.data.color_datasets import CIFAR10, CIFAR100, SVHN
 from condgen.data.datamodule import ImageDataModule

@@ -1,4 +1,4 @@
-"""Data augmentation of training images, with random numbers that depend only on seed, epoch, batch and row."""
+"""Data augmentation for the training images."""
 
 from typing import NamedTuple
 
@@ -7,25 +7,25 @@ from torch import Tensor
 
 
 class Augmentation(NamedTuple):
-    """Random horizontal flips and random shifts of training images.
+    """Randomly flips and shifts training images.
 
     Args:
-        horizontal_flip: Whether to flip each image with probability 1/2.
-        max_shift: Largest shift in pixels, in each direction.
+        horizontal_flip: Whether to flip each image with a probability of 1/2.
+        max_shift: The maximum shift in either direction, in pixels.
     """
 
     horizontal_flip: bool
     max_shift: int
 
     def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
-        """Augments a batch of images.
+        """Applies the augmentation to a batch of images.
 
         Args:
-            images: Images with shape (N, C, H, W).
-            uniform: Random numbers in [0, 1) with shape (N, 3). They decide on the flip and on the two shifts.
+            images: Images of shape (N, C, H, W).
+            uniform: Random numbers in [0, 1) of shape (N, 3), used for the flip and the two shifts.
 
         Returns:
-            The augmented images with shape (N, C, H, W). A shifted image is padded with its border pixels.
+            The augmented images. Shifted images are padded with their border pixels.
         """
         if self.horizontal_flip:
             images = torch.where((uniform[:, 0] < 0.5)[:, None, None, None], images.flip(3), images)

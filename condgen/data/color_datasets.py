@@ -1,4 +1,4 @@
-"""Data sets of color images that torchvision reads: CIFAR-10, CIFAR-100 and SVHN, all with 32 x 32 pixels."""
+"""Color datasets that are loaded with torchvision: CIFAR-10, CIFAR-100, and SVHN. All images are 32 x 32."""
 
 from pathlib import Path
 from typing import Any
@@ -14,26 +14,21 @@ from condgen.errors import UsageError
 
 
 class ColorDataModule(DownloadedDataModule):
-    """Base class of the color data sets that torchvision downloads and reads.
+    """Base class for the color datasets that torchvision downloads and reads.
 
-    The files have torchvision's names and are in ``root/NAME`` or in ``root``.
+    The files keep the names that torchvision gives them and can be in either ``root/NAME`` or ``root``.
     """
 
     image_shape = (3, 32, 32)
 
     def open(self, root: Path, train: bool, download: bool = False) -> Any:
-        """Returns torchvision's data set, and downloads its files if requested.
+        """Opens the dataset with torchvision and downloads its files first if requested.
 
-        torchvision compares the MD5 sums of the files before it reads them. CIFAR's files are pickles, and this check
-        prevents a replaced pickle from running code.
-
-        Args:
-            root: Folder that contains the files.
-            train: Whether to read the training images or the test images.
-            download: Whether to download missing files.
+        Note that torchvision verifies the MD5 checksums before it reads anything. The CIFAR files are pickles, so
+        without this check a tampered file could run arbitrary code.
 
         Raises:
-            RuntimeError: If a file is missing or its MD5 sum is wrong.
+            RuntimeError: If a file is missing or has the wrong checksum.
         """
         return getattr(torchvision.datasets, self.dataset)(str(root), train=train, download=download)
 
@@ -65,7 +60,7 @@ class ColorDataModule(DownloadedDataModule):
 
 
 class CIFAR10(ColorDataModule):
-    """CIFAR-10: 50,000 training and 10,000 test photographs in ten classes (Krizhevsky 2009)."""
+    """CIFAR-10: 50,000 training and 10,000 test photos in 10 classes (Krizhevsky 2009)."""
 
     origin = "A. Krizhevsky, V. Nair and G. Hinton"
     classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -74,7 +69,7 @@ class CIFAR10(ColorDataModule):
 
 
 class CIFAR100(ColorDataModule):
-    """CIFAR-100: 50,000 training and 10,000 test photographs in a hundred classes (Krizhevsky 2009)."""
+    """CIFAR-100: 50,000 training and 10,000 test photos in 100 classes (Krizhevsky 2009)."""
 
     origin = "A. Krizhevsky, V. Nair and G. Hinton"
     classes = (
@@ -94,7 +89,7 @@ class CIFAR100(ColorDataModule):
 
 
 class SVHN(ColorDataModule):
-    """SVHN: 73,257 training and 26,032 test images of house-number digits (Netzer et al. 2011)."""
+    """SVHN: 73,257 training and 26,032 test images of house number digits (Netzer et al. 2011)."""
 
     origin = "Y. Netzer, T. Wang, A. Coates, A. Bissacco, B. Wu and A. Ng; for non-commercial use"
     classes = tuple("0123456789")

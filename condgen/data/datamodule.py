@@ -1,4 +1,4 @@
-"""The base class of all data sets. It provides batches of labeled images and requests for samples."""
+"""Base class for all datasets. Provides batches of labeled images, as well as the sample requests for ``predict``."""
 
 import os
 from collections.abc import Sequence
@@ -19,41 +19,42 @@ MAX_BLOCK = 4096
 
 
 class ImageDataModule(LightningDataModule):
-    """Labeled images of one size, with pixels in [0, 1], and requests for samples.
+    """Base class for datasets of labeled images, all of the same size and with pixels in [0, 1].
 
-    Training uses the training images of the data set. Validation and test use its test images. For ``predict``, the
-    data module provides the labels and the noise indices of the requested samples. To add a data set, write a subclass
-    that sets ``classes`` and ``image_shape`` and implements :meth:`read`.
+    The training images are used for training, and the test images for both validation and testing. For ``predict``, the
+    data module provides the labels and noise indices of the requested samples instead. To add your own dataset, write a
+    subclass that sets ``classes`` and ``image_shape`` and implements :meth:`read`.
 
     Args:
-        root: Folder that contains the data set. If the data set is missing, it is downloaded into this folder.
-        source: Which images to use. ``full`` is the whole data set, which is downloaded if it is not under ``root``.
-            ``sample`` is a small part of the data set that is installed with condgen. ``auto`` uses the sample if the
-            data set cannot be downloaded.
-        batch_size: Number of images in a training step, over all processes. For predict, it is the number of samples
-            that are generated at once, up to 4,096.
-        num_workers: Number of worker processes that prepare batches. 0 is fastest for images of this size.
-        images_per_class: Number of consecutive training images with the same label, for families that compare images of
-            a class. For example, a batch of 1,280 images with 32 images per class has 40 classes.
-        horizontal_flip: Whether to flip each training image with probability 1/2. Do not use it for digits or letters.
-        max_shift: Largest random shift of a training image in each direction, in pixels.
-        labels: For predict: labels to generate, either as a list such as ``[3,1,4]`` or as a word of class names such
-            as ``2026``. By default, all labels are generated.
-        samples_per_label: For predict: number of samples of each label.
-        sample_seed: For predict: seed of the noise.
-        first_index: For predict: index of the first sample to generate.
-        shared_noise: For predict: whether to use the same noise for the k-th sample of every label. Each column of
-            ``grid.png`` then shows the style that the noise determines.
+        root: The folder that contains the dataset. If the dataset is missing, it gets downloaded to this folder.
+        source: Which images to use. ``full`` is the whole dataset, which is downloaded if it can't be found under
+            ``root``. ``sample`` is a small subset that ships with condgen. ``auto`` falls back to the sample if the
+            download fails.
+        batch_size: The number of images per training step across all processes. For predict, the number of samples to
+            generate at once, up to 4,096.
+        num_workers: The number of worker processes that prepare the batches. 0 is the fastest for images this small.
+        images_per_class: The number of consecutive training images that share a label. This is used by families that
+            compare images within a class, e.g. a batch of 1,280 images with 32 images per class contains 40 classes.
+        horizontal_flip: Whether to flip each training image with a probability of 1/2. Don't use this for digits or
+            letters.
+        max_shift: The maximum random shift of the training images in either direction, in pixels.
+        labels: The labels to generate with predict, either as a list like ``[3,1,4]`` or as a word made up of class
+            names like ``2026``. Defaults to all labels.
+        samples_per_label: The number of samples to generate per label with predict.
+        sample_seed: The noise seed for predict.
+        first_index: The index of the first sample to generate with predict.
+        shared_noise: Whether predict uses the same noise for the k-th sample of every label. Each column of
+            ``grid.png`` then shows the style determined by that noise.
     """
 
     classes: Sequence[str]
-    """Class names of the labels 0, 1, …"""
+    """The class names, in the order of their labels."""
     image_shape: tuple[int, int, int] = (1, 28, 28)
     origin: ClassVar[str] = ""
-    """Authors and license of the images, for the model card."""
+    """The authors and license of the images, for the model card."""
     sample_available: ClassVar[bool] = False
     image_settings: ClassVar[Sequence[str]] = ("root",)
-    """Names of the settings that determine the images, in addition to ``source``."""
+    """Settings that determine which images are used, in addition to ``source``."""
 
     def __init__(
         self,
@@ -103,33 +104,33 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def dataset(self) -> str:
-        """Name of the data set on the command line and in torchvision."""
+        """The name of the dataset on the command line and in torchvision."""
         return type(self).__name__
 
     @property
     def full_name(self) -> str:
-        """Name of the data set, with the split if the data set has several, as in ``EMNIST-letters``."""
+        """The dataset name, including the split if there are several, e.g. ``EMNIST-letters``."""
         return self.dataset
 
     @property
     def own_folder(self) -> Path:
-        """Folder for files that condgen creates for this data set, for example its evaluator."""
+        """The folder for files that condgen creates for this dataset, e.g. its evaluator."""
         return self.root / self.dataset
 
     @property
     def num_classes(self) -> int:
-        """Number of classes. Labels are integers from 0 to ``num_classes - 1``."""
+        """The number of classes. Labels range from 0 to ``num_classes - 1``."""
         return len(self.classes)
 
     def parse_labels(self, text: str) -> list[int]:
         """Converts class names to labels.
 
         Args:
-            text: Class names separated by commas, such as ``Coat, Bag``. If all class names are single characters, the
-                commas are optional, as in ``2026``.
+            text: Comma-separated class names, e.g. ``Coat, Bag``. The commas are optional if all of the class names are
+                single characters, e.g. ``2026``.
 
         Raises:
-            UsageError: If the data set does not have one of the classes.
+            UsageError: If the dataset doesn't have one of the classes.
         """
         is_word = all(len(name) == 1 for name in self.classes) and "," not in text
         parts = list("".join(text.split())) if is_word else [part.strip() for part in text.split(",")]
@@ -143,17 +144,17 @@ class ImageDataModule(LightningDataModule):
     # Reading
 
     def read(self) -> tuple[Images, Images]:
-        """Reads and returns the training images and the test images.
+        """Loads the training and test images.
 
-        It also sets ``hparams["source"]`` to ``full`` or ``sample``, so that checkpoints record which images were used.
+        Also sets ``hparams["source"]`` to ``full`` or ``sample``, so that checkpoints record which images were used.
 
         Raises:
-            UsageError: If the files are missing, are damaged, or do not match the data set.
+            UsageError: If the files are missing, damaged, or don't match the dataset.
         """
         raise NotImplementedError
 
     def download(self) -> None:
-        """Downloads the data set if its files are missing. The base class does nothing."""
+        """Downloads the dataset if its files are missing. Does nothing by default."""
 
     def prepare_data(self) -> None:
         is_predicting = self.trainer is not None and self.trainer.predicting
@@ -184,7 +185,7 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def label_means(self) -> Tensor:
-        """Mean training image of each label in [0, 1], with shape (num_classes, C, H, W) and dtype float32."""
+        """The per-class mean of the training images in [0, 1], in float32 and of shape (num_classes, C, H, W)."""
         images, labels = self.train_images.images, self.train_images.labels
         means = torch.zeros(self.num_classes, *self.image_shape)
         for label in labels.unique().tolist():
@@ -194,7 +195,7 @@ class ImageDataModule(LightningDataModule):
     # Batches
 
     def check_divisible(self, processes: int) -> None:
-        """Checks that the batch size is a multiple of the number of processes; raises UsageError otherwise."""
+        """Raises a UsageError if the batch size isn't divisible by the number of processes."""
         if self.batch_size % processes:
             raise UsageError(
                 f"data.batch_size is {self.batch_size}, which is not divisible by the number of processes "
@@ -221,7 +222,7 @@ class ImageDataModule(LightningDataModule):
                 "give a smaller batch size."
             )
         module = self.trainer.lightning_module if self.trainer is not None else None
-        # A resumed run must shuffle with the seed it started with, which the module restores from the checkpoint.
+        # A resumed run has to shuffle with its original seed, which the module restores from the checkpoint.
         seed = getattr(module, "run_seed", int(os.environ.get("PL_GLOBAL_SEED", 0)))
         return self._image_loader(self.train_images, shuffle_seed=seed)
 
@@ -232,12 +233,12 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def block_size(self) -> int:
-        """Number of samples that are generated at once: the batch size, but at most 4,096 to limit memory."""
+        """The number of samples to generate at once. Same as the batch size, but capped at 4,096 to save memory."""
         return min(self.batch_size, MAX_BLOCK)
 
     @property
     def request(self) -> SampleRequest:
-        """Request for the samples that ``condgen predict`` generates."""
+        """The samples to generate with ``condgen predict``."""
         return SampleRequest(
             self.labels, self.samples_per_label, self.first_index, self.sample_seed, self.block_size, self.shared_noise
         )
@@ -246,7 +247,7 @@ class ImageDataModule(LightningDataModule):
         return request_loader(self.request, *self._processes_and_rank)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Converts the images to float32 in [0, 1]. It runs on the device because uint8 images transfer faster."""
+        """Converts images to float32 in [0, 1]. We do this on the device since uint8 is faster to transfer."""
         if isinstance(batch, SampleBlock):
             return batch
         images, labels = batch

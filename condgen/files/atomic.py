@@ -1,4 +1,4 @@
-"""Atomic writes: after a crash, a file has either its previous content or the complete new content."""
+"""Atomic writes. After a crash, a file has either its old content or the complete new content."""
 
 import contextlib
 import os
@@ -12,18 +12,18 @@ from typing import IO
 
 from condgen.errors import UsageError
 
-ABANDONED_AFTER = 24 * 3600.0  # seconds without a write, after which the process that wrote a temporary file is gone
+ABANDONED_AFTER = 24 * 3600.0  # seconds without a write until we assume that the writer of a temporary file is gone
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
-    """Opens a binary file that replaces ``path`` when the block ends without an exception.
+    """Opens a binary file that replaces ``path`` once the block exits without an error.
 
-    If the process is killed or the disk is full, ``path`` keeps its previous content. Each writer uses its own
-    temporary file. If several processes write the same path, the last one wins.
+    ``path`` keeps its old content if the process gets killed or the disk is full. Each writer has its own temporary
+    file, so if multiple processes write to the same path, the last one wins.
 
     Raises:
-        UsageError: If the file cannot be written.
+        UsageError: If the file can't be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.partial")
@@ -43,17 +43,17 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
 
 
 def remove_temporary_files(folder: Path, unchanged_for: float = 0) -> None:
-    """Removes temporary files from a folder if nobody has written to them for at least ``unchanged_for`` seconds."""
+    """Removes any temporary files that haven't been written to for at least ``unchanged_for`` seconds."""
     for path in folder.glob(".*.partial"):
         if re.fullmatch(r"\..+\.[0-9a-f]{8}\.partial", path.name):
-            with contextlib.suppress(OSError):  # another process has removed the file
+            with contextlib.suppress(OSError):  # already removed by another process
                 if time.time() - path.stat().st_mtime >= unchanged_for:
                     path.unlink()
 
 
 @contextmanager
 def write_errors_name(path: Path) -> Iterator[None]:
-    """Converts an OSError in the block to a UsageError that names ``path``. An OSError often contains no path."""
+    """Converts any OSError to a UsageError that mentions ``path``, because an OSError often doesn't."""
     try:
         yield
     except OSError as error:
@@ -63,8 +63,8 @@ def write_errors_name(path: Path) -> Iterator[None]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Writes the entries of a folder to the disk, because otherwise a power failure could undo a rename."""
-    with contextlib.suppress(PermissionError):  # Windows cannot open folders
+    """Flushes a folder to disk, since a power failure could undo a rename otherwise."""
+    with contextlib.suppress(PermissionError):  # Windows can't open folders
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

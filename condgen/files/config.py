@@ -1,4 +1,4 @@
-"""Reads YAML settings from untrusted files."""
+"""Loads YAML settings from untrusted files."""
 
 import re
 import reprlib
@@ -13,14 +13,14 @@ MAX_CONFIG_BYTES, MAX_CONFIG_VALUES, MAX_DEPTH = 2**20, 100_000, 100
 
 
 def read_config(path: str) -> dict[str, Any]:
-    """Reads the settings in a config file.
+    """Loads the settings from a config file.
 
     Raises:
-        UsageError: If the file cannot be read, contains no settings, or is too large after YAML aliases are expanded.
+        UsageError: If the file can't be read, contains no settings, or is too large once all YAML aliases are expanded.
     """
     try:
         text = read_limited(path, MAX_CONFIG_BYTES).decode()
-        if re.search(r"\d(:\d{1,2}){9}", text):  # a base-60 number of YAML 1.1, which takes quadratic time to parse
+        if re.search(r"\d(:\d{1,2}){9}", text):  # a YAML 1.1 base-60 number, which takes quadratic time to parse
             raise ValueError("it contains a number with more than nine colons")
         settings = yaml.safe_load(text)
         size = number_of_values(settings)
@@ -36,14 +36,12 @@ def read_config(path: str) -> dict[str, Any]:
 
 
 def number_of_values(value: Any, known: dict[int, int] | None = None, depth: int = 0) -> int:
-    """Counts the values in nested lists and mappings, with every YAML alias expanded.
+    """Counts the values in nested lists and mappings, with all YAML aliases expanded.
 
-    In a small YAML file, lists can refer to each other so often that printing them would exhaust the memory.
+    The lists in a small YAML file can reference each other so many times that we would run out of memory printing them.
 
     Args:
-        value: Value, list or mapping from a YAML file.
-        known: Counts of the lists and mappings that have been visited, by id.
-        depth: Current nesting depth.
+        known: The counts of the lists and mappings visited so far, by id.
     """
     known = {} if known is None else known
     if not isinstance(value, dict | list | tuple):

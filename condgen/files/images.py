@@ -1,4 +1,4 @@
-"""Converts images to bytes and grids, and writes PNG and GIF files."""
+"""Utilities to convert images to bytes and grids, and to save them as PNG or GIF."""
 
 import io
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from condgen.files.atomic import atomic_write
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Converts images in [0, 1] to uint8 images of the same shape on the CPU.
+    """Converts images in [0, 1] to uint8 and moves them to the CPU.
 
     Raises:
-        UsageError: If a pixel is NaN, because it would become black.
+        UsageError: If a pixel is NaN, since it would turn black.
     """
     if images.isnan().any():
         raise UsageError(
@@ -27,39 +27,38 @@ def to_bytes(images: Tensor) -> Tensor:
 
 
 def grid(images: Tensor, columns: int) -> Tensor:
-    """Arranges images in a grid, with two black pixels around each image.
+    """Arranges images in a grid, with two pixels of black padding around each image.
 
     Args:
-        images: Images with shape (N, C, H, W) and dtype uint8.
-        columns: Number of images in each row.
+        images: Images of shape (N, C, H, W) and dtype uint8.
+        columns: The number of images per row.
 
     Returns:
-        One image with shape (3, H', W') and dtype uint8.
+        A single image of shape (3, H', W') and dtype uint8.
     """
     return make_grid(images, nrow=columns, padding=2)
 
 
 def png(image: Tensor) -> bytes:
-    """Encodes a uint8 image with shape (1 or 3, H, W) as PNG."""
+    """Encodes a uint8 image of shape (1, H, W) or (3, H, W) as PNG."""
     content = io.BytesIO()
     to_pil_image(image).save(content, "PNG")
     return content.getvalue()
 
 
 def write_png(image: Tensor, path: Path) -> None:
-    """Writes a uint8 image with shape (1 or 3, H, W) to a PNG file."""
+    """Saves a uint8 image of shape (1, H, W) or (3, H, W) as a PNG file."""
     with atomic_write(path) as file:
         file.write(png(image))
 
 
 def write_gif(frames: Sequence[Tensor], path: Path, milliseconds: int, pause: int) -> None:
-    """Writes an animated GIF that repeats endlessly.
+    """Saves an animated GIF that loops forever.
 
     Args:
-        frames: uint8 images with shape (3, H, W).
-        path: Path to the GIF.
-        milliseconds: Duration of each frame except the last.
-        pause: Duration of the last frame in milliseconds.
+        frames: A sequence of uint8 images of shape (3, H, W).
+        milliseconds: How long to show each frame except the last one.
+        pause: How long to show the last frame, in milliseconds.
     """
     is_gray = all(bool((frame == frame[:1]).all()) for frame in frames)
     mode = "L" if is_gray else "RGB"

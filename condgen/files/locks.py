@@ -1,4 +1,4 @@
-"""Exclusive locks on directories. A lock is released when its process ends, even if the process is killed."""
+"""Exclusive directory locks. A lock is released when its process ends, even if the process gets killed."""
 
 import contextlib
 import os
@@ -14,11 +14,11 @@ from condgen.files.atomic import remove_temporary_files
 
 @contextmanager
 def directory_lock(folder: Path, subfolders: tuple[str, ...] = ()) -> Iterator[None]:
-    """Locks a folder for writing, and removes temporary files that killed processes left in it.
+    """Locks a folder for writing, and cleans up temporary files that were left behind by killed processes.
 
     Args:
-        folder: Existing folder to lock.
-        subfolders: Names of subfolders from which temporary files are also removed.
+        folder: The folder to lock. Must exist.
+        subfolders: The names of any subfolders to clean up as well.
 
     Raises:
         UsageError: If another process holds the lock.
@@ -34,7 +34,7 @@ def directory_lock(folder: Path, subfolders: tuple[str, ...] = ()) -> Iterator[N
 
 
 def acquire(lock: BaseFileLock, folder: Path) -> None:
-    """Acquires the lock on ``folder``. Does nothing if the file system does not support locks.
+    """Acquires the lock on ``folder``. Does nothing if the file system doesn't support locks.
 
     Raises:
         UsageError: If another process holds the lock.
@@ -46,12 +46,12 @@ def acquire(lock: BaseFileLock, folder: Path) -> None:
             f"{folder} is being written by another process: wait for it, or use another folder."
         ) from error
     except OSError:
-        pass  # the file system has no locks, or the folder is read-only, which the first write reports
+        pass  # the file system doesn't support locks, or the folder is read-only, which the first write will report
 
 
 def release(lock: BaseFileLock) -> None:
-    """Releases a lock and removes its file. Does nothing if this process does not hold the lock."""
+    """Releases the lock and removes its file. Does nothing if this process doesn't hold the lock."""
     if lock.is_locked:
-        with contextlib.suppress(OSError):  # Windows cannot remove an open file: filelock removes it afterwards
+        with contextlib.suppress(OSError):  # Windows can't remove an open file, so filelock does it later
             os.unlink(lock.lock_file)
     lock.release()

@@ -1,4 +1,4 @@
-"""Opens picture files from untrusted sources with limits, and converts them to 8 bits per channel."""
+"""Opens image files from untrusted sources, with size limits, and converts them to 8 bits per channel."""
 
 import io
 import warnings
@@ -10,25 +10,25 @@ from PIL import Image, ImageOps
 from condgen.errors import UsageError
 from condgen.files.reading import read_limited
 
-# Not in a block with catch_warnings, which is not thread-safe. Pillow's warnings are about large pictures, which are
-# refused here, and about damaged metadata.
+# We can't use catch_warnings because it isn't thread-safe. Pillow only warns about damaged metadata and large images,
+# which we reject anyway.
 warnings.filterwarnings("ignore", module="PIL")
 
-MAX_PIXELS = 89_000_000  # Pillow's own limit, above which it only warns
+MAX_PIXELS = 89_000_000  # same as Pillow's own limit, but Pillow only warns
 MAX_PICTURE_BYTES = 2**26  # size of 4096 x 4096 uncompressed pixels
-PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not EPS, because it starts Ghostscript
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # no EPS since that would run Ghostscript
 PICTURE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
 )  # fmt: skip
 
 
 def open_picture(path: Path) -> Image.Image:
-    """Opens a picture without decoding its pixels.
+    """Opens an image without decoding its pixels.
 
     Raises:
-        OSError: If the file cannot be read, is too large, or is not a picture.
-        ValueError: If the picture has more than 89 million pixels.
-        Image.DecompressionBombError: If the picture has more than 179 million pixels.
+        OSError: If the file can't be read, is too large, or isn't an image.
+        ValueError: If the image has more than 89 million pixels.
+        Image.DecompressionBombError: If the image has more than 179 million pixels.
     """
     image = Image.open(io.BytesIO(read_limited(path, MAX_PICTURE_BYTES)), formats=PICTURE_FORMATS)
     if image.width * image.height > MAX_PIXELS:
@@ -37,7 +37,7 @@ def open_picture(path: Path) -> Image.Image:
 
 
 def is_gray(image: Image.Image) -> bool:
-    """Returns whether the mode and the palette of a picture contain only gray levels."""
+    """Checks whether an image only has gray levels, based on its mode and palette."""
     if image.mode == "P":
         palette = np.array(image.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
         return bool((palette == palette[:, :1]).all())
@@ -45,16 +45,16 @@ def is_gray(image: Image.Image) -> bool:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Decodes a picture and rotates it according to its EXIF orientation."""
+    """Decodes an image and rotates it based on its EXIF orientation."""
     image.load()
     return ImageOps.exif_transpose(image)
 
 
 def check_levels(image: Image.Image, path: Path) -> None:
-    """Checks that the range of a picture's levels is known.
+    """Checks that the value range of an image is known.
 
     Raises:
-        UsageError: If the range is unknown, for example because the levels are floats.
+        UsageError: If the range is unknown, e.g. because the pixels are floats.
     """
     is_known = image.mode != "F"
     if tags := getattr(
@@ -67,9 +67,9 @@ def check_levels(image: Image.Image, path: Path) -> None:
 
 
 def gray_8_bit(image: Image.Image) -> Image.Image:
-    """Converts a gray picture with 16 bits to 8 bits.
+    """Converts a 16-bit grayscale image to 8 bits.
 
-    The mode of a 16-bit picture is I;16 or I;16B. In PGM files and older releases of Pillow, it is I.
+    The mode of these images is I;16 or I;16B, or just I for PGM files and older versions of Pillow.
     """
     levels = np.asarray(image).astype(np.int64)
     return Image.fromarray(((levels + 128) // 257).astype(np.uint8))

@@ -6,17 +6,17 @@ import stat
 from pathlib import Path
 from typing import IO
 
-# O_NONBLOCK does not wait for the writer of a FIFO. O_BINARY does not convert line ends on Windows.
+# O_NONBLOCK avoids waiting for the writer of a FIFO. O_BINARY avoids newline conversion on Windows.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 def open_regular(path: str | Path) -> IO[bytes]:
     """Opens a regular file for reading.
 
-    Other files are rejected, because opening a FIFO could block forever, and reading a device might never end.
+    Any other file is rejected, because opening a FIFO could block forever and reading a device might never end.
 
     Raises:
-        OSError: If the file cannot be read or is not a regular file.
+        OSError: If the file can't be read or isn't a regular file.
     """
     descriptor = os.open(path, _FLAGS)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -26,10 +26,10 @@ def open_regular(path: str | Path) -> IO[bytes]:
 
 
 def read_limited(path: str | Path, limit: int) -> bytes:
-    """Reads a regular file of at most ``limit`` bytes.
+    """Reads a regular file of up to ``limit`` bytes.
 
     Raises:
-        OSError: If the file cannot be read, is not a regular file, or is larger than ``limit`` bytes.
+        OSError: If the file can't be read, isn't a regular file, or is larger than ``limit`` bytes.
     """
     with open_regular(path) as file:
         content = file.read(limit + 1)

@@ -1,4 +1,4 @@
-"""Replaces the content of a folder when the new content is complete."""
+"""Replaces the contents of a folder once the new files are complete."""
 
 import os
 import re
@@ -12,15 +12,15 @@ from condgen.files.locks import acquire, release
 
 
 class StagingDirectory:
-    """A temporary folder that replaces another folder when all files have been written.
+    """A temporary folder that replaces another folder once all files have been written.
 
-    The new files are written to ``.NAME.partial``. While the folders are exchanged, the old files are in
-    ``.NAME.replaced``. ``.NAME.lock`` is the lock file. A folder is not replaced or removed if it contains a file that
-    condgen did not write.
+    The new files are written to ``.NAME.partial``. While the two folders are swapped, the old files are kept in
+    ``.NAME.replaced``. The lock file is ``.NAME.lock``. Folders that contain any files not written by condgen are never
+    replaced or removed.
 
     Args:
-        folder: Folder to create or replace.
-        known: Pattern for the names of the files that condgen writes into the folder.
+        folder: The folder to create or replace.
+        known: A pattern for the names of the files that condgen writes to the folder.
     """
 
     def __init__(self, folder: Path, known: re.Pattern[str]) -> None:
@@ -31,11 +31,11 @@ class StagingDirectory:
         self._created = False
 
     def lock(self) -> None:
-        """Locks the folder. If a process was killed while it replaced the folder, undoes or completes the replacement.
+        """Locks the folder. Undoes or completes the replacement if a process was killed in the middle of it.
 
         Raises:
             UsageError: If another process holds the lock, or if ``.NAME.replaced`` contains unknown files.
-            OSError: If the parent folder cannot be written.
+            OSError: If the parent folder isn't writable.
         """
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         acquire(self._lock, self.folder)
@@ -45,16 +45,16 @@ class StagingDirectory:
         self._remove(self._replaced)
 
     def create(self) -> None:
-        """Creates an empty directory at ``path``, and removes files that a killed process left there.
+        """Creates an empty folder at ``path``, and removes any files that a killed process left there.
 
         Raises:
             UsageError: If ``folder`` or ``path`` contains unknown files.
-            OSError: If the directory cannot be created.
+            OSError: If the folder can't be created.
         """
         if self.folder.exists():
             self._check(self.folder)
         self._remove(self.path)
-        self._created = True  # set before mkdir, because an interrupt may come right after it
+        self._created = True  # set before mkdir in case we get interrupted right after it
         self.path.mkdir()
 
     def put_in_place(self) -> None:
