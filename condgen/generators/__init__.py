@@ -1,6 +1,6 @@
-"""The generator families, with one file per family.
+"""All generator families, one module per family.
 
-The command line accepts the short names of all classes that are imported here.
+Classes imported here can be selected by their short name on the command line.
 """
 
 from condgen.generators.base import ConditionalGenerator

@@ -1,4 +1,4 @@
-"""Base class of all generator families, which defines their interface and their common LightningModule hooks."""
+"""Base class for all generator families. Defines the common interface and the LightningModule hooks they share."""
 
 import inspect
 import math
@@ -18,30 +18,29 @@ from condgen.generators.settings import PositiveInt, plain_settings
 from condgen.metrics import VarianceRatio
 from condgen.noise import EVALUATION, TRAINING, Distribution, normal, uniform
 
-FROM_DATA = ("num_classes", "image_shape")  # hyperparameters that the data set determines
+FROM_DATA = ("num_classes", "image_shape")  # hyperparameters that are inferred from the data set
 
 
 class ConditionalGenerator(LightningModule, ABC):
-    """Base class of models that generate an image for a label.
+    """Base class for models that generate images from labels.
 
-    The label and the noise determine the image, because ``generate`` uses no other random numbers. Sample i of seed s
-    is always the same image, because its noise depends only on s and i. The rest of condgen uses only the interface of
-    this class.
+    An image is fully determined by its label and its noise, since ``generate`` has no other source of randomness. The
+    noise in turn depends only on the seed and the sample index, so sample i of a given seed is always the same image.
+    The rest of condgen only relies on the interface defined here.
 
-    A family implements ``noise_shape``, ``forward``, ``training_step``, ``evaluate`` and ``configure_optimizers``. Its
-    constructor must call ``save_hyperparameters`` before it creates a network.
+    Subclasses implement ``noise_shape``, ``forward``, ``training_step``, ``evaluate`` and ``configure_optimizers``.
+    They have to call ``save_hyperparameters`` in their constructor before creating any networks.
 
     Args:
-        num_classes: Number of classes. Labels are 0 … ``num_classes`` - 1.
-        image_shape: Shape (C, H, W) of the images.
+        num_classes: The number of classes. Labels range from 0 to ``num_classes - 1``.
+        image_shape: Image shape (C, H, W).
 
     Raises:
-        UsageError: If ``num_classes`` is not a positive integer, or if ``image_shape`` does not consist of three
-            positive integers.
+        UsageError: If ``num_classes`` is not a positive integer or ``image_shape`` is not three of them.
     """
 
     fixed_by_training: ClassVar[Sequence[str]] = ()
-    """Names of hyperparameters that must not change after training, although the weights could still be loaded."""
+    """Hyperparameters that must not change after training, even if the weights would still load."""
 
     def __init__(self, num_classes: PositiveInt, image_shape: Sequence[PositiveInt]) -> None:
         super().__init__()
@@ -54,25 +53,24 @@ class ConditionalGenerator(LightningModule, ABC):
         self.image_shape: tuple[int, ...] = tuple(base["image_shape"])
         self.run_seed = 0
         self.label_means: Tensor | None = None
-        """Mean training image of each label in [0, 1], with shape (num_classes, C, H, W). None if the data module does
-        not provide it."""
-        # The metric is in a list. As an attribute it would be a submodule, and part of checkpoints.
+        """Mean training image per label, (num_classes, C, H, W) in [0, 1]. None if not provided by the data module."""
+        # Wrapped in a list, so that it is not registered as a submodule and saved in checkpoints.
         self._variance_ratio: list[VarianceRatio] = []
         self.last_train_loss: Tensor | None = None
-        self._train_loss = torch.zeros(2)  # sum over the batches of this epoch so far, and their number
-        self._saved_train_loss: Tensor | None = None  # from a checkpoint, one row for each process
-        self._group_settings: list[dict[str, Any]] = []  # of the optimizers, kept while a checkpoint is restored
+        self._train_loss = torch.zeros(2)  # running sum over this epoch's batches, and their count
+        self._saved_train_loss: Tensor | None = None  # from a checkpoint, one row per process
+        self._group_settings: list[dict[str, Any]] = []  # optimizer settings, kept while restoring a checkpoint
 
     @property
     def hparams(self) -> Any:
-        """Hyperparameters of the constructor, as attributes."""
+        """The constructor's hyperparameters, accessible as attributes."""
         return super().hparams
 
     def save_hyperparameters(self, *args: Any, **kwargs: Any) -> None:
-        """Saves the hyperparameters as Lightning does, and checks them against the constructor's type annotations.
+        """Saves the hyperparameters and validates them against the type annotations of the constructor.
 
         Raises:
-            UsageError: If a hyperparameter has the wrong type, or if its value is out of range.
+            UsageError: If a hyperparameter has the wrong type or is out of range.
         """
         frame = inspect.currentframe()
         super().save_hyperparameters(*args, **{"frame": frame and frame.f_back, **kwargs})
@@ -82,36 +80,36 @@ class ConditionalGenerator(LightningModule, ABC):
 
     @property
     def nfe(self) -> int:
-        """Number of function evaluations (NFE): how many times the network is evaluated to generate one sample."""
+        """The number of function evaluations (NFE), i.e. how often the network runs to generate one sample."""
         return 1
 
     @property
     @abstractmethod
     def noise_shape(self) -> tuple[int, ...]:
-        """Shape of the noise of one sample."""
+        """Noise shape for a single sample."""
 
     @property
     def noise_distribution(self) -> Distribution:
-        """Distribution of each element of the noise: ``uniform`` in [0, 1), or standard ``normal``."""
+        """The noise distribution, either ``uniform`` in [0, 1) or standard ``normal``."""
         return "uniform"
 
     @abstractmethod
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
-        """Generates images (N, C, H, W) in [0, 1] from labels (N,) and noise (N, *noise_shape).
+        """Generates images of shape (N, C, H, W) in [0, 1] from labels (N,) and noise (N, *noise_shape).
 
-        Unlike ``generate``, this method does not check its arguments. In training, a check of the label values would
-        make the host wait for the GPU in each step.
+        Unlike ``generate``, this does not validate the inputs. During training, checking the label values would force a
+        GPU sync in every step.
         """
 
     def generate(self, labels: Tensor, noise: Tensor) -> Tensor:
-        """Generates images (N, C, H, W) in [0, 1].
+        """Generates images of shape (N, C, H, W) in [0, 1].
 
         Args:
-            labels: Labels with shape (N,), as int64.
-            noise: Noise with shape (N, *noise_shape), for example from :meth:`sample_noise`.
+            labels: int64 tensor of shape (N,).
+            noise: Tensor of shape (N, *noise_shape), e.g. from :meth:`sample_noise`.
 
         Raises:
-            UsageError: If the labels or the noise have the wrong type or shape, or if a label is out of range.
+            UsageError: If the labels or the noise have the wrong dtype or shape, or if a label is out of range.
         """
         self.check_labels_and_noise(labels, noise)
         if not len(labels):  # pixel_shuffle returns a wrong shape for an empty batch
@@ -119,7 +117,7 @@ class ConditionalGenerator(LightningModule, ABC):
         return self(labels, noise)
 
     def check_labels_and_noise(self, labels: Tensor, noise: Tensor) -> None:
-        """Checks the type, shape and range of labels and noise; raises UsageError otherwise."""
+        """Raises a UsageError if the labels or the noise have the wrong type, shape or range."""
         if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.ndim != 1:
             raise UsageError(
                 f"The labels are {_kind(labels)}. Use int64 with shape (N,), such as torch.tensor([3, 1, 4])."
@@ -135,31 +133,31 @@ class ConditionalGenerator(LightningModule, ABC):
             )
 
     def sample_noise(self, seed: int, indices: Sequence[int] | Tensor) -> Tensor:
-        """Returns the noise for the given samples, with shape (N, *noise_shape), on the CPU.
+        """Samples the noise for the given sample indices. Returns a CPU tensor of shape (N, *noise_shape).
 
         Args:
-            seed: Random seed.
-            indices: Indices of the N samples. The noise of sample i depends only on the seed and i.
+            seed: The random seed.
+            indices: Indices of the N samples. The noise for each sample only depends on the seed and its index.
         """
         numbers = uniform(seed, indices, self.noise_shape)
         return normal(numbers) if self.noise_distribution == "normal" else numbers
 
     def reconstruct(self, images: Tensor, labels: Tensor) -> Tensor | None:
-        """Reconstructs images (N, C, H, W) in [0, 1]. Returns None if the family has no encoder."""
+        """Reconstructs images of shape (N, C, H, W) in [0, 1], or returns None for families without an encoder."""
         return None
 
     def predict_step(self, batch: Any) -> Tensor:
-        """Generates the images (N, C, H, W) in [0, 1] of a batch, a :class:`condgen.data.requests.SampleBlock`."""
+        """Generates the images requested by a :class:`condgen.data.requests.SampleBlock`, as (N, C, H, W) in [0, 1]."""
         noise = self.sample_noise(batch.seed, batch.noise.cpu()).to(self.device)
         return self.generate(batch.labels, noise).float()
 
     @property
     def sampler(self) -> nn.Module:
-        """Module that contains all weights that ``generate`` uses."""
+        """The module with all of the weights needed by ``generate``."""
         return self
 
     def remove_training_parts(self) -> None:
-        """Removes the networks and parameters that are used only in training, such as a discriminator."""
+        """Deletes networks and parameters that are only needed for training, e.g. a discriminator."""
         needed = {id(tensor) for tensor in self.sampler.state_dict(keep_vars=True).values()}
         parts: dict[str, list[Tensor]] = {}
         for name, tensor in self.state_dict(keep_vars=True).items():
@@ -168,7 +166,7 @@ class ConditionalGenerator(LightningModule, ABC):
             if not any(id(tensor) in needed for tensor in tensors):
                 delattr(self, part)
 
-    # Random numbers of training. They depend only on the run's seed, the step and the row in the global batch.
+    # Random numbers for training. They only depend on the run's seed, the step and the row in the global batch.
 
     def setup(self, stage: str) -> None:
         self.run_seed = int(os.environ.get("PL_GLOBAL_SEED", self.run_seed))
@@ -176,10 +174,10 @@ class ConditionalGenerator(LightningModule, ABC):
             self.label_means = getattr(self.trainer.datamodule, "label_means", None)  # type: ignore[attr-defined]
 
     def _batch_numbers(self, rows: int, batch_idx: int, shape: Sequence[int]) -> Tensor:
-        """Returns uniform random numbers in [0, 1) for the rows of this process, on the CPU.
+        """Returns uniform random numbers in [0, 1) of shape (rows, *shape) on the CPU for this process's rows.
 
-        In training, the numbers differ between epochs. In validation and test they are the same in each epoch, so that
-        changes of a metric are caused only by the network. The result has shape (rows, *shape).
+        The numbers change every epoch during training, but are always the same for validation and test. This way, a
+        metric only changes when the network does.
         """
         processes, rank = self.trainer.world_size, self.trainer.global_rank
         stream, epoch = (TRAINING, self.current_epoch) if self.trainer.training else (EVALUATION, 0)
@@ -187,27 +185,25 @@ class ConditionalGenerator(LightningModule, ABC):
         return uniform(self.run_seed, own_rows, shape, stream=stream, step=(batch_idx, epoch))
 
     def batch_uniform(self, rows: int, batch_idx: int, shape: Sequence[int]) -> Tensor:
-        """Returns uniform noise in [0, 1) for a batch, with shape (rows, *shape), on the device.
+        """Samples uniform noise in [0, 1) for a batch, on the current device.
 
         Args:
-            rows: Number of rows of the batch on this process.
+            rows: The number of batch rows on this process.
             batch_idx: Index of the batch.
-            shape: Shape of the noise of one row.
+            shape: Noise shape per row. The result has shape (rows, *shape).
         """
         return self._batch_numbers(rows, batch_idx, shape).to(self.device)
 
     def batch_normal(
         self, rows: int, batch_idx: int, shape: Sequence[int], extra_uniform: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """Returns standard normal noise and uniform random numbers for a batch, on the device.
-
-        The noise has shape (rows, *shape). The uniform numbers in [0, 1) have shape (rows, extra_uniform).
+        """Samples standard normal noise for a batch, plus some extra uniform numbers in [0, 1), on the current device.
 
         Args:
-            rows: Number of rows of the batch on this process.
+            rows: The number of batch rows on this process.
             batch_idx: Index of the batch.
-            shape: Shape of the noise of one row.
-            extra_uniform: Number of uniform random numbers for each row.
+            shape: Noise shape per row. The noise has shape (rows, *shape).
+            extra_uniform: How many uniform numbers to sample per row. They have shape (rows, extra_uniform).
         """
         size = math.prod(shape)
         numbers = self._batch_numbers(rows, batch_idx, (size + extra_uniform,))
@@ -215,16 +211,13 @@ class ConditionalGenerator(LightningModule, ABC):
         return noise.to(self.device), numbers[:, size:].to(self.device)
 
     def of_all_processes(self, own: Tensor) -> Tensor:
-        """Gathers the rows of all processes, in the order of the global batch.
+        """Gathers the rows from all processes, in global batch order.
 
-        Families that compare the images of a batch with each other need this method, so that their loss does not depend
-        on the number of processes. Gradients flow only to the rows of this process.
+        Use this if your loss compares the images in a batch to each other. Otherwise, the loss would depend on the
+        number of processes. Gradients only flow back to this process's rows.
 
         Args:
-            own: Rows of this process, with shape (n, …).
-
-        Returns:
-            Rows of all processes, with shape (N, …).
+            own: The rows on this process, of shape (n, …). The result has shape (N, …).
         """
         processes = self.trainer.world_size
         if processes == 1:
@@ -236,17 +229,17 @@ class ConditionalGenerator(LightningModule, ABC):
     # Logging.
 
     def log_train_loss(self, loss: Tensor, **parts: Tensor) -> None:
-        """Logs the training loss as ``train_loss``, every ``log_every_n_steps`` steps and at the end of an epoch.
+        """Logs the training loss as ``train_loss``, every ``log_every_n_steps`` steps and at the end of each epoch.
 
-        The method also adds the loss to the epoch's mean, which is logged as ``train_loss_epoch`` together with
-        ``val_loss``. So it must be called in every step.
+        The loss also goes into the epoch mean, which is logged as ``train_loss_epoch`` along with ``val_loss``. Make
+        sure to call this in every training step.
 
         Args:
-            loss: Loss of the batch, a scalar.
-            **parts: Other scalars to log. The scalar NAME is logged as ``train_NAME``.
+            loss: Scalar loss for the current batch.
+            **parts: Any other scalars to log. ``NAME`` is logged as ``train_NAME``.
         """
         self.last_train_loss = loss.detach()
-        # Not in every step, because Lightning's log takes a millisecond per value, a fortieth of a step of the DNN.
+        # Don't log every step. Lightning's log takes a millisecond per value, which is 1/40 of a DNN training step.
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         is_logged = every > 0 and (self.trainer.global_step + 1) % every == 0
         if is_logged or self.trainer.should_stop or self.trainer.is_last_batch:
@@ -255,10 +248,7 @@ class ConditionalGenerator(LightningModule, ABC):
         self._train_loss[1] += 1
 
     def _train_losses(self) -> Tensor:
-        """Returns the sum and the number of the training losses of this epoch so far, one row for each process.
-
-        All ranks must call this method.
-        """
+        """Returns the sum and count of this epoch's training losses for each process. Must be called on all ranks."""
         gathered = self.all_gather(self._train_loss)
         assert isinstance(gathered, Tensor)
         return gathered.view(-1, 2)
@@ -269,26 +259,24 @@ class ConditionalGenerator(LightningModule, ABC):
     # Validation and test.
 
     def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Computes the metrics of a validation or test batch.
+        """Computes a dictionary of metrics for a validation or test batch.
 
-        An implementation must call :meth:`measure_variance`.
+        The keys don't have the ``val_`` or ``test_`` prefix, and one of them must be ``loss``. Implementations also
+        have to call :meth:`measure_variance`.
 
         Args:
-            batch: Images (N, C, H, W) in [0, 1] and labels (N,).
+            batch: Images of shape (N, C, H, W) in [0, 1] and labels of shape (N,).
             batch_idx: Index of the batch.
-
-        Returns:
-            Metrics keyed by name, without the prefix ``val_`` or ``test_``. One of them must be ``loss``.
         """
         raise NotImplementedError
 
     def measure_variance(self, generated: Tensor, images: Tensor, labels: Tensor) -> None:
-        """Adds a batch to the metric ``variance_ratio``.
+        """Updates the ``variance_ratio`` metric.
 
         Args:
-            generated: Generated images in [0, 1], with shape (N, C, H, W).
-            images: Real images in [0, 1], with shape (N, C, H, W).
-            labels: Labels of both, with shape (N,).
+            generated: Generated images of shape (N, C, H, W) in [0, 1].
+            images: Real images of shape (N, C, H, W) in [0, 1].
+            labels: Labels of shape (N,).
         """
         self._variance_ratio[0].update(generated, images, labels)
 
@@ -321,7 +309,7 @@ class ConditionalGenerator(LightningModule, ABC):
     def on_test_epoch_end(self) -> None:
         self.on_validation_epoch_end()
 
-    # Checkpoints. They also contain the information that is needed to create the same generator and data module again.
+    # Checkpoints. They also store everything that is needed to recreate the generator and the data module.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -339,8 +327,8 @@ class ConditionalGenerator(LightningModule, ABC):
         self._saved_train_loss = torch.tensor(saved["train_loss"])
 
     def on_fit_start(self) -> None:
-        # Lightning will overwrite the optimizers' settings with those of the checkpoint. Keep the settings of this run,
-        # so that on_train_start can restore them.
+        # Lightning is about to overwrite the optimizer settings with the ones from the checkpoint. Keep this run's
+        # settings around, so that we can restore them in on_train_start.
         self._group_settings = [
             {name: value for name, value in group.items() if name != "params"}
             for optimizer in self.trainer.optimizers
@@ -350,13 +338,13 @@ class ConditionalGenerator(LightningModule, ABC):
     def on_train_start(self) -> None:
         self._restore_train_loss()
         groups = [group for optimizer in self.trainer.optimizers for group in optimizer.param_groups]
-        for group, settings in zip(groups, self._group_settings, strict=False):  # empty in a tuner's trial
+        for group, settings in zip(groups, self._group_settings, strict=False):  # empty during tuner trials
             group.update(settings)
         self._group_settings = []
         for config in self.trainer.lr_scheduler_configs:
             scheduler = config.scheduler
             if isinstance(scheduler, LambdaLR):
-                if config.interval == "step" and not scheduler.last_epoch:  # the run of the checkpoint had no schedule
+                if config.interval == "step" and not scheduler.last_epoch:  # the checkpointed run had no schedule
                     scheduler.last_epoch = self.trainer.global_step
                 scheduler.base_lrs = [group["initial_lr"] for group in scheduler.optimizer.param_groups]
                 for group, factor in zip(scheduler.optimizer.param_groups, scheduler.lr_lambdas, strict=True):
@@ -366,16 +354,16 @@ class ConditionalGenerator(LightningModule, ABC):
         rows, self._saved_train_loss = self._saved_train_loss, None
         if rows is not None and len(rows) == self.trainer.world_size:
             self._train_loss = rows[self.trainer.global_rank]
-        elif rows is not None and self.trainer.is_global_zero:  # the number of processes has changed: rank 0 takes all
+        elif rows is not None and self.trainer.is_global_zero:  # number of processes has changed, so rank 0 takes all
             self._train_loss = rows.sum(0)
         self._train_loss = self._train_loss.to(self.device)
 
 
 def _kind(value: object) -> str:
-    """Describes the dtype and the shape of a tensor, or the type of any other object, for an error message."""
+    """Returns the dtype and shape of a tensor, or the type of any other value, for use in error messages."""
     return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"of the type {type(value).__name__}"
 
 
 def class_path(instance: object) -> str:
-    """Returns the full name of an object's class, in the format of ``class_path`` in a config."""
+    """Returns the full class name of an object, the way ``class_path`` is written in a config."""
     return f"{type(instance).__module__}.{type(instance).__qualname__}"

@@ -1,27 +1,27 @@
-"""Diffusion: a network that learns to remove noise. It generates an image from pure noise in several steps.
+"""Diffusion: a network that learns to remove noise, and generates an image from pure noise in several steps.
 
-The DNN generates a digit in one step, and the output with the lowest loss is the mean of all digits of the label. A
-diffusion model has an easier task: it gets a noisy image and predicts the image without noise. The best prediction is
-again a mean, but only over the digits from which the noisy image could have been made. The sampler moves a small step
-towards the prediction and evaluates the network again. With each step, fewer digits are possible. At the end there is
-only one, and it depends on the noise at the start.
+The DNN has to generate a digit in a single step, and the output with the lowest loss is the mean of all digits with
+that label. A diffusion model has an easier job. It's given a noisy image and predicts what the image looks like without
+noise. The best prediction is still a mean, but only over the digits that the noisy image could have come from. The
+sampler takes a small step toward the prediction and then runs the network again. Each step rules out more digits,
+until there's only one left, which depends on the initial noise.
 
-There are two objectives for the same network:
+The same network can be trained with two objectives:
 
-- ``flow`` is rectified flow (Liu et al. 2022, arXiv:2209.03003; Lipman et al. 2022, arXiv:2210.02747). The path from
-  noise to image is straight, and the network predicts the velocity.
-- ``noise`` is DDPM (Ho et al. 2020, arXiv:2006.11239), sampled with DDIM (Song et al. 2020, arXiv:2010.02502). The
+- ``flow``: Rectified flow (Liu et al. 2022, arXiv:2209.03003; Lipman et al. 2022, arXiv:2210.02747). Noise and image
+  are connected by a straight path, and the network predicts the velocity.
+- ``noise``: DDPM (Ho et al. 2020, arXiv:2006.11239), sampled with DDIM (Song et al. 2020, arXiv:2010.02502). The
   network predicts the noise.
 
-All samplers are deterministic, so that the noise at the start determines the image.
+All samplers are deterministic, so the image only depends on the initial noise.
 
-Two settings improve the plain method and can be turned off:
+On top of the plain method, there are two improvements, which can be turned off:
 
-- ``posterior_images``: if sigma_t > alpha_t, the target is the posterior mean over the latest training images (Xu et
-  al. 2023, arXiv:2302.00670). It estimates the same target with less variance.
-- ``mismatched_labels``: the posterior mean is known for *every* label. So the network is also trained on noisy images
-  with another label than their own, if that label is plausible. Such mismatched pairs occur during sampling. A network
-  that was not trained on them takes a shape that looks like a 9 for an unusual 4.
+- ``posterior_images``: If sigma_t > alpha_t, use the posterior mean over the latest training images as the target (Xu
+  et al. 2023, arXiv:2302.00670). It estimates the same target with less variance.
+- ``mismatched_labels``: Since we know the posterior mean for *every* label, we can also train on noisy images with a
+  label that is not their own, as long as it is plausible. Pairs like this come up during sampling, and a network that
+  has not seen any will mistake a shape that looks like a 9 for an unusual 4.
 """
 
 import math
@@ -58,39 +58,40 @@ SOLVERS = {"multistep": multistep, "heun": heun, "euler": euler}
 class Diffusion(EMAGenerator):
     """Conditional diffusion model or rectified flow with a small U-Net.
 
-    See the module docstring for the method. Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598)
-    extrapolates from the unconditional prediction through the conditional prediction. Samples become clearer, but less
-    diverse. Guidance helps at medium noise levels. At high noise levels it reduces the diversity, and at low noise
-    levels it has little effect (Kynkäänniemi et al. 2024, "Applying Guidance in a Limited Interval Improves Sample and
-    Distribution Quality in Diffusion Models", arXiv:2404.07724).
+    See the module docstring for how it works. Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598)
+    extrapolates from the unconditional to the conditional prediction and beyond, which makes samples clearer but less
+    diverse. It helps at medium noise levels. At high noise levels it hurts diversity, and at low noise levels it
+    doesn't do much (Kynkäänniemi et al. 2024, "Applying Guidance in a Limited Interval Improves Sample and Distribution
+    Quality in Diffusion Models", arXiv:2404.07724).
 
-    The settings ``sampling_steps``, ``solver``, ``guidance`` and ``guidance_interval`` can be changed after training.
+    You can still change ``sampling_steps``, ``solver``, ``guidance`` and ``guidance_interval`` after training.
 
     Args:
-        num_classes: Number of classes. The command line takes it from the data set.
-        image_shape: Shape (C, H, W) of the images. The command line takes it from the data set.
-        unet_channels: Channels of the U-Net at half and at a quarter of the image's resolution. Both must be multiples
-            of 8.
-        objective: Training objective. With ``flow`` the network predicts the velocity of rectified flow. With ``noise``
-            it predicts the noise of DDPM, and DDIM is used for sampling.
-        sampling_steps: Number of steps from noise to image.
-        solver: Solver of ``flow``: ``multistep`` (second order, one evaluation per step), ``heun`` (second order, two
-            evaluations per step) or ``euler`` (first order, one evaluation per step). ``noise`` always uses DDIM.
-        guidance: Scale of classifier-free guidance. Use 1 to turn guidance off.
-        guidance_interval: Interval in which guidance is used, from 0 (noise) to 1 (image). Its two numbers are values
-            of alpha_t / (alpha_t + sigma_t), which is equal to the time t for ``flow``.
-        label_dropout: Probability that the label is replaced by the null label in training. Guidance needs a value
-            above 0.
-        posterior_images: Number of the latest training images that are used to compute the posterior mean. Use 0 to
-            turn the posterior-mean target off.
-        mismatched_labels: Whether to also train on plausible labels other than the image's own label. Needs
+        num_classes: The number of classes. Inferred from the data set when using the command line.
+        image_shape: Image shape (C, H, W). Inferred from the data set when using the command line.
+        unet_channels: The number of U-Net channels at half and a quarter of the image resolution. Both must be
+            multiples of 8.
+        objective: The training objective. With ``flow``, the network predicts the velocity of rectified flow. With
+            ``noise``, it predicts the noise of DDPM and samples with DDIM.
+        sampling_steps: The number of steps from noise to image.
+        solver: The solver for ``flow``, either ``multistep`` (second order, one evaluation per step), ``heun`` (second
+            order, two evaluations per step) or ``euler`` (first order, one evaluation per step). Not used by ``noise``,
+            which always samples with DDIM.
+        guidance: Classifier-free guidance scale. Use 1 to turn guidance off.
+        guidance_interval: The interval to use guidance in, between 0 (noise) and 1 (image). Given in terms of alpha_t /
+            (alpha_t + sigma_t), which is just the time t for ``flow``.
+        label_dropout: Probability of replacing the label with the null label during training. Must be above 0 for
+            guidance to work.
+        posterior_images: How many of the latest training images to use for the posterior mean. Use 0 to turn off the
+            posterior-mean target.
+        mismatched_labels: Whether to also train on plausible labels other than the image's own. Needs
             ``posterior_images``.
-        convolution_lr: Learning rate of Muon, which trains the weights of all convolutions except the last.
-        lr: Learning rate of AdamW, which trains all other weights.
-        weight_decay: Weight decay of AdamW.
-        ema_decay: Decay of the EMA weights, which are used for sampling.
-        schedule: Learning-rate schedule after the warm-up: constant, or linear or cosine decay to 0.
-        warmup_steps: Number of steps of the linear learning-rate warm-up.
+        convolution_lr: Learning rate for Muon, which trains the weights of all convolutions except the last one.
+        lr: Learning rate for AdamW, which trains all other weights.
+        weight_decay: Weight decay for AdamW.
+        ema_decay: Decay for the EMA weights, which are used for sampling.
+        schedule: Learning-rate schedule after the warm-up. Either constant, or linear or cosine decay to 0.
+        warmup_steps: The number of steps for the linear learning-rate warm-up.
     """
 
     fixed_by_training = ("objective",)
@@ -137,13 +138,13 @@ class Diffusion(EMAGenerator):
         return "normal"
 
     def predict(self, network: nn.Module, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """Predicts the path's target with a network and preconditioning, with shape (N, C, H, W).
+        """Predicts the target (N, C, H, W) using the given network and preconditioning.
 
         Args:
-            network: Network to evaluate, a U-Net.
-            x_t: Noisy images, with shape (N, C, H, W).
-            t: Times with shape (N,), or a single time with shape ().
-            labels: Labels, with shape (N,).
+            network: The U-Net, or its EMA.
+            x_t: Noisy images of shape (N, C, H, W).
+            t: Times of shape (N,), or a single time of shape ().
+            labels: Labels of shape (N,).
         """
         c_skip, c_out, c_in = self.path.preconditioning(t)
         return c_skip * x_t + c_out * network(c_in * x_t, t, labels).float()
@@ -161,21 +162,16 @@ class Diffusion(EMAGenerator):
             condition, target = self.posterior_target(x, noise, t, labels, condition, uniform[:, 1:])
             self.posterior.add(self.of_all_processes(x), self.of_all_processes(labels))
         prediction = self.predict(self.network, x_t, t, condition)
-        # train_loss uses the images' own targets and no mismatched labels, so that it is comparable to val_loss
+        # to make it comparable to val_loss, train_loss uses the images' own targets and skips mismatched labels
         is_own = (condition == labels) | (condition == self.num_classes)
         error = (prediction.detach() - own_target).square().flatten(1).mean(1)
         self.log_train_loss((is_own * error).sum() / is_own.sum().clamp(min=1))
         return F.mse_loss(prediction, target)
 
     def noise_and_times(self, rows: int, batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the noise, the times and the uniform random numbers of a training or validation step.
+        """Samples the random numbers for a training or validation step with N rows on this process.
 
-        The noise has shape (N, C, H, W), the times have shape (N,), and the uniform numbers in [0, 1) have shape
-        (N, 1 + num_classes).
-
-        Args:
-            rows: Number N of rows of the batch on this process.
-            batch_idx: Index of the batch.
+        Returns the noise (N, C, H, W), the times (N,) and uniform numbers in [0, 1) of shape (N, 1 + num_classes).
         """
         size = math.prod(self.image_shape)
         normal, uniform = self.batch_normal(rows, batch_idx, (size + 1,), extra_uniform=1 + self.num_classes)
@@ -185,18 +181,18 @@ class Diffusion(EMAGenerator):
     def posterior_target(
         self, x: Tensor, noise: Tensor, t: Tensor, labels: Tensor, condition: Tensor, uniform: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Computes the conditions (N,) and the targets (N, C, H, W) of a training step.
+        """Computes the conditions (N,) and targets (N, C, H, W) for a training step.
 
-        If sigma_t > alpha_t, both are computed from the posterior p(x, label | x_t). With less noise, the posterior is
-        concentrated on the image itself, so the condition and the target of the image are used.
+        Both are based on the posterior p(x, label | x_t) if sigma_t > alpha_t. With less noise than that, the posterior
+        is concentrated on the image itself, so we just use the image's own condition and target.
 
         Args:
-            x: Images in [-1, 1], with shape (N, C, H, W).
-            noise: Noise, with shape (N, C, H, W).
-            t: Times, with shape (N,).
-            labels: Labels of the images, with shape (N,).
-            condition: Labels after label dropout, with shape (N,). Each is the image's label or the null label.
-            uniform: Uniform random numbers in [0, 1) that determine the mismatched labels, with shape (N, num_classes).
+            x: Images of shape (N, C, H, W) in [-1, 1].
+            noise: Noise of shape (N, C, H, W).
+            t: Times of shape (N,).
+            labels: Image labels of shape (N,).
+            condition: Labels of shape (N,) after label dropout, i.e. either the image's label or the null label.
+            uniform: Uniform random numbers in [0, 1) of shape (N, num_classes), used to sample mismatched labels.
         """
         alpha_t, sigma_t = self.path.coefficients(t)
         is_noisy, x_t = sigma_t > alpha_t, self.path.add_noise(x, noise, t)
@@ -247,7 +243,7 @@ class Diffusion(EMAGenerator):
         return (self.solve(model, noise) / 2 + 0.5).clamp(0, 1)
 
     def solve(self, model: Model, noise: Tensor) -> Tensor:
-        """Transforms noise (N, C, H, W) into images in [-1, 1] with ``sampling_steps`` steps of equal size."""
+        """Turns noise (N, C, H, W) into images in [-1, 1], using ``sampling_steps`` steps of equal size."""
         steps = self.hparams.sampling_steps
         times = [step / steps for step in range(steps + 1)]
         if self.hparams.objective == "noise":
@@ -255,7 +251,7 @@ class Diffusion(EMAGenerator):
         return SOLVERS[self.hparams.solver](model, noise, times)
 
     def is_guided(self, t: float) -> bool:
-        """Returns whether guidance is used at time t."""
+        """Checks whether guidance is used at time t."""
         alpha_t, sigma_t = self.path.coefficients(torch.tensor(t, dtype=torch.float64))
         start, end = self.hparams.guidance_interval
         return self.hparams.guidance != 1 and start <= float(alpha_t / (alpha_t + sigma_t)) <= end

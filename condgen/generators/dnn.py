@@ -1,9 +1,9 @@
-"""DNN: a network that maps a label and a random latent to an image. It is trained with the mean squared error.
+"""DNN: maps a label and a random latent to an image. Trained with mean squared error.
 
-The DNN is the first family of the article, and it shows why the other families are needed. The loss compares each
-generated image with *one* real image of the same label. The latent contains no information about that real image.
-Therefore the loss is lowest if the network ignores the latent and generates the mean image of the label, and every 3
-becomes the same blurred 3. ``val_loss`` converges to ``val_loss_floor``, and ``variance_ratio`` converges to 0.
+This is the first model in the article, and it shows why we need the other ones. The loss compares each generated image
+to *one* real image with the same label, but the latent does not tell the network anything about that image. The best it
+can do is to ignore the latent and generate the mean image for the label, so every 3 turns into the same blurry 3.
+``val_loss`` converges to ``val_loss_floor`` and ``variance_ratio`` converges to 0.
 """
 
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ from condgen.nn.schedule import ScheduleName, fused_group, with_schedule
 
 
 class DNNNetwork(nn.Module):
-    """Network of the article: two linear layers, then two transposed convolutions that each double height and width.
+    """The article's network: two linear layers, then two transposed convolutions that each double the resolution.
 
     Args:
         input_dim: Latent size plus the number of classes (72 in the article).
-        image_shape: Shape (C, H, W) of the images. H and W must be multiples of 4.
+        image_shape: Image shape (C, H, W). H and W must be multiples of 4.
 
     Raises:
         UsageError: If H or W is not a multiple of 4.
@@ -55,50 +55,41 @@ class DNNNetwork(nn.Module):
         )
 
     def forward(self, latent_and_label: Tensor) -> Tensor:
-        """Maps latents and one-hot labels (N, input_dim) to images (N, C, H, W) in [0, 1]."""
+        """Maps latents with one-hot labels (N, input_dim) to images (N, C, H, W) in [0, 1]."""
         x = self.fc(latent_and_label)  # (N, 128·H/4·W/4)
         x = x.view(-1, *self.coarse_shape)  # (N, 128, H/4, W/4)
         return self.deconv(x)  # (N, 64, H/2, W/2), then (N, C, H, W)
 
 
 def with_label(latent: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Concatenates latents (N, latent_dim) and one-hot labels to the network's input (N, latent_dim + num_classes).
-
-    Args:
-        latent: Latents or features, with shape (N, latent_dim).
-        labels: Labels, with shape (N,).
-        num_classes: Number of classes.
-    """
+    """Appends one-hot labels to latents or features (N, latent_dim). Returns (N, latent_dim + num_classes)."""
     return torch.cat((latent, F.one_hot(labels, num_classes).to(latent)), dim=1)
 
 
 class DNN(ConditionalGenerator):
-    """DNN of the article.
+    """The DNN from the article.
 
-    The default arguments are the settings of the article: a network with 6,650,433 parameters, which Adam trains with
-    a learning rate of 1e-4.
+    The defaults are the settings from the article, with 6,650,433 parameters and Adam with a learning rate of 1e-4.
 
     Args:
-        latent_dim: Size of the latent, which is uniform in [0, 1).
-        num_classes: Number of classes. The command line takes it from the data set.
-        image_shape: Shape (C, H, W) of the images. The command line takes it from the data set.
-        target_mean: Mean that is used to normalize the target, which is (image - ``target_mean``) / ``target_std``. The
-            article uses the mean and the standard deviation of MNIST, although the network ends in a Sigmoid, which
-            cannot reach most of the resulting range. Use a mean of 0 and a standard deviation of 1 for targets in
-            [0, 1].
-        target_std: Standard deviation that is used to normalize the target, see ``target_mean``.
-        optimizer: Class of the optimizer in torch.optim.
+        latent_dim: Latent size. Latents are uniform in [0, 1).
+        num_classes: The number of classes. Inferred from the data set when using the command line.
+        image_shape: Image shape (C, H, W). Inferred from the data set when using the command line.
+        target_mean: The mean for normalizing targets, (image - ``target_mean``) / ``target_std``. The article uses the
+            mean and standard deviation of MNIST, even though the network ends in a Sigmoid and cannot reach most of the
+            resulting range. Use a mean of 0 and a standard deviation of 1 to get targets in [0, 1].
+        target_std: The standard deviation for normalizing targets, see ``target_mean``.
+        optimizer: Name of an optimizer class in torch.optim.
         lr: Learning rate.
-        betas: Betas of Adam and AdamW.
-        weight_decay: Weight decay of the optimizer.
-        schedule: Learning-rate schedule after the warm-up: constant, or linear or cosine decay to 0.
-        warmup_steps: Number of steps of the linear learning-rate warm-up.
-        label_gain: Factor by which the initial weights of the label in the first layer are multiplied. Batch
-            normalization follows the first layer. So if the factor is far above 1, the output depends almost only on
-            the label from the start, as it does at the end of training.
-        output_gain: Factor by which the initial weights of the last layer are multiplied. PyTorch initializes a
-            transposed convolution as if a pixel were a sum of 4·4 numbers, but it is a sum of 4·64 numbers. A factor of
-            0.25 corrects this.
+        betas: Betas for Adam and AdamW.
+        weight_decay: Weight decay.
+        schedule: Learning-rate schedule after the warm-up. Either constant, or linear or cosine decay to 0.
+        warmup_steps: The number of steps for the linear learning-rate warm-up.
+        label_gain: Scales the initial label weights in the first layer. This layer is followed by batch norm, so with a
+            value far above 1 the output depends almost entirely on the label right from the start, as it does at the
+            end of training.
+        output_gain: Scales the initial weights of the last layer. PyTorch initializes transposed convolutions as if
+            each pixel were a sum of 4·4 numbers, but it is a sum of 4·64 numbers. Use 0.25 to correct for this.
     """
 
     def __init__(
@@ -135,7 +126,7 @@ class DNN(ConditionalGenerator):
         return self.network(with_label(noise, labels, self.num_classes))
 
     def target(self, images: Tensor) -> Tensor:
-        """Normalizes images in [0, 1] to the training target."""
+        """Normalizes images in [0, 1] to get the training target."""
         return (images - self.hparams.target_mean) / self.hparams.target_std
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:

@@ -1,16 +1,16 @@
-"""Drifting: a one-step generator without a discriminator. Its samples move towards the real images during training.
+"""Drifting: a one-step generator without a discriminator. Samples move toward the real images during training.
 
-The DNN's loss compares a generated image with one real image, so the best output is the mean of all real images of the
-label. Drifting instead compares many generated images with many real images of the same label. Each generated image is
-attracted by the real images near it and repelled by the generated images near it. If both sets have the same
-distribution, attraction and repulsion cancel. Otherwise the sample drifts: the target of the network is the generated
-image after one step in the direction of the sum of both forces (Deng et al. 2026, "Generative Modeling via Drifting",
-arXiv:2602.04770). In a diffusion model, samples move in this way when an image is generated. Here they move during
-training, so that generating an image needs only one evaluation of the network.
+The DNN's loss compares a generated image to a single real image, which makes the mean image the best possible output.
+Drifting instead compares many generated images to many real images with the same label. Each generated image is
+attracted by nearby real images and repelled by nearby generated images. The two forces cancel out if both sets follow
+the same distribution. Otherwise the sample drifts: we take one step in the direction of the combined force and use the
+result as the network's target (Deng et al. 2026, "Generative Modeling via Drifting", arXiv:2602.04770). In a diffusion
+model, this kind of movement happens while an image is being generated. Here it happens during training, so a single
+network evaluation is enough to generate an image.
 
-In pixel space, all distances between two images are similar. Therefore images also drift in the feature spaces of
-random convolutions. The training loss does not measure progress, because the drift is scaled to the same length in
-every step. Therefore the logged losses are the energy distance between samples and real images (Székely and Rizzo 2013,
+All images are about the same distance apart in pixel space, so we also compute the drift in the feature spaces of
+random convolutions. The training loss does not tell you anything about progress since the drift is rescaled to the same
+length in every step. We log the energy distance between samples and real images instead (Székely and Rizzo 2013,
 "Energy statistics"), 2 E|fake - real| - E|fake - fake'| - E|real - real'|. It is 0 if both have the same distribution.
 """
 
@@ -31,12 +31,10 @@ from condgen.nn.schedule import ScheduleName, fused_group, with_schedule
 
 
 class RandomFeatures(nn.Module):
-    """Feature extractor of the drift. It returns the pixels and the outputs of three random convolutions.
-
-    Each convolution halves the resolution and is applied to the output of the previous one.
+    """Feature extractor that returns the raw pixels and the outputs of three stacked random convolutions.
 
     Args:
-        channels: Number of channels of the images.
+        channels: The number of image channels.
     """
 
     def __init__(self, channels: int) -> None:
@@ -51,7 +49,7 @@ class RandomFeatures(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Computes the features (N, D) of images (N, C, H, W) in [0, 1] in each of the four feature spaces."""
+        """Returns the features (N, D) of images (N, C, H, W) in [0, 1], one tensor per feature space."""
         features = [images.flatten(1)]
         for layer in self.layers:
             images = F.leaky_relu(layer(images), 0.1)
@@ -60,21 +58,21 @@ class RandomFeatures(nn.Module):
 
 
 def drift(fake: Tensor, real: Tensor, temperatures: Sequence[float]) -> Tensor:
-    """Computes the drift of generated points, with shape (N, D). It is the sum of one step per temperature.
+    """Computes the drift (N, D) of generated points, which is the sum of one step per temperature.
 
-    A generated point is attracted by the real points and repelled by the other generated points. The weights of these
-    forces are computed from the negative distances, divided by the temperature. They are the geometric mean of two
-    softmaxes: one over all points that act on a generated point, and one over all generated points on which a point
-    acts. Attraction and repulsion have the same total weight. So if both distributions are equal, points move only by
-    chance. Each step is scaled to a root mean square length of 1.
+    Generated points are attracted by real points and repelled by other generated points. To get the weights, we divide
+    the negative distances by the temperature and take the geometric mean of two softmaxes, one over all points acting
+    on a generated point and one over all generated points that a point acts on. Attraction and repulsion have the same
+    total weight, so points only move by chance if the two distributions match. Each step is scaled to a root mean
+    square length of 1.
 
     Args:
-        fake: Generated points, with shape (N, D).
-        real: Real points, with shape (M, D).
-        temperatures: Temperatures of the softmaxes, in units of the mean distance from generated to real points.
+        fake: Generated points of shape (N, D).
+        real: Real points of shape (M, D).
+        temperatures: Softmax temperatures, relative to the mean distance from generated to real points.
     """
     to_real, to_fake = torch.cdist(fake, real), torch.cdist(fake, fake)
-    to_fake.fill_diagonal_(torch.inf)  # a point does not repel itself
+    to_fake.fill_diagonal_(torch.inf)  # points do not repel themselves
     distances = torch.cat((to_real, to_fake), dim=1) / to_real.mean()
     total = torch.zeros_like(fake)
     for temperature in temperatures:
@@ -89,10 +87,7 @@ def drift(fake: Tensor, real: Tensor, temperatures: Sequence[float]) -> Tensor:
 
 
 def energy_distance(fake: Tensor, real: Tensor) -> Tensor:
-    """Estimates the energy distance between generated points (N, D) and real points (M, D), a scalar.
-
-    The estimate is unbiased, so it can be negative.
-    """
+    """Estimates the energy distance between points (N, D) and (M, D). Unbiased, so it can be negative."""
 
     def mean_distance(points: Tensor) -> Tensor:
         return torch.cdist(points, points).sum() / (len(points) * (len(points) - 1))
@@ -101,21 +96,21 @@ def energy_distance(fake: Tensor, real: Tensor) -> Tensor:
 
 
 class Drifting(EMAGenerator):
-    """One-step generator with the network of the article, trained by drifting.
+    """One-step generator that trains the network from the article by drifting.
 
-    See the module docstring for the method.
+    See the module docstring for how it works.
 
     Args:
-        latent_dim: Size of the latent, which is uniform in [0, 1).
-        num_classes: Number of classes. The command line takes it from the data set.
-        image_shape: Shape (C, H, W) of the images. The command line takes it from the data set.
-        fake_ratio: Number of generated images per real image of a batch. A value below 1 saves time, because it takes
-            longer to generate an image than to compare it.
-        temperatures: Temperatures of the softmaxes, in units of the mean distance from generated to real images.
-        lr: Learning rate of Adam.
-        ema_decay: Decay of the EMA weights, which are used for sampling.
-        schedule: Learning-rate schedule after the warm-up: constant, or linear or cosine decay to 0.
-        warmup_steps: Number of steps of the linear learning-rate warm-up.
+        latent_dim: Latent size. Latents are uniform in [0, 1).
+        num_classes: The number of classes. Inferred from the data set when using the command line.
+        image_shape: Image shape (C, H, W). Inferred from the data set when using the command line.
+        fake_ratio: How many images to generate per real image in the batch. Values below 1 save time, since generating
+            an image takes longer than comparing it.
+        temperatures: Softmax temperatures, relative to the mean distance from generated to real images.
+        lr: Learning rate for Adam.
+        ema_decay: Decay for the EMA weights, which are used for sampling.
+        schedule: Learning-rate schedule after the warm-up. Either constant, or linear or cosine decay to 0.
+        warmup_steps: The number of steps for the linear learning-rate warm-up.
     """
 
     def __init__(
@@ -149,16 +144,16 @@ class Drifting(EMAGenerator):
     def feature_sets(
         self, fake: Tensor, fake_labels: Tensor, real: Tensor, real_labels: Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields the features of the generated and the real images of a label, for each feature space and label.
+        """Yields the features of the generated and real images of each label, in each feature space.
 
-        The features of a space are divided by the root mean square distance between two real images. A label is
-        omitted if it has fewer than two generated or fewer than two real images.
+        Features are divided by the root mean square distance between two real images. Labels with fewer than two
+        generated or real images are skipped.
 
         Args:
-            fake: Generated images in [0, 1], with shape (N, C, H, W).
-            fake_labels: Labels of the generated images, with shape (N,).
-            real: Real images in [0, 1], with shape (M, C, H, W).
-            real_labels: Labels of the real images, with shape (M,).
+            fake: Generated images of shape (N, C, H, W) in [0, 1].
+            fake_labels: Labels of the generated images, of shape (N,).
+            real: Real images of shape (M, C, H, W) in [0, 1].
+            real_labels: Labels of the real images, of shape (M,).
         """
         fake_order, real_order = fake_labels.argsort(stable=True), real_labels.argsort(stable=True)
         fake_counts, real_counts = (
@@ -175,7 +170,7 @@ class Drifting(EMAGenerator):
         fake_labels = labels[: math.ceil(self.hparams.fake_ratio * len(labels))]
         noise = self.batch_uniform(len(fake_labels), batch_idx, self.noise_shape)
         fake = self.network(with_label(noise, fake_labels, self.num_classes)).float()
-        loss, energies = 0 * fake.sum(), []  # has a gradient even if no label has two images
+        loss, energies = 0 * fake.sum(), []  # has a gradient even if there is nothing to compare
         global_batch = [self.of_all_processes(rows) for rows in (fake, fake_labels, real, labels)]
         with torch.autocast(self.device.type, enabled=False):
             for fake_features, real_features in self.feature_sets(*global_batch):
@@ -190,12 +185,7 @@ class Drifting(EMAGenerator):
         return loss
 
     def warn_about_small_labels(self, compared: int, found: int) -> None:
-        """Warns if some labels of a batch cannot be compared, because they have too few images.
-
-        Args:
-            compared: Number of labels with at least two generated and two real images.
-            found: Number of all labels in the batch.
-        """
+        """Warns if only some of the labels found in a batch have enough images to be compared."""
         if compared < found:
             rank_zero_warn(
                 f"Drifting compares images of the same label, but the first batch has two or more generated and real "

@@ -1,4 +1,4 @@
-"""Base class of the families that generate images with EMA weights."""
+"""Base class for families that sample with EMA weights."""
 
 import functools
 from typing import Any
@@ -12,30 +12,25 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def update_ema(ema: Tensors, values: Tensors, steps: Tensor | int, decay: float) -> None:
-    """Updates the EMA ``ema`` with the current values of the weights and buffers.
+    """Updates the EMA in place with the current weights and buffers.
 
-    The decay has a warm-up, because the first weights are random: at step n it is ``min(decay, (1 + n) / (10 + n))``.
+    Since the initial weights are random, the decay is warmed up: it is ``min(decay, (1 + n) / (10 + n))`` at step n.
     """
     n = int(steps)
     get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(ema, values, n)
 
 
 class EMAGenerator(ConditionalGenerator):
-    """Base class of families that train ``network`` and generate images with ``ema``.
+    """Base class for families that train ``network`` but sample with ``ema``.
 
-    ``ema`` is the exponential moving average (EMA) of the weights and buffers of ``network``.
+    ``ema`` is an exponential moving average (EMA) of the network's weights and buffers.
     """
 
     network: nn.Module
     ema: AveragedModel
 
     def set_network(self, network: nn.Module, decay: float) -> None:
-        """Sets ``network`` to a network and creates ``ema``.
-
-        Args:
-            network: Network to train.
-            decay: Decay of the EMA after its warm-up.
-        """
+        """Sets the network to train and creates its EMA. ``decay`` is the EMA decay after the warm-up."""
         update = functools.partial(update_ema, decay=decay)  # a local function cannot be pickled
         self.network = network
         self.ema = AveragedModel(network, multi_avg_fn=update, use_buffers=True).requires_grad_(False)
@@ -45,10 +40,9 @@ class EMAGenerator(ConditionalGenerator):
         return self.ema
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Updates the weights, then the EMA.
+        """Updates the weights and then the EMA.
 
-        The EMA is updated here and not at the end of the batch, so that a checkpoint that is collected at the end of
-        the batch contains the update.
+        Doing this at the end of the batch would be too late for checkpoints that are collected there.
         """
         super().optimizer_step(*args, **kwargs)
         self.ema.update_parameters(self.network)

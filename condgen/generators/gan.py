@@ -1,14 +1,14 @@
-"""GAN: a generator and a discriminator that are trained against each other.
+"""GAN: trains a generator and a discriminator against each other.
 
-The DNN's loss compares a generated image with one real image, so the best output is the mean of all real images of the
-label. A GAN replaces this loss by a second network, the discriminator. The discriminator gets an image and its label,
-and learns to distinguish generated images from real images. It easily detects a mean image, because real images are not
-blurred. To mislead the discriminator, the generator must generate images that look real. The images must also differ,
-because the discriminator also learns to detect images that occur too often.
+The DNN's loss compares a generated image to a single real image, which makes the mean image the best possible output. A
+GAN replaces this loss with a second network, the discriminator. Given an image and its label, it learns to tell
+generated images from real ones. Mean images are easy to spot since real images are not blurry, so the generator has to
+come up with images that look real in order to fool the discriminator. They have to be diverse too, because the
+discriminator also learns to spot images that show up too often.
 
-The generator is the network of the article. The loss functions are those of R3GAN (Huang et al. 2024, "The GAN is dead;
-long live the GAN!", arXiv:2501.05441): a relativistic loss (Jolicoeur-Martineau 2018, arXiv:1807.00734), and gradient
-penalties on real images (R1) and on generated images (R2). Without the gradient penalties, training does not converge
+The generator uses the network from the article. The losses come from R3GAN (Huang et al. 2024, "The GAN is dead; long
+live the GAN!", arXiv:2501.05441): a relativistic loss (Jolicoeur-Martineau 2018, arXiv:1807.00734) and gradient
+penalties on real images (R1) and generated images (R2). Without the gradient penalties, training does not converge
 (Mescheder et al. 2018, arXiv:1801.04406).
 """
 
@@ -28,18 +28,17 @@ PENALTY_STRIDE = 8  # gradient penalty on every 8th image of a batch
 
 
 class Discriminator(nn.Module):
-    """Convolutional discriminator. It has no batch norm, which would leak information between the images of a batch.
+    """Convolutional discriminator without batch norm, which would leak information between the images in a batch.
 
-    The discriminator is small compared with the generator. With twice as many features, a step takes 1.5 times as long,
-    and coverage increases by at most 0.03, which is not more than the difference between two seeds.
+    It is small compared to the generator. With twice as many features, each step takes 1.5 times as long, but coverage
+    improves by 0.03 at most, which is within the difference between two seeds.
 
-    The discriminator is conditioned on the label by projection (Miyato and Koyama 2018, "cGANs with Projection
-    Discriminator", arXiv:1802.05637): the logit is a linear function of the image's features plus the inner product of
-    the features and an embedding of the label.
+    Labels are added by projection (Miyato and Koyama 2018, "cGANs with Projection Discriminator", arXiv:1802.05637):
+    the logit is a linear function of the image features plus their inner product with a label embedding.
 
     Args:
-        image_shape: Shape (C, H, W) of the images. H and W must be multiples of 4.
-        num_classes: Number of classes. Labels are 0 … ``num_classes`` - 1.
+        image_shape: Image shape (C, H, W). H and W must be multiples of 4.
+        num_classes: The number of classes.
     """
 
     def __init__(self, image_shape: Sequence[int], num_classes: int) -> None:
@@ -59,30 +58,30 @@ class Discriminator(nn.Module):
         nn.init.normal_(self.label_embed.weight, std=256**-0.5)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Computes the logits (N,) of images (N, C, H, W) in [0, 1] with labels (N,). A high logit means "real"."""
+        """Computes logits (N,) for images (N, C, H, W) in [0, 1] with labels (N,). Higher logits mean "real"."""
         features = self.features(2 * images - 1)  # (N, 256)
         return self.linear(features).squeeze(1) + (features * self.label_embed(labels)).sum(1)
 
 
 class GAN(EMAGenerator):
-    """Conditional GAN with the network of the article as its generator.
+    """Conditional GAN that uses the network from the article as its generator.
 
-    See the module docstring for the method. On MNIST, the loss functions of R3GAN reach a Fréchet distance of
-    1.4 and a diversity of 0.97 after 1,400 steps. Hinge losses with spectral normalization (Miyato et al. 2018,
-    arXiv:1802.05957) reach only 11.5 and 0.71.
+    See the module docstring for how it works. On MNIST, the R3GAN losses reach a Fréchet distance of 1.4 and a
+    diversity of 0.97 after 1,400 steps, compared to 11.5 and 0.71 for hinge losses with spectral normalization (Miyato
+    et al. 2018, arXiv:1802.05957).
 
     Args:
-        latent_dim: Size of the latent, which is uniform in [0, 1).
-        num_classes: Number of classes. The command line takes it from the data set.
-        image_shape: Shape (C, H, W) of the images. The command line takes it from the data set.
-        lr: Learning rate of the generator.
-        discriminator_lr: Learning rate of the discriminator.
-        penalty: Weight of the gradient penalties R1 and R2, which are computed on every eighth image of a batch. The
-            gradient is with respect to images in [0, 1]. R3GAN uses images in [-1, 1], so the equivalent value of its
-            gamma is four times as large.
-        ema_decay: Decay of the EMA weights, which are used for sampling.
-        schedule: Learning-rate schedule after the warm-up: constant, or linear or cosine decay to 0.
-        warmup_steps: Number of steps of the linear learning-rate warm-up.
+        latent_dim: Latent size. Latents are uniform in [0, 1).
+        num_classes: The number of classes. Inferred from the data set when using the command line.
+        image_shape: Image shape (C, H, W). Inferred from the data set when using the command line.
+        lr: Learning rate for the generator.
+        discriminator_lr: Learning rate for the discriminator.
+        penalty: Weight of the R1 and R2 gradient penalties, which are computed on every eighth image in the batch.
+            Gradients are taken w.r.t. images in [0, 1]. R3GAN uses images in [-1, 1], so the equivalent gamma there is
+            four times as large.
+        ema_decay: Decay for the EMA weights, which are used for sampling.
+        schedule: Learning-rate schedule after the warm-up. Either constant, or linear or cosine decay to 0.
+        warmup_steps: The number of steps for the linear learning-rate warm-up.
     """
 
     def __init__(
@@ -110,26 +109,20 @@ class GAN(EMAGenerator):
         return self.ema(with_label(noise, labels, self.num_classes))
 
     def relativistic_logits(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
-        """Computes the differences (N,) between the logits of real and of generated images.
+        """Computes the differences (N,) between the logits for real and generated images.
 
         Args:
-            real: Real images in [0, 1], with shape (N, C, H, W).
-            fake: Generated images in [0, 1], with shape (N, C, H, W).
-            labels: Labels of both, with shape (N,).
+            real: Real images of shape (N, C, H, W) in [0, 1].
+            fake: Generated images of shape (N, C, H, W) in [0, 1].
+            labels: Labels of shape (N,), shared by both.
         """
         real_logits, fake_logits = self.discriminator(torch.cat((real, fake)), labels.repeat(2)).chunk(2)
         return real_logits - fake_logits
 
     def gradient_penalty(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
-        """Computes the gradient penalty, penalty / 2 · (R1 + R2).
+        """Computes the gradient penalty, penalty / 2 · (R1 + R2), on the given images.
 
-        R1 and R2 are the mean squared norms of the logit's gradient with respect to the image, for real images and for
-        generated images.
-
-        Args:
-            real: Real images in [0, 1], with shape (N, C, H, W).
-            fake: Generated images in [0, 1], with shape (N, C, H, W).
-            labels: Labels of both, with shape (N,).
+        R1 and R2 are the mean squared gradient norms of the logits w.r.t. the real and generated images.
         """
         images = torch.cat((real, fake)).detach().requires_grad_()
         logits = self.discriminator(images, labels.repeat(2))
@@ -146,11 +139,11 @@ class GAN(EMAGenerator):
             discriminator_loss = F.softplus(-logits).mean()
             generator_loss = F.softplus(logits).mean()
             penalty = self.gradient_penalty(real[some], fake[some], labels[some])
-        # A textbook GAN computes discriminator_loss + penalty for the weights of the discriminator and generator_loss
-        # for the weights of the generator, each with its own forward and backward pass. One backward pass is enough:
-        # the gradients of the two losses with respect to a generated image differ only in the factors sigmoid(-logit)
-        # and -sigmoid(logit). So the hook multiplies the discriminator's gradient by their ratio, -exp(logit). A step
-        # takes 0.93 times as long as with separate passes on two CPU cores. (float32 overflows at exp(89).)
+        # A textbook GAN uses discriminator_loss + penalty to update the discriminator and generator_loss to update the
+        # generator, each with its own forward and backward pass. We can get away with a single backward pass, because
+        # the gradients of the two losses w.r.t. a generated image only differ by the factors sigmoid(-logit) and
+        # -sigmoid(logit). The hook multiplies the discriminator's gradient by their ratio, -exp(logit). On two CPU
+        # cores, a step takes 0.93 times as long as with separate passes. Note that float32 overflows at exp(89).
         ratio = -logits.detach().clamp(max=60).exp()[:, None, None, None]
         fake.register_hook(lambda gradient: ratio * gradient)
         self.log_train_loss(generator_loss, discriminator_loss=discriminator_loss, penalty=penalty)

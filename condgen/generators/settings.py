@@ -1,7 +1,7 @@
-"""Types of the settings of generators, and a function that checks the values.
+"""Types for generator settings and a function to validate them.
 
-jsonargparse checks these types when it parses a command line. The constructors check them again, because they are also
-called from Python and with settings from files.
+jsonargparse checks these types when it parses the command line. We check them again in the constructors, since those
+can also be called from Python or with settings loaded from a file.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ else:
     from jsonargparse.typing import ClosedUnitInterval as UnitInterval
     from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, restricted_number_type
 
-    # The upper bounds limit the memory and the time that settings from a file can cause condgen to use.
+    # The upper bounds limit how much memory and time settings from a file can use.
     Size = restricted_number_type("Size", int, [(">=", 1), ("<=", 1_000_000)])
     Count = restricted_number_type("Count", int, [(">=", 0), ("<=", 10_000)])
 
@@ -40,20 +40,18 @@ EXPECTED = {
 
 
 def plain_settings(family: type, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Checks the settings of a generator class and converts numbers to Python's ``int``, ``float`` and ``bool``.
-
-    Checkpoints can contain only these types of numbers.
+    """Validates generator settings and converts numbers to built-in types so that checkpoints can store them.
 
     Args:
-        family: Generator class.
-        settings: Constructor arguments keyed by name.
+        family: The generator class.
+        settings: Constructor arguments by name.
 
     Raises:
-        UsageError: If a value does not have the type that the constructor annotates.
+        UsageError: If a value does not match its type annotation in the constructor.
     """
     annotations: dict[str, Any] = {}
-    for base in reversed(family.__mro__):  # a subclass may pass settings to its base class
-        with contextlib.suppress(NameError):  # an annotation may be imported only under TYPE_CHECKING
+    for base in reversed(family.__mro__):  # subclasses may pass settings on to their base class
+        with contextlib.suppress(NameError):  # annotations may only be imported under TYPE_CHECKING
             annotations |= get_type_hints(base.__init__)  # type: ignore[misc]
     return {name: _plain(f"model.{name}", value, annotations.get(name)) for name, value in settings.items()}
 

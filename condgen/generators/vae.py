@@ -1,25 +1,25 @@
-"""VAE: a decoder p(x | z, y) and an encoder q(z | x, y).
+"""VAE: trains an encoder q(z | x, y) along with a decoder p(x | z, y).
 
-The latent of the DNN contains no information about the real image in the loss, so the network learns to ignore the
-latent. In a VAE, an encoder gets the real image and returns a normal distribution of latents for it. So a latent
-encodes one specific 3, and the decoder, which is the network of the article, does not have to generate an average. To
-generate images without the encoder, latents are sampled from the prior p(z | y). Encoder, decoder and prior are trained
-with the same objective, the evidence lower bound (ELBO) of the log-likelihood of the images (Kingma and Welling 2013,
-"Auto-Encoding Variational Bayes", arXiv:1312.6114), in nats per image:
+The DNN learns to ignore its latent because the latent doesn't contain any information about the real image in the loss.
+A VAE adds an encoder, which takes the real image and returns a normal distribution over latents. Now a latent stands
+for one particular 3, and the decoder (the network from the article) no longer has to generate averages. To generate
+images without the encoder, we sample latents from the prior p(z | y). The encoder, decoder and prior all share the same
+objective, the evidence lower bound (ELBO) on the log-likelihood of the images (Kingma and Welling 2013, "Auto-Encoding
+Variational Bayes", arXiv:1312.6114), in nats per image:
 
     ELBO = E[log p(x | z, y)]  -  E[log q(z | x, y) - log p(z | y)]
            reconstruction         KL
 
-There are two differences from a textbook VAE. The objective is still a valid lower bound.
+This differs from a textbook VAE in two ways, but the objective is still a valid lower bound:
 
-- The likelihood is a logistic distribution that is discretized to 256 levels. The first and the last level include the
-  tails (Salimans et al. 2017, "PixelCNN++", arXiv:1701.05517). Four fifths of the pixels of MNIST are exactly black,
-  and the others are gray. A Bernoulli distribution does not model gray levels, and a normal distribution has no
-  probability mass at exactly black. The scale of each pixel's distribution is learned. It determines the weight of the
-  reconstruction relative to the KL, so a factor β is not needed.
-- The aggregate posterior is not Gaussian. Samples from N(0, I) are often in regions in which the decoder was not
-  trained. Therefore the prior is a normalizing flow that is conditioned on the label (Dinh et al. 2017,
-  arXiv:1605.08803), and it is trained with the same objective.
+- The likelihood is a logistic distribution discretized to 256 levels. The first and last levels include the tails
+  (Salimans et al. 2017, "PixelCNN++", arXiv:1701.05517). In MNIST, four out of five pixels are exactly black and the
+  rest are gray. A Bernoulli distribution can't model gray levels, and a normal distribution doesn't put any probability
+  mass on exact black. We also learn the scale for each pixel. It controls how the reconstruction is weighted against
+  the KL, so there's no need for a β factor.
+- The prior is a label-conditional normalizing flow (Dinh et al. 2017, arXiv:1605.08803), trained with the same
+  objective. This is because the aggregate posterior isn't Gaussian, so samples from N(0, I) would often end up in
+  regions the decoder wasn't trained on.
 """
 
 import math
@@ -40,14 +40,12 @@ from condgen.noise import Distribution
 
 
 class Encoder(nn.Module):
-    """Encoder that maps an image and its label to the posterior of the latent.
-
-    The layers of the article's network are used in reverse order.
+    """Encoder for the latent posterior, with the layers of the article's network in reverse order.
 
     Args:
-        image_shape: Shape (C, H, W) of the images. H and W must be multiples of 4.
-        num_classes: Number of classes. Labels are 0 … ``num_classes`` - 1.
-        latent_dim: Size of the latent.
+        image_shape: Image shape (C, H, W). H and W must be multiples of 4.
+        num_classes: The number of classes.
+        latent_dim: Latent size.
     """
 
     def __init__(self, image_shape: Sequence[int], num_classes: int, latent_dim: int) -> None:
@@ -71,27 +69,26 @@ class Encoder(nn.Module):
         )
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Computes the posterior of images (N, C, H, W) in [0, 1] with labels (N,).
+        """Encodes images (N, C, H, W) in [0, 1] with labels (N,).
 
-        Returns its mean and its log standard deviation, each with shape (N, latent_dim).
+        Returns the mean and log standard deviation of the posterior, both of shape (N, latent_dim).
         """
         mean, log_std = self.fc(with_label(self.conv(images), labels, self.num_classes)).chunk(2, dim=1)
         return mean.float(), log_std.float().clamp(-7, 2)
 
 
 def discretized_logistic_log_prob(images: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
-    """Computes the log-likelihood of images under logistic distributions that are discretized to 256 levels.
+    """Computes the log-likelihood of images under logistic distributions discretized to 256 levels.
+
+    Returns a tensor of shape (N,) in nats per image. The values are never above 0.
 
     Args:
-        images: Images with shape (N, C, H, W). Pixels are multiples of 1/255 in [0, 1].
-        location: Location of the distribution of each pixel, with shape (N, C, H, W).
-        log_scale: Log scale of each pixel's distribution, with shape (C, H, W).
-
-    Returns:
-        The log-likelihood in nats per image, with shape (N,). It is at most 0.
+        images: Images of shape (N, C, H, W). Pixel values must be multiples of 1/255 in [0, 1].
+        location: Location for each pixel, of shape (N, C, H, W).
+        log_scale: Log scale for each pixel, of shape (C, H, W).
     """
     inverse_scale = torch.exp(-log_scale)
-    upper = (images - location + 1 / 510) * inverse_scale  # ends of the interval of the pixel's level
+    upper = (images - location + 1 / 510) * inverse_scale  # upper and lower end of the pixel's level
     lower = (images - location - 1 / 510) * inverse_scale
     # log(sigmoid(upper) - sigmoid(lower)) as a sum, because float32 would often round the difference to 0
     is_black, is_white = images < 1 / 510, images > 1 - 1 / 510
@@ -102,20 +99,19 @@ def discretized_logistic_log_prob(images: Tensor, location: Tensor, log_scale: T
 
 
 class VAE(ConditionalGenerator):
-    """Conditional VAE with the network of the article as its decoder.
+    """Conditional VAE that uses the network from the article as its decoder.
 
-    See the module docstring for the method. ``generate`` returns the location of the distribution of each
-    pixel, clipped to [0, 1]. It does not sample from this distribution.
+    See the module docstring for how it works. Note that ``generate`` does not sample the pixels. It returns the
+    location of each pixel's distribution, clipped to [0, 1].
 
     Args:
-        latent_dim: Size of the latent, at least 2.
-        num_classes: Number of classes. The command line takes it from the data set.
-        image_shape: Shape (C, H, W) of the images. The command line takes it from the data set.
-        flow_steps: Number of coupling layers of the prior. With 0, the prior is a standard normal distribution, as in a
-            textbook VAE.
-        lr: Learning rate of Adam.
-        schedule: Learning-rate schedule after the warm-up: constant, or linear or cosine decay to 0.
-        warmup_steps: Number of steps of the linear learning-rate warm-up.
+        latent_dim: Latent size. Must be at least 2.
+        num_classes: The number of classes. Inferred from the data set when using the command line.
+        image_shape: Image shape (C, H, W). Inferred from the data set when using the command line.
+        flow_steps: The number of coupling layers in the prior. Use 0 for a standard normal prior, as in a textbook VAE.
+        lr: Learning rate for Adam.
+        schedule: Learning-rate schedule after the warm-up. Either constant, or linear or cosine decay to 0.
+        warmup_steps: The number of steps for the linear learning-rate warm-up.
     """
 
     def __init__(
@@ -152,10 +148,9 @@ class VAE(ConditionalGenerator):
         return nn.ModuleList((self.prior, self.decoder))
 
     def decode(self, latent: Tensor, labels: Tensor) -> Tensor:
-        """Decodes latents (N, latent_dim) to the location of each pixel's distribution.
+        """Decodes latents (N, latent_dim) to pixel locations of shape (N, C, H, W) in [-0.5, 1.5].
 
-        The location has shape (N, C, H, W) and is in [-0.5, 1.5]. Black (0) and white (1) are inside this interval, so
-        that the Sigmoid can reach them.
+        The range is wider than [0, 1] so that the Sigmoid can actually reach black (0) and white (1).
         """
         return 2 * self.decoder(with_label(latent, labels, self.num_classes)).float() - 0.5
 
@@ -163,20 +158,19 @@ class VAE(ConditionalGenerator):
         return self.decode(self.prior.sample(noise, labels), labels).clamp(0, 1)
 
     def reconstruct(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Reconstructs images (N, C, H, W) in [0, 1] by decoding the means of their posteriors."""
+        """Reconstructs images (N, C, H, W) in [0, 1] by decoding their posterior means."""
         mean, _ = self.encoder(images, labels)
         return self.decode(mean, labels).clamp(0, 1)
 
     def elbo(self, images: Tensor, labels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Estimates the two terms of the ELBO with one sample of the latent for each image.
+        """Estimates both ELBO terms using one latent sample per image.
 
-        Returns the log-likelihood and the KL, each as the mean over all images, in nats per image.
+        Returns the log-likelihood and the KL in nats per image, averaged over the batch.
 
         Args:
-            images: Images with shape (N, C, H, W). Pixels are multiples of 1/255 in [0, 1].
-            labels: Labels, with shape (N,).
-            noise: Standard normal noise with shape (N, latent_dim). The reparametrization uses it to sample each
-                posterior.
+            images: Images of shape (N, C, H, W). Pixel values must be multiples of 1/255 in [0, 1].
+            labels: Labels of shape (N,).
+            noise: Standard normal noise of shape (N, latent_dim), used for the reparametrization.
         """
         mean, log_std = self.encoder(images, labels)
         latent = mean + log_std.exp() * noise

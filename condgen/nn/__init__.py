@@ -1,1 +1,1 @@
-"""Neural networks, solvers, optimizers and other numerical parts that the generator families use."""
+"""Networks, solvers, optimizers and other building blocks for the generator families."""

@@ -1,4 +1,4 @@
-"""Normalizing flow with affine coupling layers that are conditioned on the label."""
+"""Label-conditional normalizing flow made up of affine coupling layers."""
 
 import math
 
@@ -8,15 +8,13 @@ from torch import Tensor, nn
 
 
 class AffineCoupling(nn.Module):
-    """Affine coupling layer, which scales and shifts the second half of z (Dinh et al. 2017, "Density estimation using
-    Real NVP", arXiv:1605.08803).
+    """Affine coupling layer (Dinh et al. 2017, "Density estimation using Real NVP", arXiv:1605.08803).
 
-    A network computes the scale and the shift from the first half of z and the label. The layer is initialized as the
-    identity.
+    Scales and shifts the second half of z, based on the first half and the label. Initialized as the identity.
 
     Args:
-        dim: Number of dimensions of z.
-        num_classes: Number of classes. Labels are 0 … ``num_classes`` - 1.
+        dim: The number of dimensions of z.
+        num_classes: The number of classes.
         hidden_dim: Width of the network's hidden layers.
     """
 
@@ -36,39 +34,35 @@ class AffineCoupling(nn.Module):
         )
 
     def log_scale_and_shift(self, fixed: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Computes the log scale and the shift of the second half of z.
+        """Computes the log scale in (-2, 2) and the shift for the second half of z, both of shape (N, dim - dim // 2).
 
-        Both have shape (N, dim - dim // 2). The log scale is in (-2, 2).
-
-        Args:
-            fixed: First half of z, with shape (N, dim // 2).
-            labels: Labels, with shape (N,).
+        ``fixed`` is the first half of z, of shape (N, dim // 2).
         """
         one_hot = F.one_hot(labels, self.num_classes).to(fixed)
         log_scale, shift = self.network(torch.cat((fixed, one_hot), dim=1)).float().chunk(2, dim=1)
         return 2 * torch.tanh(log_scale / 2), shift
 
     def forward(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Transforms z (N, dim). Returns the result (N, dim) and the log determinant of the Jacobian (N,)."""
+        """Transforms z of shape (N, dim). Also returns the log determinant of the Jacobian (N,)."""
         fixed, moved = z[:, : self.fixed_dim], z[:, self.fixed_dim :]
         log_scale, shift = self.log_scale_and_shift(fixed, labels)
         return torch.cat((fixed, moved * torch.exp(log_scale) + shift), dim=1), log_scale.sum(1)
 
     def inverse(self, z: Tensor, labels: Tensor) -> Tensor:
-        """Computes the inverse of ``forward``. The input and the result have shape (N, dim)."""
+        """The inverse of ``forward``. Both input and output are of shape (N, dim)."""
         fixed, moved = z[:, : self.fixed_dim], z[:, self.fixed_dim :]
         log_scale, shift = self.log_scale_and_shift(fixed, labels)
         return torch.cat((fixed, (moved - shift) * torch.exp(-log_scale)), dim=1)
 
 
 class FlowPrior(nn.Module):
-    """Learned prior p(z | label) of latents. A chain of coupling layers maps latents to standard normal noise.
+    """A learned prior p(z | label) that maps latents to standard normal noise through a chain of coupling layers.
 
     Args:
-        dim: Size of the latent, at least 2.
-        num_classes: Number of classes. Labels are 0 … ``num_classes`` - 1.
-        steps: Number of coupling layers. The dimensions are permuted after each coupling layer.
-        hidden_dim: Width of the hidden layers of the coupling layers' networks.
+        dim: Latent size. Must be at least 2.
+        num_classes: The number of classes.
+        steps: The number of coupling layers. Each one is followed by a permutation of the dimensions.
+        hidden_dim: Width of the hidden layers in the coupling networks.
     """
 
     def __init__(self, dim: int, num_classes: int, steps: int, hidden_dim: int = 512) -> None:
@@ -78,7 +72,7 @@ class FlowPrior(nn.Module):
         self.register_buffer("permutations", torch.rand(steps, dim).argsort(1))
 
     def sample(self, noise: Tensor, labels: Tensor) -> Tensor:
-        """Maps standard normal noise (N, dim) and labels (N,) to latents (N, dim)."""
+        """Maps standard normal noise (N, dim) to latents (N, dim) for the given labels (N,)."""
         z = noise
         for layer, permutation in zip(reversed(self.layers), self.permutations.flip(0), strict=True):
             assert isinstance(layer, AffineCoupling)
@@ -86,7 +80,7 @@ class FlowPrior(nn.Module):
         return z
 
     def log_prob(self, latent: Tensor, labels: Tensor) -> Tensor:
-        """Computes log p(latent | label) of latents (N, dim) in nats, with shape (N,)."""
+        """Computes log p(latent | label) in nats for latents (N, dim). The result has shape (N,)."""
         z, log_determinant = latent, latent.new_zeros(len(latent))
         for layer, permutation in zip(self.layers, self.permutations, strict=True):
             z, log_det = layer(z, labels)
@@ -95,5 +89,5 @@ class FlowPrior(nn.Module):
 
 
 def normal_log_prob(z: Tensor) -> Tensor:
-    """Computes the log density of the standard normal distribution at z (N, dim) in nats, with shape (N,)."""
+    """Computes the standard normal log density at z (N, dim), in nats. The result has shape (N,)."""
     return -0.5 * (z.square() + math.log(2 * math.pi)).sum(1)

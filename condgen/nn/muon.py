@@ -1,4 +1,4 @@
-"""The Muon optimizer: SGD with momentum and an orthogonalized update."""
+"""The Muon optimizer: SGD with momentum, where each update gets orthogonalized."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,11 +10,11 @@ from condgen.nn.schedule import fused_group
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """Computes an approximation of the semi-orthogonal matrix that is nearest to ``matrix`` (M, N).
+    """Approximates the semi-orthogonal matrix that is closest to the given matrix of shape (M, N).
 
-    The singular values of the result are about 1. The method is five steps of a Newton-Schulz iteration with Keller
-    Jordan's polynomial, which quickly increases small singular values: all singular values above 1/500 of the matrix's
-    norm end between 0.68 and 1.2. The steps only multiply Gram matrices of the smaller dimension, which is faster.
+    The singular values of the result are all close to 1. We run five Newton-Schulz steps with Keller Jordan's
+    polynomial, which grows small singular values quickly: anything above 1/500 of the matrix norm ends up between 0.68
+    and 1.2. To save time, the steps only multiply Gram matrices along the smaller dimension.
     """
     wide = matrix if matrix.size(0) <= matrix.size(1) else matrix.T
     x = wide / wide.norm().clamp(min=1e-7)
@@ -29,20 +29,20 @@ def orthogonalize(matrix: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.AdamW):
-    """Muon for weight matrices, and AdamW for all other parameters (Jordan et al. 2024, "Muon: An optimizer for hidden
-    layers in neural networks").
+    """Muon for weight matrices and AdamW for everything else.
 
-    Muon computes the gradient of a matrix with Nesterov momentum, orthogonalizes it, and subtracts the result. The
-    weights of a convolution are flattened to a matrix with shape (out_channels, in_channels · kernel size).
-    ``torch.optim.Muon`` does not support convolutions, because it accepts only parameters with two dimensions.
+    Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks") applies Nesterov momentum to
+    the gradient of a matrix, orthogonalizes the result and subtracts it. Convolution weights are flattened to matrices
+    of shape (out_channels, in_channels · kernel size). We can't use ``torch.optim.Muon`` for those, as it only accepts
+    parameters with two dimensions.
 
     Args:
-        matrices: Weights with two or more dimensions, which Muon updates.
-        others: Parameters that AdamW updates.
-        matrix_lr: Learning rate of Muon.
-        lr: Learning rate of AdamW.
-        betas: Betas of AdamW.
-        weight_decay: Weight decay of AdamW. Muon does not use weight decay.
+        matrices: Weights to train with Muon. They need at least two dimensions.
+        others: Parameters to train with AdamW.
+        matrix_lr: Learning rate for Muon.
+        lr: Learning rate for AdamW.
+        betas: Betas for AdamW.
+        weight_decay: Weight decay for AdamW. Muon does not use any.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Muon(torch.optim.AdamW):
         for weight in group["params"]:
             if weight.grad is None:
                 continue
-            # The state has the names of AdamW, whose __setstate__ expects a step for every parameter.
+            # Use the same names as AdamW, since its __setstate__ expects a step for every parameter.
             state = self.state[weight]
             if not state:
                 state["step"], state["exp_avg"] = torch.zeros((), device=weight.device), torch.zeros_like(weight)

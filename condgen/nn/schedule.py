@@ -17,14 +17,10 @@ ScheduleName = Literal["constant", "linear", "cosine"]
 
 
 def fused_group(parameters: Iterable[Tensor], **settings: Any) -> dict[str, Any]:
-    """Creates a parameter group for Adam, AdamW or SGD that uses the fused implementation.
+    """Creates a parameter group that uses the fused implementation of Adam, AdamW or SGD.
 
-    ``fused`` is set in the group and not as an argument of the optimizer. Otherwise Lightning refuses to clip gradients
-    with the precision 16-mixed.
-
-    Args:
-        parameters: Parameters of the group.
-        **settings: Other settings of the group, such as ``lr``.
+    Note that ``fused`` needs to be set here and not on the optimizer. Otherwise, Lightning refuses to clip gradients
+    with 16-mixed precision.
     """
     return {"params": parameters, "fused": True, **settings}
 
@@ -32,19 +28,19 @@ def fused_group(parameters: Iterable[Tensor], **settings: Any) -> dict[str, Any]
 def with_schedule(
     optimizer: Optimizer, module: LightningModule, schedule: ScheduleName, warmup_steps: int
 ) -> OptimizerLRScheduler:
-    """Adds a learning-rate schedule to an optimizer. ``configure_optimizers`` can return the result.
+    """Adds a learning-rate schedule to an optimizer, in a format that ``configure_optimizers`` can return.
 
-    The learning rates increase linearly during the warm-up. After the warm-up they are constant, or decay to 0 at the
-    end of the training run.
+    Learning rates go up linearly during the warm-up. After that, they either stay constant or decay to 0 by the end of
+    the run.
 
     Args:
-        optimizer: Optimizer whose learning rates are scheduled.
-        module: Module that the optimizer trains. Its trainer determines the number of steps.
+        optimizer: The optimizer to schedule.
+        module: The module being trained. The number of steps is taken from its trainer.
         schedule: ``constant``, ``linear`` decay, or ``cosine`` decay (half a period).
-        warmup_steps: Number of warm-up steps.
+        warmup_steps: The number of warm-up steps.
 
     Raises:
-        UsageError: If the learning rate must decay, but the training run has no limit of steps or epochs.
+        UsageError: If the learning rate should decay but the run has no step or epoch limit.
     """
     if schedule == "constant" and not warmup_steps:
         return optimizer
@@ -57,7 +53,7 @@ def with_schedule(
 
     @functools.cache
     def total_steps() -> float:
-        # Called only after the first step: before it, Lightning would build the data loader without its resume state.
+        # Must not be called before the first step, or Lightning builds the data loader without its resume state.
         return trainer.estimated_stepping_batches
 
     def factor(step: int) -> float:

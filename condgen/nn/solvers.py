@@ -1,7 +1,7 @@
-"""Solvers that transform noise into images.
+"""Solvers that turn noise into images.
 
-Each solver is a pure function of a model, the noise x (N, C, H, W) and the times. A model is a function of x_t and t.
-Times increase from 0 (noise) to 1 (image).
+Each solver is a pure function that takes a model of x_t and t, the initial noise x (N, C, H, W) and a list of times.
+Times go from 0 (noise) to 1 (image).
 """
 
 import itertools
@@ -17,16 +17,16 @@ Model = Callable[[Tensor, float], Tensor]  # maps x_t (N, C, H, W) and t to a pr
 
 
 def euler(velocity: Model, x: Tensor, times: Sequence[float]) -> Tensor:
-    """Solves the ODE with Euler's method, which is of first order and uses one evaluation per step."""
+    """Solves the ODE using Euler's method. First order, one evaluation per step."""
     for t, t_next in itertools.pairwise(times):
         x = x + (t_next - t) * velocity(x, t)
     return x
 
 
 def heun(velocity: Model, x: Tensor, times: Sequence[float]) -> Tensor:
-    """Solves the ODE with Heun's method, which is of second order and uses two evaluations per step.
+    """Solves the ODE using Heun's method. Second order, two evaluations per step.
 
-    The last step is a step of Euler's method, because the network is not trained at t = 1.
+    Falls back to Euler for the last step, since the network is not trained at t = 1.
     """
     for t, t_next in itertools.pairwise(times):
         v = velocity(x, t)
@@ -37,12 +37,11 @@ def heun(velocity: Model, x: Tensor, times: Sequence[float]) -> Tensor:
 
 
 def multistep(velocity: Model, x: Tensor, times: Sequence[float]) -> Tensor:
-    """Solves the ODE with a multistep method, which is of second order and uses one evaluation per step.
+    """Solves the ODE using a multistep method. Second order, one evaluation per step.
 
-    In each step, the prediction of the image is extrapolated linearly in t, with the slope between the last two
-    predictions. The step is exact if the prediction is in fact linear in t. The first step uses a slope of 0, and the
-    last step returns the prediction itself. DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095) uses the same idea,
-    but its extrapolation is linear in the log-SNR.
+    Each step extrapolates the image prediction linearly in t, using the slope between the last two predictions. This is
+    exact if the prediction really is linear in t. The first step uses a slope of 0, and the last one just returns the
+    prediction. DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095) is similar but extrapolates in log-SNR.
     """
     image = slope = torch.zeros_like(x)
     t_previous = 0.0
@@ -58,10 +57,9 @@ def multistep(velocity: Model, x: Tensor, times: Sequence[float]) -> Tensor:
 
 
 def ddim(predict_noise: Model, x: Tensor, times: Sequence[float], path: Path) -> Tensor:
-    """Generates images with deterministic DDIM (eta = 0).
+    """Samples images using deterministic DDIM (eta = 0), clipping each image prediction to [-1, 1].
 
-    In each step, the prediction of the image is clipped to [-1, 1]. Reference: Song et al. 2020, "Denoising Diffusion
-    Implicit Models", arXiv:2010.02502.
+    See Song et al. 2020, "Denoising Diffusion Implicit Models", arXiv:2010.02502.
     """
     coefficients = path.coefficients(torch.tensor(times, dtype=torch.float64))
     alphas, sigmas = (itertools.pairwise(coefficient.tolist()) for coefficient in coefficients)

@@ -1,4 +1,4 @@
-"""A small U-Net that is conditioned on the time and the label."""
+"""A small U-Net conditioned on time and label."""
 
 import math
 from collections.abc import Sequence
@@ -9,17 +9,15 @@ from torch import Tensor, nn
 
 from condgen.errors import UsageError
 
-Rows = Tensor | slice  # indices (N,) of the embeddings that the images use
+Rows = Tensor | slice  # which embedding to use for each image, (N,)
 
 
 class ResidualBlock(nn.Module):
-    """Residual block with two convolutions.
-
-    The embedding of time and label scales and shifts the channels between the two convolutions.
+    """Residual block with two convolutions. Scales and shifts the channels in between based on the embedding.
 
     Args:
-        channels: Channels of the input and the output, a multiple of 8.
-        embedding_dim: Size of the embedding of time and label.
+        channels: The number of input and output channels. Must be a multiple of 8.
+        embedding_dim: Size of the time and label embedding.
     """
 
     def __init__(self, channels: int, embedding_dim: int) -> None:
@@ -29,7 +27,7 @@ class ResidualBlock(nn.Module):
         self.scale_and_shift = nn.Linear(embedding_dim, 2 * channels)
         self.norm2 = nn.GroupNorm(8, channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        for parameter in self.conv2.parameters():  # the block is initialized as the identity
+        for parameter in self.conv2.parameters():  # initialize the block as the identity
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, embedding: Tensor, rows: Rows) -> Tensor:
@@ -40,14 +38,12 @@ class ResidualBlock(nn.Module):
 
 
 class GlobalBlock(nn.Module):
-    """Residual block with fully connected layers.
-
-    It has a global receptive field. A few 3 x 3 convolutions have only a local one.
+    """Residual block with fully connected layers. Unlike a few 3 x 3 convolutions, it has a global receptive field.
 
     Args:
-        shape: Shape (channels, H, W) of the input and the output.
-        embedding_dim: Size of the embedding of time and label.
-        narrow_channels: Channels of the feature maps to which the fully connected layers are applied.
+        shape: Input and output shape (channels, H, W).
+        embedding_dim: Size of the time and label embedding.
+        narrow_channels: The number of channels in the feature maps that go through the fully connected layers.
         hidden_dim: Size of the hidden layer between the two fully connected layers.
     """
 
@@ -64,7 +60,7 @@ class GlobalBlock(nn.Module):
         self.scale_and_shift = nn.Linear(embedding_dim, 2 * hidden_dim)
         self.decode = nn.Linear(hidden_dim, math.prod(self.narrow_shape))
         self.widen = nn.Conv2d(narrow_channels, channels, 1)
-        for parameter in self.widen.parameters():  # the block is initialized as the identity
+        for parameter in self.widen.parameters():  # initialize the block as the identity
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, embedding: Tensor, rows: Rows) -> Tensor:
@@ -76,13 +72,13 @@ class GlobalBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """Small U-Net that downsamples to a quarter of the image's resolution and upsamples again.
+    """Small U-Net that goes down to a quarter of the image resolution and back up.
 
     Args:
-        image_shape: Shape (C, H, W) of the images. H and W must be multiples of 4.
-        num_classes: Number of classes. Labels are 0 … ``num_classes`` - 1, and ``num_classes`` is the null label.
-        channels: Channels at half and at a quarter of the resolution. Both must be multiples of 8.
-        embedding_dim: Size of the embedding of time and label.
+        image_shape: Image shape (C, H, W). H and W must be multiples of 4.
+        num_classes: The number of classes. The null label is ``num_classes``.
+        channels: The number of channels at half and a quarter of the resolution. Both must be multiples of 8.
+        embedding_dim: Size of the time and label embedding.
 
     Raises:
         UsageError: If H or W is not a multiple of 4.
@@ -105,27 +101,27 @@ class UNet(nn.Module):
         self.stem = nn.Conv2d(4 * image_channels, fine, 3, padding=1)
         self.down_block = ResidualBlock(fine, embedding_dim)
         self.down = nn.Conv2d(fine, coarse, 3, stride=2, padding=1)
-        # a bias for each position and channel, which depends on time and label
+        # one bias per position and channel, based on time and label
         self.position_bias = nn.Linear(embedding_dim, coarse * (height // 4) * (width // 4))
         self.global_block = GlobalBlock((coarse, height // 4, width // 4), embedding_dim)
         self.middle_block = ResidualBlock(coarse, embedding_dim)
         self.up = nn.Conv2d(coarse, 4 * fine, 1)
         self.up_block = ResidualBlock(fine, embedding_dim)
         self.head = nn.Sequential(nn.GroupNorm(8, fine), nn.SiLU(), nn.Conv2d(fine, 4 * image_channels, 3, padding=1))
-        self.to(memory_format=torch.channels_last)  # convolutions use this format, so no layout conversion is needed
+        self.to(memory_format=torch.channels_last)  # matches the convolutions, so no conversion is needed
 
     def forward(self, images: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """Computes the output (N, C, H, W) of the network.
+        """Computes the network output (N, C, H, W).
 
         Args:
-            images: Noisy images, with shape (N, C, H, W).
-            t: Times in [0, 1], with shape (N,), or a single time with shape () for all images. A single time, which
-                samplers use, is faster, because the embedding is computed only once for each label.
-            labels: Labels, with shape (N,).
+            images: Noisy images of shape (N, C, H, W).
+            t: Times in [0, 1] of shape (N,), or a single time of shape () for the whole batch. The latter is used for
+                sampling and is faster, because it only needs one embedding per label.
+            labels: Labels of shape (N,).
         """
         rows: Rows = slice(None)
         embedded_labels = labels
-        if not t.ndim:  # compute the embedding of each label only once
+        if not t.ndim:  # embed each label only once
             rows, embedded_labels = labels, torch.arange(self.label_embed.num_embeddings, device=labels.device)
             t = t.expand(len(embedded_labels))
         angles = t[:, None] * self.frequencies  # (N, 32)
