@@ -12,21 +12,18 @@ __version__ = "0.2.0"
 
 
 def load(path: str | Path = "last", **settings: Any) -> ConditionalGenerator:
-    """Loads a trained generator on the CPU and sets it to eval mode.
+    """Loads a trained generator on the CPU and puts it in eval mode.
 
     Args:
-        path: Path to a checkpoint, of a run directory (its last checkpoint is loaded), or of a file written by
-            ``condgen export --format safetensors``. ``last`` and ``best`` refer to the newest run under
-            ``./lightning_logs``.
-        settings: Hyperparameters that replace those from training, such as ``guidance=1.5`` for a diffusion model.
-
-    Returns:
-        The generator.
+        path: Path to a checkpoint, to a run directory (to load its last checkpoint), or to a file created with
+            ``condgen export --format safetensors``. You can also use ``last`` or ``best`` to load the checkpoint of the
+            newest run in ``./lightning_logs``.
+        settings: Hyperparameters to override, e.g. ``guidance=1.5`` for a diffusion model.
 
     Raises:
-        condgen.errors.UsageError: If the checkpoint does not exist, if condgen did not write it, or if ``settings``
-            contains an unknown hyperparameter or a value that does not match the weights.
+        condgen.errors.UsageError: If the checkpoint doesn't exist or was not created by condgen, or if there is a
+            problem with ``settings``, such as an unknown hyperparameter or a value that doesn't match the weights.
     """
-    from condgen.checkpoints.build import load_generator  # imported here so that `import condgen` does not import torch
+    from condgen.checkpoints.build import load_generator  # `import condgen` should not import torch
 
     return load_generator(path, **settings)

@@ -1,4 +1,4 @@
-"""``python -m condgen`` is the command ``condgen``."""
+"""Allows running ``condgen`` as ``python -m condgen``."""
 
 import sys
 

@@ -1,27 +1,27 @@
-"""Errors that the command line reports to the user in one line."""
+"""Errors that are shown to the user as a single line."""
 
 import sys
 
 
 class UsageError(Exception):
-    """An error that the user can fix, such as a wrong setting, a damaged file or a full disk.
+    """An error that the user can fix, e.g. a wrong setting, a damaged file or a full disk.
 
-    The message is one line that names the cause and says what to do. The command line prints only this message and
-    exits with code 1. Any other exception is a bug, and its traceback is printed.
+    The message should be a single line that says what went wrong and how to fix it. This is all that the command line
+    prints before exiting with code 1. Any other exception is considered a bug and shows the full traceback.
     """
 
 
 class CollectiveError(UsageError):
-    """A UsageError that all processes of a training run raise at the same point. Only the first process prints it."""
+    """A UsageError that is raised in all processes at the same point, but only printed by the first one."""
 
 
 def printable(text: str) -> str:
-    """Escapes line breaks, control characters and other unprintable characters in a text."""
+    """Escapes line breaks and any other characters that can't be printed."""
     return text if text.isprintable() else repr(text)[1:-1]
 
 
 def short_reason(error: Exception) -> str:
-    """Returns the text of an error on one printable line of at most 200 characters, or its type if it has no text."""
+    """Returns an error message on a single line with at most 200 characters. If it is empty, returns the error type."""
     return printable(" ".join(str(error).split())[:200]) or type(error).__name__
 
 
@@ -33,21 +33,21 @@ def check_number(
     above: int | None = None,
     at_most: int | None = None,
 ) -> None:
-    """Checks that a setting is a finite number within bounds.
+    """Checks that a number is finite and within the given bounds.
 
     Args:
-        name: Name of the setting, used in the error message.
-        value: Value of the setting.
-        at_least: Lower bound, which the value may equal.
-        above: Lower bound, which the value must exceed.
-        at_most: Upper bound, which the value may equal.
+        name: The name of the setting, used in the error message.
+        value: The value to check.
+        at_least: The lower bound (inclusive).
+        above: The lower bound (exclusive).
+        at_most: The upper bound (inclusive).
 
     Raises:
-        UsageError: If the value is not a finite number or is out of bounds.
+        UsageError: If the value is out of bounds or not a finite number.
     """
     if (
         isinstance(value, int | float)
-        and abs(value) <= sys.float_info.max  # excludes infinity, NaN, and integers that are too large for a float
+        and abs(value) <= sys.float_info.max  # no infinity, NaN, or integers that don't fit in a float
         and (at_least is None or value >= at_least)
         and (above is None or value > above)
         and (at_most is None or value <= at_most)

@@ -1,1 +1,1 @@
-"""Checkpoints: find checkpoint files, read and write them, and build generators and data modules from them."""
+"""Finds, reads and writes checkpoints, and builds generators and data modules from them."""

@@ -1,4 +1,4 @@
-"""Builds generators and data modules from checkpoints, and checks the settings and weights of the checkpoints."""
+"""Builds generators and data modules from checkpoints after validating the settings and weights."""
 
 import os
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ REQUEST_SETTINGS = {"labels", "samples_per_label", "sample_seed", "first_index",
 
 
 def load_generator(path: str | Path, **settings: Any) -> ConditionalGenerator:
-    """Loads a trained generator, see :func:`condgen.load`."""
+    """Loads a trained generator. See :func:`condgen.load` for the arguments."""
     found = find_checkpoint(path, root=Path())
     if found.suffix != ".safetensors":
         return generator_of(read_checkpoint(found), found, settings)
@@ -34,16 +34,16 @@ def load_generator(path: str | Path, **settings: Any) -> ConditionalGenerator:
 
 
 def generator_of(checkpoint: dict[str, Any], path: Path, settings: Mapping[str, Any]) -> ConditionalGenerator:
-    """Builds the generator of a checkpoint on the CPU, loads its weights, and sets it to eval mode.
+    """Builds a generator from a checkpoint and loads its weights. It will be on the CPU and in eval mode.
 
     Args:
-        checkpoint: Content of the checkpoint.
+        checkpoint: The content of the checkpoint.
         path: Path to the checkpoint, used in error messages.
-        settings: Hyperparameters that replace those from training.
+        settings: Hyperparameters to override.
 
     Raises:
-        UsageError: If the checkpoint's class is not imported, or if ``settings`` contains an unknown hyperparameter or
-            a value that does not match the weights.
+        UsageError: If the generator class hasn't been imported, or if there is a problem with ``settings``, such as an
+            unknown hyperparameter or a value that doesn't match the weights.
     """
     generator_class = _generator_class(checkpoint, path)
     for name in settings.keys() - checkpoint["hyper_parameters"].keys():
@@ -62,13 +62,13 @@ def _generator_class(checkpoint: dict[str, Any], path: Path) -> type[Conditional
 def _build(
     generator_class: type[ConditionalGenerator], checkpoint: dict[str, Any], path: Path, settings: Mapping[str, Any]
 ) -> ConditionalGenerator:
-    """Builds the generator of a checkpoint with randomly initialized weights."""
+    """Builds the generator without loading its weights."""
     try:
         generator = generator_class(**{**checkpoint["hyper_parameters"], **settings})
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-        cause = str(error).partition("\n")[0]  # torch may add a C++ stack trace
+        cause = str(error).partition("\n")[0]  # torch sometimes adds a C++ stack trace
         raise UsageError(f"{path} does not match {generator_class.__name__} ({cause}).") from error
     if checkpoint.get("sampler_only"):
         generator.remove_training_parts()
@@ -76,28 +76,28 @@ def _build(
 
 
 def check_settings(checkpoint: dict[str, Any], path: Path, **settings: Any) -> None:
-    """Checks that the checkpoint's settings match its weights.
+    """Checks that the hyperparameters match the weights in the checkpoint.
 
-    No memory is allocated for the generator's weights, because a small file may contain the settings of a huge network.
+    This uses the meta device to avoid allocating the weights, since even a small file can describe a huge network.
 
     Args:
-        checkpoint: Content of the checkpoint.
+        checkpoint: The content of the checkpoint.
         path: Path to the checkpoint, used in error messages.
-        settings: Hyperparameters that replace those from training.
+        settings: Hyperparameters to override.
 
     Raises:
-        UsageError: If the settings do not match the weights.
+        UsageError: If the hyperparameters don't match the weights.
     """
     with torch.device("meta"):
         check_weights(checkpoint, path, _build(_generator_class(checkpoint, path), checkpoint, path, settings))
 
 
 def check_weights(checkpoint: dict[str, Any], path: Path, generator: ConditionalGenerator) -> None:
-    """Checks that the checkpoint's weights are finite and match the generator.
+    """Checks that the weights in the checkpoint are finite and match the generator.
 
     Raises:
-        UsageError: If the weights are damaged, if their names or shapes differ from those of the generator, or if the
-            generator has another value of a hyperparameter that must not change after training.
+        UsageError: If the weights are damaged, if their names or shapes don't match, or if the generator uses a
+            different value for a hyperparameter that can't be changed after training.
     """
     needed = {name: _describe(weights) for name, weights in generator.state_dict().items()}
     saved = {name: _describe(weights) for name, weights in checkpoint["state_dict"].items()}
@@ -119,10 +119,10 @@ def check_weights(checkpoint: dict[str, Any], path: Path, generator: Conditional
 
 
 def _describe(weights: object) -> str | None:
-    """Returns the shape of a weight tensor as text, with the dtype if it is not one of :data:`FLOATS`.
+    """Returns the shape of a tensor, as well as its dtype if it is not in :data:`FLOATS`.
 
-    Returns None if ``weights`` is not a dense tensor with a storage for all of its elements. An expanded tensor has a
-    smaller storage, so a small file could contain a huge tensor.
+    Returns None if this is not a dense tensor that stores all of its elements. For example, a tensor could be expanded
+    to a huge size without making the file any larger.
     """
     if not isinstance(weights, Tensor) or weights.layout != torch.strided or weights.is_nested:
         return None
@@ -132,14 +132,13 @@ def _describe(weights: object) -> str | None:
 
 
 def settings(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Returns the seed and the settings of a checkpoint's generator and data module in the form of a config.
+    """Returns the seed and the settings of the model and the data in a checkpoint as a config.
 
-    The settings that say which samples ``condgen predict`` generates are left out, and the number of workers is limited
-    to the CPU cores of this machine. Otherwise an untrusted checkpoint could start a very long command or many
-    processes.
+    We leave out the settings for ``condgen predict`` and limit the number of workers to the number of CPU cores.
+    Otherwise, an untrusted checkpoint could make a command run for a very long time or start a lot of processes.
 
     Raises:
-        UsageError: If the checkpoint names a class that is not imported.
+        UsageError: If the checkpoint uses a class that hasn't been imported.
     """
     origin = checkpoint["condgen"]
     found: dict[str, Any] = {"seed_everything": origin["seed"]}
@@ -161,10 +160,10 @@ def settings(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def data_of(checkpoint: dict[str, Any], path: Path) -> ImageDataModule:
-    """Builds the data module of a checkpoint without reading or downloading any data.
+    """Builds the data module from a checkpoint. This does not read or download any data yet.
 
     Raises:
-        UsageError: If the class is not imported, or if the settings do not match the class.
+        UsageError: If the class hasn't been imported or doesn't match the settings.
     """
     saved = settings(checkpoint, path).get("data")
     if saved is None:
@@ -177,10 +176,10 @@ def data_of(checkpoint: dict[str, Any], path: Path) -> ImageDataModule:
 
 
 def check_same_images(checkpoint: dict[str, Any], path: Path, data: ImageDataModule) -> None:
-    """Checks that a checkpoint's generator was trained on the classes and the image shape of a data set.
+    """Checks that a checkpoint was trained on the same classes and image shape as the given dataset.
 
     Raises:
-        UsageError: If the classes or the image shape differ.
+        UsageError: If they don't match.
     """
     saved = checkpoint["hyper_parameters"]
     if (saved["num_classes"], tuple(saved["image_shape"])) != (data.num_classes, data.image_shape):

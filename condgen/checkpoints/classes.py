@@ -1,4 +1,4 @@
-"""Finds classes by name among the imported classes, because a file must never make condgen import a class."""
+"""Looks up classes by name. They need to be imported already, since a file should never trigger an import."""
 
 import inspect
 from pathlib import Path
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def imported_classes(base: type[T]) -> list[type[T]]:
-    """Returns all direct and indirect subclasses of ``base`` that have been imported."""
+    """Returns all imported subclasses of ``base``, including indirect ones."""
     found, waiting = list[type[T]](), [base]
     while waiting:
         new = [subclass for subclass in waiting.pop().__subclasses__() if subclass not in found]
@@ -20,26 +20,26 @@ def imported_classes(base: type[T]) -> list[type[T]]:
 
 
 def imported_families(base: type[T]) -> dict[str, type[T]]:
-    """Returns the imported subclasses of ``base`` that are not abstract, as a dictionary from short name to class."""
+    """Returns a dictionary with all imported subclasses of ``base`` by short name, skipping any abstract classes."""
     return {found.__name__: found for found in imported_classes(base) if not inspect.isabstract(found)}
 
 
 def known_names(base: type[T]) -> set[str]:
-    """Returns the short and full names of the imported subclasses of ``base`` that are not abstract."""
+    """Returns the short and full names of all imported subclasses of ``base``, skipping any abstract classes."""
     found = imported_families(base)
     return {*found, *(f"{family.__module__}.{family.__qualname__}" for family in found.values())}
 
 
 def imported_class(class_path: str, base: type[T], path: Path) -> type[T]:
-    """Finds an imported class by its full name.
+    """Looks up an imported class by its full name.
 
     Args:
-        class_path: Full name of the class, such as ``condgen.generators.dnn.DNN``.
-        base: Base class of the class.
-        path: Path to the checkpoint that names the class, used in the error message.
+        class_path: The full name of the class, e.g. ``condgen.generators.dnn.DNN``.
+        base: The base class to search.
+        path: Path to the checkpoint, used in the error message.
 
     Raises:
-        UsageError: If no subclass of ``base`` with this name has been imported.
+        UsageError: If there is no imported class with this name.
     """
     for found in imported_classes(base):
         if f"{found.__module__}.{found.__qualname__}" == class_path:
@@ -51,5 +51,5 @@ def imported_class(class_path: str, base: type[T], path: Path) -> type[T]:
 
 
 def short_name(class_path: str) -> str:
-    """Shortens the full name of a class in condgen to the name of the class. Other names are returned unchanged."""
+    """Returns the name without the module if this is one of condgen's own classes."""
     return class_path.rpartition(".")[2] if class_path.startswith("condgen.") else class_path

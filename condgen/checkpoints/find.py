@@ -1,4 +1,4 @@
-"""Finds and creates run directories (``lightning_logs/version_N``), and finds checkpoints in them."""
+"""Finds and creates run directories (``lightning_logs/version_N``) and finds the checkpoints in them."""
 
 import re
 from pathlib import Path
@@ -9,23 +9,23 @@ RUNS = "lightning_logs"
 
 
 def _versions(root: Path) -> list[tuple[int, Path]]:
-    """Returns the number and path of each run directory under ``root/lightning_logs``, newest first."""
+    """Returns the version number and path of all runs, newest first."""
     found = [(re.fullmatch(r"version_(\d+)", path.name), path) for path in (root / RUNS).glob("version_*")]
     return sorted(((int(match[1]), path) for match, path in found if match and path.is_dir()), reverse=True)
 
 
 def runs_with(file: str, root: Path) -> list[Path]:
-    """Returns the run directories under ``root/lightning_logs`` that contain ``file``, newest first."""
+    """Returns all runs in ``root/lightning_logs`` that contain the given file, newest first."""
     return [run for _, run in _versions(root) if (run / file).is_file()]
 
 
 def claim_run(root: Path) -> Path:
-    """Creates and returns the directory of a new run.
+    """Creates the directory for a new run and returns its path.
 
-    Two processes never get the same directory, because creating a directory is atomic.
+    Creating a directory is atomic, so it's safe to call this from multiple processes.
 
     Raises:
-        UsageError: If the directory cannot be created.
+        UsageError: If the directory can't be created.
     """
     number = next((number + 1 for number, _ in _versions(root)), 0)
     while True:
@@ -42,15 +42,15 @@ def claim_run(root: Path) -> Path:
 
 
 def find_checkpoint(path: str | Path, root: Path) -> Path:
-    """Finds the checkpoint file that ``--ckpt_path`` refers to.
+    """Finds the checkpoint given by ``--ckpt_path``.
 
     Args:
-        path: Path to a checkpoint, or of a run directory, which refers to its ``last.ckpt``. ``last`` and ``best``
-            refer to ``last.ckpt`` and ``best.ckpt`` of the newest run that contains this file.
-        root: Folder that contains ``lightning_logs``.
+        path: Path to a checkpoint or a run directory (to use its ``last.ckpt``). Can also be ``last`` or ``best`` to
+            use the newest run that has a ``last.ckpt`` or ``best.ckpt``.
+        root: The folder that contains ``lightning_logs``.
 
     Raises:
-        UsageError: If the checkpoint does not exist.
+        UsageError: If there is no such checkpoint.
     """
     if str(path) in ("last", "best"):
         file = f"checkpoints/{path}.ckpt"
@@ -70,19 +70,19 @@ def find_checkpoint(path: str | Path, root: Path) -> Path:
 
 
 def run_of(checkpoint: Path) -> Path | None:
-    """Returns the run directory of a checkpoint, or None if the checkpoint is not in one.
+    """Returns the run directory of a checkpoint, or None if it isn't part of a run.
 
-    A run directory contains ``config.yaml`` and the folder ``checkpoints`` with the checkpoint. Symlinks are resolved
-    if the path itself is not in a run directory.
+    A run directory has a ``config.yaml`` and a ``checkpoints`` folder. If the path itself is not in a run directory, we
+    try again after resolving symlinks.
     """
     for path in (checkpoint, checkpoint.absolute(), checkpoint.resolve()):
         run = path.parent.parent
-        named = run.name not in ("", "..")  # a relative path may omit the run's name
+        named = run.name not in ("", "..")  # missing in some relative paths
         if named and path.parent.name == "checkpoints" and (run / "config.yaml").is_file():
             return run
     return None
 
 
 def is_last(checkpoint: Path) -> bool:
-    """Returns whether a checkpoint is the ``last.ckpt`` of a run. ``condgen fit`` resumes it in its run directory."""
+    """Checks if this is the ``last.ckpt`` of a run, which ``condgen fit`` resumes in the same directory."""
     return "last.ckpt" in (checkpoint.name, checkpoint.resolve().name)

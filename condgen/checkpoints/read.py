@@ -1,4 +1,4 @@
-"""Reads checkpoint files without running code from them."""
+"""Reads checkpoints safely, without running any code from them."""
 
 import itertools
 import json
@@ -21,17 +21,17 @@ from condgen.errors import UsageError
 from condgen.files.config import number_of_values
 from condgen.files.reading import open_regular
 
-MAX_SETTINGS = 10_000  # maximum number of values in a checkpoint's hyperparameters
+MAX_SETTINGS = 10_000  # the maximum number of values in the hyperparameters
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint that ``condgen fit`` wrote, and loads its tensors to the CPU.
+    """Loads a checkpoint from ``condgen fit`` on the CPU.
 
-    ``weights_only=True`` is passed explicitly, because otherwise an environment variable could make torch run code from
+    We need to pass ``weights_only=True`` explicitly. Otherwise, an environment variable could make torch run code from
     the file.
 
     Raises:
-        UsageError: If the file cannot be read or is damaged, or if it was not written by this minor version of condgen.
+        UsageError: If the file is damaged, can't be read, or was not written by this minor version of condgen.
     """
     try:
         with open_regular(path) as file:
@@ -40,7 +40,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise UsageError(f"{path} contains more than data, or is not a checkpoint: it was not loaded.") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        if "can't allocate memory" in str(error):  # torch has no exception type for this on the CPU
+        if "can't allocate memory" in str(error):  # torch doesn't have an exception type for this on the CPU
             raise
         if isinstance(error, OSError) and error.errno is not None:
             raise UsageError(f"{path} cannot be read ({error.strerror}).") from error
@@ -52,13 +52,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _check_archive(file: IO[bytes], path: Path) -> None:
-    """Checks that a file is an uncompressed zip archive, which is the format of ``torch.save``.
+    """Checks that this is an uncompressed zip archive, which is what ``torch.save`` writes.
 
-    A compressed archive could need a thousand times more memory than the size of the file.
-
-    Raises:
-        UsageError: If the file has another format.
-        zipfile.BadZipFile: If the archive is damaged.
+    A compressed archive could use a thousand times as much memory as disk space.
     """
     start = file.read(2)
     if start and start != b"PK":
@@ -70,7 +66,7 @@ def _check_archive(file: IO[bytes], path: Path) -> None:
 
 
 def _is_condgens(checkpoint: Any) -> bool:
-    """Returns whether the checkpoint contains the values that condgen uses, with the right types."""
+    """Checks if the checkpoint has everything we need, with the correct types."""
     types = {"state_dict": dict, "hyper_parameters": dict, "loops": dict, "global_step": int, "condgen": dict}
     if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(k), kind) for k, kind in types.items()):
         return False
@@ -86,13 +82,7 @@ def _is_condgens(checkpoint: Any) -> bool:
 
 
 def _check_version(version: Any, path: Path) -> None:
-    """Checks that a file was written by this minor version of condgen.
-
-    In other minor versions, classes and settings may have a different meaning.
-
-    Raises:
-        UsageError: If the file was written by another minor version.
-    """
+    """Checks the version of a file. Classes and settings can change their meaning between minor versions of condgen."""
     if str(version).split(".")[:2] != condgen.__version__.split(".")[:2]:
         raise UsageError(
             f"{path} was written by condgen {version}, this is {condgen.__version__}: use that version, or train again."
@@ -100,18 +90,18 @@ def _check_version(version: Any, path: Path) -> None:
 
 
 def read_weights(content: bytes, path: Path) -> dict[str, Any]:
-    """Reads the settings and weights of a generator from a file of ``condgen export --format safetensors``.
+    """Reads the settings and weights of a generator exported with ``condgen export --format safetensors``.
 
     Args:
-        content: Content of the file.
+        content: The content of the file.
         path: Path to the file, used in error messages.
 
     Raises:
-        UsageError: If the content is damaged, or if it was not written by this minor version of condgen.
+        UsageError: If the file is damaged or was not written by this minor version of condgen.
     """
     try:
         state_dict = safetensors.torch.load(content)
-        size = int.from_bytes(content[:8], "little")  # of the header, whose metadata load() does not return
+        size = int.from_bytes(content[:8], "little")  # the header has the metadata that load() drops
         about = json.loads(content[8 : 8 + size])["__metadata__"]
         hyper_parameters, version = json.loads(about["settings"]), about["condgen"]
         if not isinstance(hyper_parameters, dict):
@@ -129,13 +119,13 @@ def read_weights(content: bytes, path: Path) -> dict[str, Any]:
 
 
 def check_optimizer_states(states: Sequence[Any], optimizers: Sequence[Optimizer], path: Any) -> None:
-    """Checks that the optimizer states of a checkpoint match the optimizers.
+    """Checks that the optimizer states in a checkpoint match the optimizers.
 
-    torch does not compare the shapes of the moments with the shapes of the weights, so a fused optimizer could write to
-    memory outside of the weights.
+    This is needed because torch doesn't check the shape of the moments, so a fused optimizer could write to memory
+    outside of the weights.
 
     Raises:
-        UsageError: If the number of optimizers, the number of weights or a shape differs.
+        UsageError: If the number of optimizers or weights is different, or if a shape doesn't match.
     """
     with raise_as_incompatible(path):
         if len(states) != len(optimizers):
@@ -152,9 +142,9 @@ def check_optimizer_states(states: Sequence[Any], optimizers: Sequence[Optimizer
 
 @contextmanager
 def raise_as_incompatible(path: Any) -> Iterator[None]:
-    """Converts any exception in the block to a UsageError.
+    """Context manager that converts any exception to a UsageError saying that the checkpoint is incompatible.
 
-    The message says that the checkpoint ``path`` is incompatible, or that a callback cannot restore its state from it.
+    If the exception comes from a callback that fails to restore its state, the message says so instead.
     """
     try:
         yield

@@ -12,19 +12,19 @@ from condgen.files.atomic import atomic_write
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning plugin that writes checkpoints atomically and reads them without running code from them.
+    """Lightning plugin for saving checkpoints atomically and loading them without running any code.
 
-    A checkpoint is written to a temporary file, which then replaces the previous checkpoint.
+    A new checkpoint is first saved to a temporary file before replacing the old one.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        # In torch 2.8, the state of StochasticWeightAveraging's scheduler contains a function, which is not data.
+        # In torch 2.8, the scheduler state of StochasticWeightAveraging has a function in it that we can't load again.
         parts = {name: _without_functions(checkpoint[name]) for name in {"callbacks", "lr_schedulers"} & {*checkpoint}}
         checkpoint = {**checkpoint, **parts}
         with atomic_write(path) as file:
             try:
                 torch.save(checkpoint, file)
-            except RuntimeError as error:  # raised by torch if the file cannot be written
+            except RuntimeError as error:  # torch raises this if the file can't be written
                 raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
     def load_checkpoint(

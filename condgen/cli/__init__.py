@@ -1,1 +1,1 @@
-"""The command line. It imports every other package of condgen, and no other package imports it."""
+"""The command line. It may import any other package, but no other package may import it."""

@@ -1,17 +1,17 @@
-"""The table of condgen's commands, and the text of ``condgen --help``. This module does not import torch."""
+"""The table of commands and the text of ``condgen --help``. This module should not import torch."""
 
 import importlib
 from collections.abc import Callable
 from typing import Any
 
 # name: (module:function under condgen, example arguments, description)
-LIGHTNING_COMMANDS = {  # commands of LightningCLI: the function takes the CondgenCLI
+LIGHTNING_COMMANDS = {  # based on LightningCLI, the function gets the CondgenCLI object
     "fit": ("cli.fit:fit", "--config configs/base.yaml", "train a generator and write lightning_logs/version_N"),
     "predict": ("cli.from_checkpoint:predict", "", "generate ten samples of each label with the newest run"),
     "validate": ("cli.from_checkpoint:validate", "", "compute the newest run's losses on the test images"),
     "test": ("cli.from_checkpoint:test", "", "compute the newest run's scores and losses"),
 }
-FUNCTION_COMMANDS = {  # the options of a command are the parameters of its function
+FUNCTION_COMMANDS = {  # plain functions whose parameters become the options
     "score": ("evaluation.report:score", "PATH", "compute the scores of sample files from any program"),
     "compare": ("evaluation.compare:compare", "RUN RUN ...", "compare the scores of several runs"),
     "evaluator": ("evaluation.evaluator:train_evaluator", "--data KMNIST", "train the classifiers that scores need"),
@@ -45,7 +45,7 @@ command line, and the option overrides the file:
 
 
 def help_text() -> str:
-    """Returns the text of ``condgen --help``."""
+    """Returns the text to print for ``condgen --help``."""
     rows = (
         f"  {f'condgen {name} {arguments}':<41} {description}" for name, (_, arguments, description) in COMMANDS.items()
     )
@@ -53,6 +53,6 @@ def help_text() -> str:
 
 
 def load(command: str) -> Callable[..., Any]:
-    """Imports and returns the function of a command."""
+    """Imports the function behind a command and returns it."""
     module, _, function = COMMANDS[command][0].partition(":")
     return getattr(importlib.import_module(f"condgen.{module}"), function)

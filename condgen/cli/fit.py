@@ -1,4 +1,4 @@
-"""``condgen fit``: trains in a new run directory, or resumes a run in its run directory."""
+"""``condgen fit``: starts a new training run or resumes an existing one."""
 
 import contextlib
 import shlex
@@ -19,16 +19,16 @@ from condgen.training.loggers import run_loggers
 from condgen.training.runtime import describe_devices
 from condgen.training.signals import StoppedBySignal
 
-RUN_FOLDERS = ("checkpoints", "samples", "reconstructions")  # folders in a run directory that fit writes
+RUN_FOLDERS = ("checkpoints", "samples", "reconstructions")  # subfolders of the run directory that we write to
 
 
 def fit(cli: CondgenCLI) -> None:
-    """Trains a generator and prints commands to use and resume the run.
+    """Trains a generator, then prints the commands for using and resuming the run.
 
-    If training fails before its first step, the new run directory is removed.
+    If training fails before the first step, the new run directory is deleted again.
 
     Raises:
-        UsageError: If the checkpoint cannot be resumed with these settings.
+        UsageError: If the checkpoint can't be resumed with the given settings.
     """
     trainer, path, trial = cli.trainer, cli.checkpoint_path, bool(cli.trainer.fast_dev_run)
     resumed = cli.run_directory() if path and is_last(path) else None
@@ -65,18 +65,15 @@ def fit(cli: CondgenCLI) -> None:
 
 
 def _check_resume(cli: CondgenCLI, resumed: Path | None) -> tuple[int, list[str]]:
-    """Checks that this training run can resume the checkpoint.
+    """Makes sure that the checkpoint can be resumed with the given settings.
 
     Args:
-        cli: Command line with a checkpoint.
-        resumed: Run directory of the checkpoint if training continues in it.
+        cli: The command line. Must have a checkpoint.
+        resumed: The run directory of the checkpoint if we continue training in it.
 
     Returns:
-        The first step that the loggers write, and the columns that identify rows of the step before it that are logged
-        again (see :class:`condgen.training.loggers.MetricsLogger`).
-
-    Raises:
-        UsageError: If the checkpoint cannot be resumed with these settings.
+        The first step to log and the columns used to identify the rows of the previous step that will be logged again.
+        See :class:`condgen.training.loggers.MetricsLogger` for details.
     """
     assert cli.checkpoint is not None
     path, saved = cli.checkpoint_path, cli.checkpoint["condgen"]
@@ -87,7 +84,7 @@ def _check_resume(cli: CondgenCLI, resumed: Path | None) -> tuple[int, list[str]
     if cli.trainer.fast_dev_run:
         raise UsageError(f"trainer.fast_dev_run cannot resume {path}: leave out one of them.")
     for name in RUN_FOLDERS:
-        if resumed and (resumed / name).is_symlink():  # writing through the symlink would change another folder
+        if resumed and (resumed / name).is_symlink():  # otherwise we would write to some other folder
             raise UsageError(f"{resumed / name} is a symlink: replace it with a folder to resume this run.")
     with raise_as_incompatible(path):
         extra_rows = [str(column) for column in saved.get("extra_rows", [])]
@@ -100,9 +97,9 @@ def _check_resume(cli: CondgenCLI, resumed: Path | None) -> tuple[int, list[str]
 
 
 def _next_steps(cli: CondgenCLI, run: Path | None) -> str:
-    """Returns the commands that are useful after a finished run, one per line."""
+    """Lists useful commands to run after training, one per line."""
     trainer = cli.trainer
-    stopped_early = not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch  # a limit ended the last epoch
+    stopped_early = not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch  # stopped mid-epoch by a limit
     limits = _limits_reached(cli, trainer.current_epoch - stopped_early, trainer.global_step)
     path = shlex.quote(str(run))
     steps = (  # (purpose, command, file that must exist in the run directory)
@@ -118,9 +115,9 @@ def _next_steps(cli: CondgenCLI, run: Path | None) -> str:
 
 
 def resume_command(cli: CondgenCLI, run: Path | None) -> str:
-    """Returns the command that resumes this training run.
+    """Returns the command that resumes the run.
 
-    The command contains the run's config if the config names classes such as callbacks.
+    It includes ``--config`` if the run uses callbacks or any other classes that are set in the config.
     """
     has_classes = any(cli.trainer_settings[name] not in (None, True, False, []) for name in CLASS_SETTINGS)
     config = f"--config {shlex.quote(str(run))}/config.yaml " if has_classes else ""
@@ -128,13 +125,13 @@ def resume_command(cli: CondgenCLI, run: Path | None) -> str:
 
 
 def _limits_reached(cli: CondgenCLI, epochs: int, steps: int, seconds: float | None = None) -> dict[str, str]:
-    """Returns the limits that training has reached, each with a flag that doubles the limit.
+    """Finds the training limits that have been reached and, for each of them, a flag that doubles it.
 
     Args:
-        cli: Command line whose Trainer has the limits.
-        epochs: Number of trained epochs.
-        steps: Number of training steps.
-        seconds: Training time, which ``trainer.max_time`` limits. By default, the time of this training run.
+        cli: The command line with the Trainer to check.
+        epochs: The number of epochs trained so far.
+        steps: The number of training steps so far.
+        seconds: The training time to compare to ``trainer.max_time``. Defaults to the duration of the current run.
     """
     limits = {"epochs": (epochs, cli.trainer.max_epochs), "steps": (steps, cli.trainer.max_steps)}
     found = {
@@ -142,7 +139,7 @@ def _limits_reached(cli: CondgenCLI, epochs: int, steps: int, seconds: float | N
         for unit, (done, most) in limits.items()
         if most not in (None, -1) and done >= most
     }
-    for timer in (callback for callback in cli.trainer.callbacks if type(callback) is Timer):  # of trainer.max_time
+    for timer in (callback for callback in cli.trainer.callbacks if type(callback) is Timer):  # trainer.max_time
         remaining, elapsed = timer.time_remaining(), timer.time_elapsed()
         if remaining is not None and (elapsed if seconds is None else seconds) >= (limit := round(remaining + elapsed)):
             hours, rest = divmod(2 * limit, 3600)
@@ -152,7 +149,7 @@ def _limits_reached(cli: CondgenCLI, epochs: int, steps: int, seconds: float | N
 
 
 def _has_results(run: Path) -> bool:
-    """Returns whether a run directory contains a checkpoint or metrics. A directory with results is never removed."""
+    """Checks if there are any checkpoints or metrics, in which case the run must not be deleted."""
     metrics = run / "metrics.csv"
     return any(run.glob("checkpoints/*.ckpt")) or (metrics.is_file() and metrics.stat().st_size > 0)
 
@@ -160,4 +157,4 @@ def _has_results(run: Path) -> bool:
 def _remove_run(run: Path) -> None:
     shutil.rmtree(run, ignore_errors=True)
     with contextlib.suppress(OSError):
-        run.parent.rmdir()  # succeeds only if the folder contains no other run
+        run.parent.rmdir()  # only works if there are no other runs

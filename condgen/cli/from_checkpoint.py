@@ -1,4 +1,4 @@
-"""``condgen validate``, ``test`` and ``predict``: the commands that use a checkpoint without training."""
+"""The commands that use a trained checkpoint: ``condgen validate``, ``test`` and ``predict``."""
 
 from condgen.cli.lightning_cli import CondgenCLI
 from condgen.cli.output import say
@@ -9,15 +9,15 @@ from condgen.training.scores import ScoredSamples
 
 
 def validate(cli: CondgenCLI) -> None:
-    """Computes and prints the losses on the test images."""
+    """Computes the losses on the test images and prints them."""
     cli.trainer.run_directory = cli.run_directory()
     cli.trainer.validate(cli.model, **cli.trainer_arguments(), verbose=cli.config.verbose)
 
 
 def test(cli: CondgenCLI) -> None:
-    """Computes and prints the losses on the test images and the scores of generated samples.
+    """Computes the losses on the test images as well as the scores of generated samples.
 
-    The scores are also written into the run directory.
+    The results are printed, and the scores are also saved to the run directory.
     """
     run = cli.trainer.run_directory = cli.run_directory()
     cli.trainer.test(cli.model, **cli.trainer_arguments(), verbose=cli.config.verbose)
@@ -31,11 +31,11 @@ def test(cli: CondgenCLI) -> None:
 
 
 def predict(cli: CondgenCLI) -> None:
-    """Generates samples and writes them to files.
+    """Generates samples and saves them to files.
 
     Raises:
-        UsageError: If a setting limits the number of batches, or if the checkpoint is not in a run directory and the
-            command line gives no output folder.
+        UsageError: If the number of batches is limited, or if no output folder is given for a checkpoint that is not in
+            a run directory.
     """
     cli.trainer.run_directory = cli.run_directory()
     files = next(callback for callback in cli.trainer.callbacks if isinstance(callback, PredictionFiles))

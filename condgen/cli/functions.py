@@ -1,4 +1,4 @@
-"""Runs the commands that are plain functions. The options of a command are the parameters of its function."""
+"""Runs commands that are plain functions, using the function's parameters as the command's options."""
 
 import inspect
 import json
@@ -18,19 +18,19 @@ from condgen.data.datamodule import ImageDataModule
 from condgen.errors import UsageError
 from condgen.files.config import read_config
 
-OWN_DATA = "condgen.data."  # package of condgen's own data sets
+OWN_DATA = "condgen.data."  # condgen's own data sets live here
 MNIST = f"{OWN_DATA}datasets.MNIST"
 
 
 def call(command: str, words: list[str]) -> None:
-    """Runs the function of a command with the arguments from the command line.
+    """Parses the arguments of a command and calls its function.
 
     Args:
-        command: Name of the command.
-        words: Words of the command line after the command.
+        command: The name of the command.
+        words: The command-line arguments that come after the command.
 
     Raises:
-        UsageError: If the command line is wrong.
+        UsageError: If any of the arguments are invalid.
     """
     function = load(command)
     parameters = list(inspect.signature(function).parameters)
@@ -62,12 +62,9 @@ def call(command: str, words: list[str]) -> None:
 
 
 def _data_beside(paths: list[str]) -> Any:
-    """Returns the data set of the run whose directory contains the sample files, or MNIST if there is no such run.
+    """Returns the data set of the run that the sample files belong to. Falls back to MNIST if there is no such run.
 
-    The run's ``config.yaml`` is untrusted. It can only select one of condgen's own data sets and the images in it.
-
-    Raises:
-        UsageError: If the ``config.yaml`` does not name one of condgen's own data sets.
+    We can't trust the ``config.yaml`` of a run, so it may only choose between condgen's own data sets and their images.
     """
     parents = Path(os.path.realpath(paths[0])).parents if paths else ()
     run = next((f for f in parents if os.path.isfile(f / "config.yaml") and os.path.isdir(f / "checkpoints")), None)

@@ -1,6 +1,6 @@
-"""The command line of ``fit``, ``validate``, ``test`` and ``predict``, based on LightningCLI.
+"""The LightningCLI behind ``fit``, ``validate``, ``test`` and ``predict``.
 
-It merges the settings of config files, a checkpoint and flags, and builds the model, the data module and the Trainer.
+Combines the settings from config files, checkpoints and flags to build the model, the data module and the Trainer.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ from condgen.training.scores import ScoredSamples, TrainingScores
 from condgen.training.trainer import RunTrainer
 from condgen.training.trainer_settings import check_plugins, check_strategy, check_trainer
 
-CALLBACKS: dict[str, tuple[str, type[Callback]]] = {  # name of the settings: (command, class)
+CALLBACKS: dict[str, tuple[str, type[Callback]]] = {  # settings group: (command, class)
     "checkpoint": ("fit", LastAndBestCheckpoint),
     "sample_grids": ("fit", SampleGrids),
     "training_scores": ("fit", TrainingScores),
@@ -73,14 +73,13 @@ TRAINER_DEFAULTS = {
     "enable_model_summary": False,
 }
 NO_OPTIONS = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders", "return_predictions"}
-NO_OPTIONS |= {"weights_only"}  # false would allow a checkpoint to run code
+NO_OPTIONS |= {"weights_only"}  # setting this to false would let a checkpoint run code
 
 
 def _create(class_type: type[T], *args: Any, **kwargs: Any) -> T:
-    """Creates a callback, logger or profiler that the Trainer's settings name.
+    """Instantiates a callback, logger or profiler that is set in the Trainer's config.
 
-    Raises:
-        UsageError: If the constructor raises an exception, because its arguments come from the user.
+    Any exception is converted to a UsageError because the arguments come from the user.
     """
     try:
         return class_type(*args, **kwargs)
@@ -92,16 +91,15 @@ def _create(class_type: type[T], *args: Any, **kwargs: Any) -> T:
 
 
 class CondgenCLI(LightningCLI):
-    """LightningCLI for one command. It parses the arguments and builds ``model``, ``datamodule`` and ``trainer``.
+    """A LightningCLI for a single command that builds the ``model``, ``datamodule`` and ``trainer``.
 
-    If the command uses a checkpoint, the model, the data and the seed are set to those of the checkpoint. All other
-    settings come from ``--config``, or from the run's ``config.yaml`` if ``--config`` is not given. Flags override all
-    of these settings.
+    If there is a checkpoint, we use its model, data and seed. Everything else comes from ``--config`` or, if not given,
+    from the run's ``config.yaml``. Flags always take precedence.
 
     Args:
-        command: ``fit``, ``validate``, ``test`` or ``predict``. "" adds all commands to the parser, which is needed to
-            print a completion script.
-        arguments: Arguments of the command.
+        command: One of ``fit``, ``validate``, ``test`` and ``predict``, or "" to parse all of them, which is needed for
+            printing a completion script.
+        arguments: The arguments of the command.
     """
 
     trainer: RunTrainer
@@ -146,7 +144,7 @@ class CondgenCLI(LightningCLI):
         files = [read_recipe(str(flag.value)) for flag in flags if flag.name == "config"]
         flags = [flag for flag in flags if flag.name != "config"]
         options = [*_settings_in(files), *flags]
-        for group in BASES:  # classes named by the user may be imported, even if a checkpoint is used
+        for group in BASES:  # it is safe to import the classes that the user asks for
             with contextlib.suppress(ImportError, ValueError):
                 importlib.import_module((last_value(options, group) or "").rpartition(".")[0])
         path = last_value(options, "ckpt_path") or (None if self.command == "fit" else "last")
@@ -161,7 +159,7 @@ class CondgenCLI(LightningCLI):
         family = short_name(last_value([*_settings_in(files), *flags], "model") or DEFAULTS["model"])
         if self.command == "fit" and not files and (recipe := recipe_of(family)):
             files = [read_recipe(str(recipe))]
-        for _, content in files:  # do not apply the settings of one model family to another
+        for _, content in files:  # don't mix up the settings of different model families
             model = content.get("model")
             if isinstance(model, dict) and short_name(str(model.get("class_path", family))) != family:
                 del content["model"]
@@ -171,11 +169,7 @@ class CondgenCLI(LightningCLI):
             check_number("seed_everything", self.config.seed_everything, at_least=0, at_most=2**32 - 1)
 
     def _read_checkpoint(self, path: Path) -> dict[str, Any]:
-        """Reads a checkpoint, checks it, and returns its settings in the form of a config.
-
-        Raises:
-            UsageError: If the checkpoint is damaged or its settings do not match its weights.
-        """
+        """Reads and validates a checkpoint, and returns its settings as a config."""
         self.checkpoint = read_checkpoint(path)
         found = settings(self.checkpoint, path)
         check_settings(self.checkpoint, path)
@@ -236,13 +230,13 @@ class CondgenCLI(LightningCLI):
         if self.command == "fit":
             monitors = [callback.monitor for callback in config.callbacks if isinstance(callback, EarlyStopping)]
             if {self.config.checkpoint.monitor, *monitors} != {"val_loss"}:
-                config.num_sanity_val_steps = config.num_sanity_val_steps or 1  # finds the names of logged values
+                config.num_sanity_val_steps = config.num_sanity_val_steps or 1  # to find the logged metrics
             config.callbacks.append(TerminateOnNonFinite())
         else:
             config.enable_checkpointing = False
         self.logs_into_run = self.command == "fit" and config.logger is not False
         if self.command != "fit" or config.logger in (None, True):
-            config.logger = False  # fit adds the loggers when the run directory exists
+            config.logger = False  # fit adds the loggers once there is a run directory
         config.plugins = [*check_plugins(as_list(config.plugins)), AtomicCheckpointIO()]
         has_environment = any(isinstance(plugin, ClusterEnvironment) for plugin in config.plugins)
         if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect() and not has_environment:
@@ -267,21 +261,21 @@ class CondgenCLI(LightningCLI):
         return trainer
 
     def trainer_error(self, error: Exception) -> UsageError:
-        """Returns an error with the Trainer's settings that are not the defaults, followed by Lightning's message."""
+        """Adds all Trainer settings that differ from the defaults to an error message from Lightning."""
         defaults = self.parser.get_defaults().trainer
         changed = {name: value for name, value in self.trainer_settings.items() if value != defaults[name]}
         named = " ".join(f"trainer.{name}={value}" for name, value in changed.items()) or "trainer"
         return UsageError(f"{named}: {error or type(error).__name__}")
 
     def trainer_arguments(self) -> dict[str, Any]:
-        """Returns the arguments for ``Trainer.fit``, ``validate``, ``test`` and ``predict``.
+        """Returns the arguments to pass to ``Trainer.fit``, ``validate``, ``test`` and ``predict``.
 
-        ``weights_only`` is always True, so that a checkpoint cannot run code.
+        Note that ``weights_only`` is always set, so that loading a checkpoint can't run any code.
         """
         return {"datamodule": self.datamodule, "ckpt_path": self.checkpoint_path, "weights_only": True}
 
     def run_directory(self) -> Path | None:
-        """Returns the run directory that contains the checkpoint, or None if there is no such directory."""
+        """Returns the run directory of the checkpoint, or None if there isn't one."""
         return run_of(self.checkpoint_path) if self.checkpoint_path else None
 
 

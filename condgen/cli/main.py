@@ -1,4 +1,4 @@
-"""The ``condgen`` command. It prints the help and the version without importing torch."""
+"""Entry point for the ``condgen`` command. Help and version are printed without importing torch."""
 
 import io
 import os
@@ -14,35 +14,35 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a command line and returns its exit code.
 
     Args:
-        argv: Words of the command line after ``condgen``. The default is ``sys.argv[1:]``.
+        argv: The arguments that come after ``condgen``. Defaults to ``sys.argv[1:]``.
     """
     _prepare_streams()
     try:
         code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reading process closed the pipe, as in `condgen compare RUN RUN | head`
+    except BrokenPipeError:  # e.g. `condgen compare RUN RUN | head`
         _discard_output()
-        return 141  # the shells' exit code for SIGPIPE, which Windows does not have
+        return 141  # the usual exit code for SIGPIPE, which doesn't exist on Windows
     except MemoryError:
         print("condgen: There is not enough memory to start.", file=sys.stderr)
         return 1
     except OSError as error:
         if error.filename is not None:
             raise
-        _discard_output()  # standard output cannot be written, for example because the disk is full
+        _discard_output()  # stdout can't be written, e.g. because the disk is full
         print(f"condgen: the output cannot be written ({error.strerror}).", file=sys.stderr)
         return 1
     return code
 
 
 def _prepare_streams() -> None:
-    """Prepares stdout and stderr so that ``print`` does not fail.
+    """Makes sure that we can always print to stdout and stderr.
 
-    A stream may be closed, as it is for a daemon, or its encoding may not contain a character such as ±.
+    They may be closed (e.g. in a daemon), or their encoding might not support a character like ±.
     """
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)  # else the next file opened gets number 1 or 2
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)  # otherwise, the next file we open gets 1 or 2
             setattr(sys, name, os.fdopen(descriptor, "w", closefd=False))
         elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -62,7 +62,7 @@ def _run(arguments: list[str]) -> int:
     before = signal.signal(signal.SIGTERM, _end) if threading.current_thread() is threading.main_thread() else None
     try:
         if sys.stderr.isatty():
-            print("Loading PyTorch ...", end="\r", file=sys.stderr, flush=True)  # the next line overwrites it
+            print("Loading PyTorch ...", end="\r", file=sys.stderr, flush=True)  # gets overwritten by the next line
         from condgen.cli.run import run
 
         return run(arguments)
@@ -76,6 +76,6 @@ def _run(arguments: list[str]) -> int:
 def _end(signum: int, frame: object) -> None:
     """Exits with the exit code that shells use for a signal.
 
-    During training, another handler is active, which saves a checkpoint first.
+    This is only used outside of training, where a different handler first saves a checkpoint.
     """
     raise SystemExit(128 + signum)

@@ -1,4 +1,4 @@
-"""Reads the settings of a command line and its config files, before jsonargparse parses them."""
+"""Collects the settings from the command line and config files before they are parsed by jsonargparse."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,12 +10,12 @@ PARSER_SETTINGS: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False
 
 
 class Option(NamedTuple):
-    """A setting from the command line or from a config file.
+    """A setting from the command line or a config file.
 
     Args:
-        name: Full name of the setting without dashes.
-        value: Value of the setting.
-        source: ``FILE: `` if the setting comes from a config file, otherwise "".
+        name: The full name of the setting, without dashes.
+        value: The value to set.
+        source: ``FILE: `` if the setting comes from a config file, otherwise empty.
     """
 
     name: str
@@ -27,13 +27,13 @@ class Option(NamedTuple):
 
 
 def read_options(words: Iterable[str]) -> list[Option]:
-    """Reads the options of a command line.
+    """Reads the options from the command line.
 
-    ``str(option)`` has the form ``--name=value``, so that jsonargparse does not mistake a value such as -1e-3 for an
+    Use ``str(option)`` to get them as ``--name=value``. Otherwise, jsonargparse would take a value like -1e-3 for an
     option.
 
     Raises:
-        UsageError: If a word does not belong to an option, or if an option has no value.
+        UsageError: If an argument doesn't belong to an option, or if an option is missing its value.
     """
     found: list[Option] = []
     for word in words:
@@ -53,11 +53,11 @@ def read_options(words: Iterable[str]) -> list[Option]:
 
 
 def settings_in(content: Mapping[str, Any], source: str) -> Iterator[Option]:
-    """Yields each setting in the content of a config file as an option. The value None becomes ``null``.
+    """Converts the settings from a config file to options. None is converted to ``null``.
 
     Args:
-        content: Nested settings of the file.
-        source: Prefix for error messages, ``FILE: ``.
+        content: The nested dictionary of settings.
+        source: The prefix to use for error messages, ``FILE: ``.
     """
     for key, value in content.items():
         if isinstance(value, dict):
@@ -67,25 +67,25 @@ def settings_in(content: Mapping[str, Any], source: str) -> Iterator[Option]:
 
 
 def plain_name(name: str) -> str:
-    """Returns the short form of a setting's name.
+    """Returns the short name of a setting.
 
-    ``model.init_args.lr`` becomes ``model.lr``, ``model.class_path`` becomes ``model``, and ``trainer.callbacks+``
-    becomes ``trainer.callbacks``.
+    For example, ``model.init_args.lr`` becomes ``model.lr``, ``model.class_path`` becomes ``model``, and
+    ``trainer.callbacks+`` becomes ``trainer.callbacks``.
     """
     return name.replace(".init_args.", ".").removesuffix(".class_path").removesuffix("+")
 
 
 def last_value(options: Iterable[Option], name: str) -> str | None:
-    """Returns the last value that is given for a setting. None if there is no value or if the last one is ``null``."""
+    """Returns the last value given for a setting, or None if it is missing or ``null``."""
     values = [option.value for option in options if plain_name(option.name) == name]
     return None if not values or values[-1] == "null" else str(values[-1])
 
 
 def is_question(words: Iterable[str]) -> bool:
-    """Returns whether a command line requests help or a completion script, which jsonargparse prints."""
+    """Checks if the user is asking for help or a completion script. Both are handled by jsonargparse."""
     return any(re.fullmatch(r"-h|--help|--print_completion.*|--[\w.]+\.help.*", word) for word in words)
 
 
 def as_list(value: Any) -> list[Any]:
-    """Returns the values of a setting as a list. The setting may be None, one value, or a list or tuple of values."""
+    """Converts a setting to a list. It can be a list or tuple, a single value, or None."""
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]

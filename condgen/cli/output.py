@@ -1,4 +1,4 @@
-"""Prints results to standard output, and errors as one line to standard error."""
+"""Prints results to stdout and errors to stderr."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from condgen.errors import CollectiveError, UsageError, printable
 from condgen.training.signals import StoppedBySignal
 
-SYSTEM_REFUSES = {  # errors that the user's disk, permissions, limits or paths cause
+SYSTEM_REFUSES = {  # caused by the user's disk, permissions, limits or paths
     errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG,
     errno.ENFILE, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,
 }  # fmt: skip
@@ -22,23 +22,23 @@ SYSTEM_REFUSES = {  # errors that the user's disk, permissions, limits or paths 
 
 @rank_zero_only
 def say(text: str) -> None:
-    """Prints a text in the first process only."""
+    """Prints the given text on rank zero only."""
     print(text, flush=True)
 
 
 def report_error(error: BaseException) -> int:
-    """Prints an exception as one line and returns the exit code.
+    """Prints an error on a single line and returns the exit code to use.
 
-    The exit code is 2 for a command line that cannot be parsed, 128 + N after signal N, and 1 for any other error. A
-    ``SystemExit`` keeps its own code.
+    The exit code is 2 if the command line can't be parsed, 128 + N after signal N, and 1 for other errors. If ``error``
+    is a ``SystemExit``, we use its own code.
 
     Raises:
-        BaseException: If ``error`` is a bug, it is raised again.
+        BaseException: The given error if it turns out to be a bug.
     """
-    is_child = os.environ.get("LOCAL_RANK", "0") != "0"  # not the first process of its machine
+    is_child = os.environ.get("LOCAL_RANK", "0") != "0"  # not the first process on this machine
     if isinstance(error, StoppedBySignal):
         say(f"\nStopped. Checkpoint saved. Resume with: {error.resume_command}")
-        # if a child process exits with an error code, Lightning kills the other processes
+        # Lightning kills all other processes if a child process exits with an error code
         return 0 if is_child and "TORCHELASTIC_RUN_ID" not in os.environ else 128 + error.signum
     if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
         return _fail("interrupted", 128 + signal.SIGINT)
@@ -48,7 +48,7 @@ def report_error(error: BaseException) -> int:
         return 128 + signal.SIGTERM if is_child else _fail("terminated", 128 + signal.SIGTERM)
     cause: BaseException | None = error
     while cause and not isinstance(cause, UsageError | ArgumentError | MisconfigurationException):
-        cause = cause.__cause__ or cause.__context__  # jsonargparse wraps the exceptions of constructors
+        cause = cause.__cause__ or cause.__context__  # jsonargparse wraps any exception raised in a constructor
     if isinstance(cause, CollectiveError) and is_child:
         return 1
     if message := str(cause) if cause else _message(error):
@@ -57,17 +57,14 @@ def report_error(error: BaseException) -> int:
 
 
 def raised_in(error: BaseException) -> str:
-    """Returns the name of the module that raised an exception."""
+    """Returns the name of the module in which an exception was raised."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return str(frames[-1].f_globals["__name__"]) if frames else ""
 
 
 def _message(error: BaseException) -> str | None:
-    """Returns the message for an error that is not a bug, such as too little memory or too small a batch.
-
-    None if the error is a bug.
-    """
-    # if the CPU's memory is exhausted, torch raises a plain RuntimeError, which only its text identifies
+    """Returns the message to print for an error, e.g. if we run out of memory, or None if the error is a bug."""
+    # torch raises a plain RuntimeError if it runs out of CPU memory, so all we have to go by is the text
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         reason = f"{type(error).__name__}: {error}".removesuffix(": ")
         return f"There is not enough memory ({reason}). Use a smaller --data.batch_size."

@@ -1,4 +1,4 @@
-"""The configs that are included in condgen: one for each model family, and some others."""
+"""The configs that ship with condgen. There is one for each model family, plus a few others."""
 
 import re
 from pathlib import Path
@@ -11,17 +11,17 @@ RECIPES = Path(__file__).parents[1] / "configs"
 
 
 def read_recipe(path: str) -> tuple[str, dict[str, Any]]:
-    """Reads the config that ``--config`` refers to.
+    """Reads the config given by ``--config``.
 
     Args:
-        path: Path to a config file. If the file does not exist, ``gan``, ``gan.yaml`` and ``configs/gan.yaml`` refer to
-            the ``gan.yaml`` that is included in condgen.
+        path: Path to a config file. If it doesn't exist, we also look for a config that ships with condgen, so that
+            e.g. ``gan``, ``gan.yaml`` and ``configs/gan.yaml`` all work.
 
     Returns:
-        The path of the config file and its settings.
+        The path to the config file and its content.
 
     Raises:
-        UsageError: If the file does not exist, cannot be read or contains no settings.
+        UsageError: If the file doesn't exist, is empty or can't be read.
     """
     name = re.fullmatch(r"(?:configs/)?(\w+)(?:\.yaml)?", path)
     if name and not Path(path).exists() and (RECIPES / f"{name[1]}.yaml").is_file():
@@ -33,10 +33,10 @@ def read_recipe(path: str) -> tuple[str, dict[str, Any]]:
 
 
 def recipe_of(family: str) -> Path | None:
-    """Returns the path of the config for one of condgen's model families, or None if there is no config.
+    """Returns the path to the default config of a model family, or None if there isn't one.
 
     Args:
-        family: Short name of the model class, such as ``GAN``.
+        family: The short name of the model class, e.g. ``GAN``.
     """
     recipe = RECIPES / ("base.yaml" if family == "DNN" else f"{family.lower()}.yaml")
     return recipe if family.isidentifier() and recipe.is_file() else None

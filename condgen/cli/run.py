@@ -1,4 +1,4 @@
-"""Runs a command line: imports the user's modules, runs the command and converts exceptions to an exit code."""
+"""Runs a command and converts exceptions to exit codes."""
 
 import importlib
 import logging
@@ -40,7 +40,7 @@ def _run(words: list[str]) -> None:
         try:
             load(command)(cli)
         except (ImportError, RuntimeError, ValueError, MisconfigurationException) as error:
-            if raised_in(error).startswith("lightning."):  # then the message is about a setting of the Trainer
+            if raised_in(error).startswith("lightning."):  # so it is about one of the Trainer's settings
                 raise cli.trainer_error(error) from error
             raise
     elif command.startswith("--print_completion"):
@@ -51,11 +51,7 @@ def _run(words: list[str]) -> None:
 
 
 def _import_modules(words: list[str]) -> list[str]:
-    """Imports the modules that ``--import MODULE`` names, and returns the remaining words of the command line.
-
-    Raises:
-        UsageError: If a module cannot be imported.
-    """
+    """Imports all modules given by ``--import MODULE`` and returns the remaining arguments."""
     rest, following = list[str](), iter(words)
     for word in following:
         if word != "--import" and not word.startswith("--import="):
@@ -72,7 +68,7 @@ def _import_modules(words: list[str]) -> list[str]:
 
 
 def _quieten() -> None:
-    """Hides Lightning's hints for developers, and shortens warnings to one line."""
+    """Hides Lightning's hints for developers and shortens warnings to a single line."""
     threading.excepthook = _thread_failed
     warnings.formatwarning = lambda message, category, *_, **__: f"{category.__name__}: {message}\n"
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
@@ -83,9 +79,9 @@ def _quieten() -> None:
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """Prints the traceback of a thread, except if the thread cannot write a file.
+    """Prints the traceback of a thread unless it failed to write a file.
 
-    For example, TensorBoard writes in a thread. If the disk is full, the main thread reports the same error.
+    For example, TensorBoard uses a thread for writing. If the disk is full, we get the same error in the main thread.
     """
     if not isinstance(failure.exc_value, OSError):
         threading.__excepthook__(failure)

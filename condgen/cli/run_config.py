@@ -1,8 +1,8 @@
-"""The ``config.yaml`` of a run directory. Training writes it, and the commands that use the run inherit some settings.
+"""The ``config.yaml`` in a run directory, which is written during training and read by other commands.
 
-The file is untrusted, because the run directory may come from somebody else. Therefore only numbers and words from a
-fixed list of settings are inherited. A class, a path, or a number of devices or machines is never inherited. With
-``--config RUN/config.yaml``, all settings are used, because the user explicitly chose the file.
+Since a run directory may come from someone else, we don't trust this file and only use numbers and simple words from a
+fixed list of settings. In particular, we never use a class, a path, or the number of devices or machines. To use all of
+the settings, pass ``--config RUN/config.yaml``.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from condgen.errors import UsageError
 from condgen.files.atomic import atomic_write
 from condgen.files.config import read_config
 
-CLASS_SETTINGS = ("callbacks", "logger", "plugins", "profiler")  # settings of the Trainer that name classes
+CLASS_SETTINGS = ("callbacks", "logger", "plugins", "profiler")  # Trainer settings that contain classes
 INHERITED = {
     "trainer": {
         "accelerator", "accumulate_grad_batches", "benchmark", "check_val_every_n_epoch", "detect_anomaly",
@@ -38,16 +38,16 @@ INHERITED = {
 
 
 def settings_of_run(command: str, path: Path, given: Collection[str]) -> dict[str, Any]:
-    """Returns the settings that a command inherits from a run's ``config.yaml``.
+    """Returns the settings from a run's ``config.yaml`` that a command should use.
 
     Args:
-        command: ``fit``, ``validate``, ``test`` or ``predict``.
+        command: One of ``fit``, ``validate``, ``test`` and ``predict``.
         path: Path to the ``config.yaml``.
-        given: Names of the options on the command line.
+        given: The names of all options on the command line.
 
     Raises:
-        UsageError: If the file is damaged, if an inherited setting is neither a number nor a word, or if the run is
-            resumed and its config names callbacks or other classes that the command line does not set.
+        UsageError: If the file is damaged, if a setting is neither a number nor a word, or if we resume a run that uses
+            callbacks or other classes without setting them on the command line.
     """
     saved = {group: value for group, value in read_config(str(path)).items() if isinstance(value, dict)}
     trainer = saved.get("trainer", {})
@@ -72,18 +72,18 @@ def settings_of_run(command: str, path: Path, given: Collection[str]) -> dict[st
 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, str):
-        return bool(re.fullmatch(r"[\w:-]{1,100}", value))  # without dots and slashes, it cannot be a class or a path
+        return bool(re.fullmatch(r"[\w:-]{1,100}", value))  # no dots or slashes, so it can't be a class or a path
     return value is None or (isinstance(value, bool | int | float) and not abs(value) > 2**63)
 
 
 class RunConfig(SaveConfigCallback):
-    """Writes the settings of a training run to ``config.yaml``, with the ``data.source`` that was actually used."""
+    """Saves the settings of a training run to ``config.yaml``, using the actual value of ``data.source``."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Does nothing, because training that fails before its first step must not replace the run's config."""
+        """Does nothing, since a run that fails before its first step should not overwrite an existing config."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        run = trainer.log_dir  # read on every rank, because it is a collective operation
+        run = trainer.log_dir  # needs to be called on all ranks, as it is a collective operation
         if not trainer.is_global_zero:
             return
         config = self.config.clone()
@@ -92,16 +92,16 @@ class RunConfig(SaveConfigCallback):
             for setting in as_list(config["trainer"][name]):
                 _remove_defaults(setting)
         path = Path(str(run)) / "config.yaml"
-        if path.is_file():  # resumed run: keep the checkpoint from which it started
+        if path.is_file():  # keep the checkpoint that the run originally started from
             with contextlib.suppress(UsageError):
                 config["ckpt_path"] = read_config(str(path)).get("ckpt_path")
         text = self.parser.dump(config, skip_unset=False)
         with atomic_write(path) as file:
-            file.write(text.replace("Unable to serialize instance ", "").encode())  # jsonargparse adds it
+            file.write(text.replace("Unable to serialize instance ", "").encode())  # added by jsonargparse
 
 
 def _remove_defaults(setting: Any) -> None:
-    """Removes the default arguments of a callback or logger, because jsonargparse cannot write all of their types."""
+    """Removes the default arguments of a callback or logger. Some of them have types that jsonargparse can't save."""
     if isinstance(setting, Namespace) and "init_args" in setting:
         parser = ArgumentParser(exit_on_error=False)
         parser.add_class_arguments(pydoc.locate(setting.class_path), fail_untyped=False)

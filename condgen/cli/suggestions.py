@@ -1,4 +1,4 @@
-"""Explains why jsonargparse rejects a command line, and suggests correct names."""
+"""Error messages for invalid options, with suggestions for the correct name."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,15 +15,15 @@ TRAINER_CLASSES = [*callbacks.__all__, *loggers.__all__, *profilers.__all__]
 
 
 def did_you_mean(name: str, names: Iterable[str], dashes: str = "") -> str:
-    """Suggests similar names for an unknown name.
+    """Suggests up to three names that are similar to an unknown name.
 
     Args:
-        name: Unknown name.
-        names: Names that exist.
-        dashes: Prefix of each suggested name, ``--`` for options.
+        name: The unknown name.
+        names: All of the existing names.
+        dashes: A prefix to add to each suggestion, e.g. ``--`` for options.
 
     Returns:
-        ``: did you mean …?`` with at most three names, or "" if no name is similar.
+        ``: did you mean …?`` with the suggestions, or "" if there are none.
     """
     group, _, last = name.rpartition(".")
     ends = {known: known.rpartition(".")[2] for known in sorted(names)}
@@ -43,17 +43,17 @@ def explain(
     elsewhere: Mapping[str, str] | None = None,
     paths: Sequence[str] = (),
 ) -> UsageError:
-    """Converts jsonargparse's error to a UsageError that names the wrong option and suggests correct names.
+    """Converts an error from jsonargparse to a more helpful UsageError.
 
     Args:
-        error: Error that jsonargparse raised.
-        options: Given settings, in the order in which they were parsed.
-        parser: Parser that rejected the settings. Its defaults name the classes that are used.
-        bases: Base class for each setting that selects a class, such as ``model`` and ``data``.
-        elsewhere: Command for each group of settings that only another command has.
-        paths: Words of the command line before the options.
+        error: The original error.
+        options: The given options, in the order they were parsed.
+        parser: The parser that raised the error. Its defaults should contain the selected classes.
+        bases: The base class for every setting that selects a class, e.g. ``model`` and ``data``.
+        elsewhere: Groups of settings that belong to a different command, along with the name of that command.
+        paths: Any arguments before the first option.
     """
-    for option in options:  # checked first, because the other names depend on the class
+    for option in options:  # check these first, since the other names depend on the class
         if (group := plain_name(option.name)) in bases and re.fullmatch(r"\w+", str(option.value)):
             families: dict[str, type] = imported_families(bases[group])
             if option.value not in families:
@@ -65,7 +65,7 @@ def explain(
         name, dashes = plain_name(option.name), "" if option.source else "--"
         group = name.partition(".")[0]
         if any(name.startswith(f"{parent}.") for parent in known if parent not in bases):
-            continue  # a setting of a class, such as trainer.callbacks.patience, is parsed with the class
+            continue  # e.g. trainer.callbacks.patience is parsed together with its class
         if name in known or any(setting.startswith(f"{name}.") for setting in known):
             inner = [str(o) for o in options if group not in bases and o.name.startswith(f"{option.name}.")]
             problem = _wrong_value(option, [*paths, str(option), *inner], parser)
@@ -82,7 +82,7 @@ def explain(
 
 
 def _wrong_value(option: Option, words: Sequence[str], parser: ArgumentParser) -> str:
-    """Returns the reason why the parser rejects an option's value, or "" if it accepts ``words``."""
+    """Returns the reason why a value is rejected, or "" if the parser accepts ``words``."""
     try:
         parser.parse_args(words)
     except ArgumentError as error:
