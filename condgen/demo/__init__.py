@@ -1,1 +1,1 @@
-"""The command ``condgen demo``, which serves a page on which trained generators generate images. It needs gradio."""
+"""The ``condgen demo`` command, an interactive web page for sampling from trained generators. Requires gradio."""

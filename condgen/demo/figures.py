@@ -1,4 +1,4 @@
-"""Images as HTML. They are embedded in the page as data URIs, so that the server does not write or serve any files."""
+"""Converts images to HTML. They are embedded as data URIs so that the server never has to write or serve files."""
 
 import io
 from base64 import b64encode
@@ -13,7 +13,7 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from condgen.errors import UsageError
 from condgen.files.reading import read_limited
 
-MAX_GRID_BYTES, MAX_PIXELS = 10_000_000, 25_000_000  # largest size of a sample grid
+MAX_GRID_BYTES, MAX_PIXELS = 10_000_000, 25_000_000  # limits for sample grids
 
 
 def _data_uri(content: bytes, kind: str) -> str:
@@ -28,15 +28,15 @@ def figure(
     times: int = 3,
     wide: bool = False,
 ) -> str:
-    """Returns the HTML of an image with a caption beside it.
+    """Returns an HTML figure with the caption next to the image.
 
     Args:
-        content: Content of a PNG or WebP file.
-        title: Title of the caption, as plain text.
-        lines: Lines below the title, as plain text.
-        saved: Files that the user can save: a mapping from file name to content.
-        times: Largest enlargement. ``page.css`` uses the largest integer up to ``times`` that fits.
-        wide: Whether the image takes the whole width, with the caption below it.
+        content: The bytes of a PNG or WebP file.
+        title: The caption's title in plain text.
+        lines: More caption lines in plain text.
+        saved: Files to offer for download, as a dictionary of file names and contents.
+        times: The maximum zoom factor. ``page.css`` picks the largest integer zoom that fits.
+        wide: Whether to use the full width of the page, with the caption below the image.
     """
     with Image.open(io.BytesIO(content), formats=("PNG", "WEBP")) as image:
         source, style = _data_uri(content, f"image/{str(image.format).lower()}"), f"--w:{image.width}px;--times:{times}"
@@ -56,14 +56,11 @@ def figure(
 def read_grid(path: Path) -> Tensor:
     """Reads a sample grid from a PNG file.
 
-    Args:
-        path: Path to the file.
-
     Returns:
-        The grid with shape (3, H, W) and dtype uint8.
+        The grid as a uint8 tensor of shape (3, H, W).
 
     Raises:
-        UsageError: If the file cannot be read, is damaged, or is too large.
+        UsageError: If the file is missing, corrupted, or too large.
     """
     try:
         with Image.open(io.BytesIO(read_limited(path, MAX_GRID_BYTES)), formats=("PNG",)) as image:
@@ -75,12 +72,12 @@ def read_grid(path: Path) -> Tensor:
 
 
 def webp(frames: Sequence[Tensor], milliseconds: int | list[int], times: int = 1) -> bytes:
-    """Returns the content of a WebP file with a lossless animation that repeats endlessly.
+    """Encodes the frames as a lossless WebP animation that loops forever.
 
     Args:
-        frames: Frames of one size, each with shape (1, H, W) or (3, H, W) and dtype uint8.
-        milliseconds: Duration of every frame, or a list with the duration of each frame.
-        times: Enlargement of the pixels.
+        frames: uint8 tensors of shape (1, H, W) or (3, H, W), all of the same size.
+        milliseconds: How long to show each frame. Can be a list with one duration per frame.
+        times: The factor by which to enlarge the frames.
     """
     pictures = [to_pil_image(frame).convert("RGB") for frame in frames]
     pictures = [

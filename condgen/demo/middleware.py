@@ -1,4 +1,4 @@
-"""ASGI middleware that passes only the HTTP requests of the page to Gradio, and rejects all other requests."""
+"""ASGI middleware that only lets the page's own HTTP requests through to Gradio."""
 
 import ipaddress
 import re
@@ -12,13 +12,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_BODY = 100_000  # largest body of a request, in bytes
+MAX_BODY = 100_000  # in bytes
 GET_PATHS = re.compile(r"/|/config|/theme\.css|/favicon\.ico|/(assets|static)/.+|/gradio_api/info")
 CALL_PATH = "/gradio_api/run/predict"
 
 
 class Call(BaseModel):
-    """The fields of a request body that Gradio needs for the page. Other fields are dropped."""
+    """The part of a request body that Gradio actually needs. All other fields are dropped."""
 
     model_config = ConfigDict(strict=True)
     data: list[bool | int | float | str | Annotated[list[str], Field(max_length=100)] | None] = Field(max_length=20)
@@ -27,15 +27,14 @@ class Call(BaseModel):
 
 
 class PageRequests:
-    """ASGI middleware that checks and passes on the requests of the page, and rejects all other requests.
+    """Validates incoming requests, and rejects everything that the page itself would not send.
 
-    Without the middleware, Gradio would also store uploads, serve files, and print a traceback for each request that it
-    cannot process.
+    On its own, Gradio would also accept uploads, serve files, and print a traceback for every malformed request.
 
     Args:
-        app: Application that receives the accepted requests.
-        host: Address at which the page is served.
-        inputs: Mapping from Gradio's index of a function of the page to the number of inputs of the function.
+        app: The wrapped application.
+        host: The address the page is served at.
+        inputs: The number of inputs expected by each function of the page, keyed by Gradio's function index.
     """
 
     def __init__(self, app: ASGIApp, host: str, inputs: dict[int, int]) -> None:
@@ -63,14 +62,11 @@ class PageRequests:
             pass
 
     def _check_host(self, header: str) -> None:
-        """Checks that the request was sent to a host name of this machine; raises HTTPException otherwise.
+        """Raises an HTTPException unless the Host header names this machine.
 
-        This prevents DNS rebinding, in which another web site makes its own host name point to this machine, so that
-        its scripts can use the page. DNS rebinding does not work with IP addresses. So if the page is served to
-        other machines, all IP addresses are allowed, which Starlette's TrustedHostMiddleware does not support.
-
-        Args:
-            header: Value of the Host header.
+        This protects against DNS rebinding, where a malicious website points its own domain to this machine so that its
+        scripts can access the page. IP addresses can't be rebound, so we allow all of them if the page is served to
+        other machines. Starlette's TrustedHostMiddleware has no option for that.
         """
         try:
             name = urlsplit(f"//{header}").hostname or ""
@@ -80,8 +76,8 @@ class PageRequests:
             raise HTTPException(403, f"This is not {name!r:.80}: open the page at the address that condgen printed.")
 
     async def _checked_body(self, request: Request) -> bytes:
-        """Reads and checks the body of a request; raises HTTPException if it is too large or not a call of the page."""
-        length = request.headers.get("content-length")  # the server does not read more bytes than that
+        """Reads and validates the request body. Raises an HTTPException if it is too large or malformed."""
+        length = request.headers.get("content-length")  # the server never reads more bytes than this
         if length is None or int(length) > MAX_BODY:
             raise HTTPException(413, f"A request needs a Content-Length of at most {MAX_BODY:,} bytes.")
         try:
@@ -94,7 +90,7 @@ class PageRequests:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Returns a function that first receives a body that was already read, and then the following messages."""
+    """Wraps ``receive`` so that the application can read the already consumed body again."""
     unread = [body]
 
     async def replayed() -> Message:

@@ -1,4 +1,4 @@
-"""The layout of the page, and the outputs that each input updates."""
+"""Defines the layout of the page and connects its inputs to its outputs."""
 
 import asyncio
 import html
@@ -26,16 +26,11 @@ from condgen.demo.runs import Run
 from condgen.demo.views import Views
 from condgen.errors import UsageError
 
-MAX_SESSIONS = 50  # number of sessions whose state Gradio keeps, about 100 kB each
+MAX_SESSIONS = 50  # Gradio keeps about 100 kB of state per session
 
 
 def application(runs: dict[str, Run], host: str) -> FastAPI:
-    """Creates the ASGI application that serves the page.
-
-    Args:
-        runs: Mapping from the name of each run to the run.
-        host: Address at which the page is served.
-    """
+    """Creates the ASGI application for the given runs, keyed by name, to be served at ``host``."""
     page = build(runs)
     page.state_session_capacity = MAX_SESSIONS
     inputs = {number: len(function.inputs) for number, function in page.fns.items()}
@@ -47,7 +42,7 @@ def application(runs: dict[str, Run], host: str) -> FastAPI:
 
 
 def theme() -> gr.themes.Base:
-    """Returns Gradio's theme with system fonts, and with hints that have enough contrast."""
+    """Returns Gradio's default theme, but with system fonts and higher contrast for hints."""
     plain = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"))
     hints = ("body_text_color_subdued", "block_info_text_color", "input_placeholder_color")
     return plain.set(**dict.fromkeys(hints, "*neutral_600"), **{f"{hint}_dark": "*neutral_300" for hint in hints})
@@ -61,17 +56,18 @@ def update(
     view: Callable[[Any], Any],
     *outputs: Any,
 ) -> None:
-    """Registers a handler that updates outputs of the page.
+    """Registers an event handler that updates the given outputs.
 
-    If the request is invalid, the first HTML output shows the error and the other HTML outputs are empty.
+    If the request turns out to be invalid, the error message is shown in the first HTML output and the remaining ones
+    are cleared.
 
     Args:
-        lock: Lock that lets one request at a time be computed.
-        events: Gradio events that trigger the update.
-        request_type: Type of the request, which checks the values of the inputs.
-        inputs: Mapping from each field of the request to the component with its value.
-        view: Function that computes the values of the outputs for a request.
-        *outputs: Components to update.
+        lock: Shared by all handlers so that only one request is processed at a time.
+        events: The Gradio events that trigger the update.
+        request_type: The pydantic model used to validate the inputs.
+        inputs: The input components, keyed by request field.
+        view: Computes the new output values from a request.
+        *outputs: The components to update.
     """
 
     def compute(values: Sequence[Any]) -> Any:
@@ -84,7 +80,7 @@ def update(
             return found if len(found) > 1 else found[0]
 
     async def respond(request: gr.Request, *values: Any) -> Any:
-        async with lock:  # requests are computed one at a time, in the order of arrival
+        async with lock:  # one request at a time, in order of arrival
             if await request.request.is_disconnected():  # type: ignore[union-attr]
                 raise gr.Error("The client disconnected.", print_exception=False)
             return await asyncio.to_thread(compute, values)
@@ -96,17 +92,13 @@ def update(
 
 
 def build(runs: dict[str, Run]) -> gr.Blocks:
-    """Creates the page.
-
-    Args:
-        runs: Mapping from the name of each run to the run, newest first.
-    """
+    """Builds the Gradio page. ``runs`` is keyed by run name, with the newest run first."""
     views, lock, newest = Views(runs), asyncio.Lock(), next(iter(runs.values()))
     same_data = [name for name, run in runs.items() if run.data.full_name == newest.data.full_name][:MAX_RUNS]
     choices = [(f"{run.family} · {name}", name) for name, run in runs.items()]
     classes = list(newest.data.classes)
     label = classes[min(2, len(classes) - 1)]
-    # a single coordinate of the noise has the largest effect if the noise has few coordinates
+    # the fewer noise dimensions there are, the more a single one changes the image
     fewest = min(runs.values(), key=lambda run: run.hyperparameters.get("latent_dim", math.inf))
 
     def number(value: int, title: str) -> gr.Number:
@@ -171,7 +163,7 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
                     inputs |= {"sample": number(0, "Sample"), "coordinate": number(0, "Coordinate")} | settings()
                 value = gr.Slider(-3, 3, 0, step=0.01, label="Value of the coordinate", elem_id="value")
             strip, image = picture("range"), picture("moved")
-            # the slider keeps its value if the label, guidance or number of steps changes; other changes reset it
+            # changing the label, guidance or number of steps keeps the slider where it is, any other change resets it
             kept = {name: inputs[name] for name in ("label", "guidance", "sampling_steps")}
             events = [tab.select, *changes({name: inputs[name] for name in inputs.keys() - kept.keys()})]
             inputs["value"] = value

@@ -1,11 +1,13 @@
-"""The requests of the page. Each class has the inputs of a tab and their bounds."""
+"""Pydantic models to validate the page's requests, one per tab."""
 
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 MAX_RUNS, MAX_LABELS = 8, 20
-EMPTY = BeforeValidator(lambda typed: None if typed == "" else typed)  # an empty text box keeps the value from training
+EMPTY = BeforeValidator(
+    lambda typed: None if typed == "" else typed
+)  # leave the text box empty to use the value from training
 Runs = Annotated[list[str], Field(min_length=1, max_length=MAX_RUNS)]
 Sample = Annotated[int, Field(ge=0, le=999_999)]
 Guidance = Annotated[float, Field(ge=0, le=20, allow_inf_nan=False)]
@@ -13,12 +15,9 @@ SamplingSteps = Annotated[int, Field(ge=1, le=100)]
 
 
 class SamplingRequest(BaseModel):
-    """Inputs of all tabs that generate images.
+    """Base class for the tabs that generate images. Settings that are None default to their values from training."""
 
-    If ``guidance`` or ``sampling_steps`` is None, the value from training is used.
-    """
-
-    seed: int = Field(ge=0, le=2**53)  # browsers cannot represent all larger integers
+    seed: int = Field(ge=0, le=2**53)  # JavaScript can't represent larger integers exactly
     guidance: Annotated[Guidance | None, EMPTY] = None
     sampling_steps: Annotated[SamplingSteps | None, EMPTY] = None
 
@@ -56,6 +55,6 @@ class ScoresRequest(BaseModel):
 
 
 def explain(error: ValidationError) -> str:
-    """Returns the first error in a request as one line of text."""
+    """Formats the first validation error as a single line."""
     first = error.errors()[0]
     return f"{str(first['loc'][0]).replace('_', ' ')} is {first['input']!r:.60}. {first['msg']}."

@@ -1,4 +1,4 @@
-"""The runs that the page shows. A request can name only these runs, and no other file on the disk."""
+"""Finds the runs to show on the page. Requests can only refer to these runs, never to arbitrary files."""
 
 import sys
 from collections import Counter
@@ -17,14 +17,14 @@ from condgen.generators import ConditionalGenerator
 
 
 class Run(NamedTuple):
-    """A checkpoint that the page shows.
+    """A checkpoint that can be selected on the page.
 
     Args:
-        name: Name of the run on the page.
-        checkpoint: Path to the checkpoint.
-        family: Name of the generator class.
-        data: Data module with the settings from training.
-        hyperparameters: Hyperparameters of the generator.
+        name: The display name.
+        checkpoint: Path to the checkpoint file.
+        family: The generator's class name.
+        data: The data module, configured as it was for training.
+        hyperparameters: The generator's hyperparameters.
     """
 
     name: str
@@ -35,15 +35,15 @@ class Run(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        """Path to the run directory, or of the folder with the checkpoint if it is not in a run directory."""
+        """The run directory, or the folder containing the checkpoint if there is no run directory."""
         return run_of(self.checkpoint) or self.checkpoint.parent
 
     @property
     def scores(self) -> dict[str, Any]:
-        """Content of ``scores.json``.
+        """The contents of ``scores.json``.
 
         Raises:
-            UsageError: If the file is missing, or if it contains the scores of another checkpoint or other data.
+            UsageError: If there are no scores, or they were computed for a different checkpoint or dataset.
         """
         scores = read_scores(self.folder)
         scored = scores.get("checkpoint") or {}
@@ -56,21 +56,20 @@ class Run(NamedTuple):
         return scores
 
     def generator(self, **hyperparameters: float | None) -> ConditionalGenerator:
-        """Loads the generator.
+        """Loads the generator, or returns it from the cache.
 
         Args:
-            **hyperparameters: Hyperparameters to change for sampling. A hyperparameter is ignored if it is None or if
-                the family does not have it.
+            **hyperparameters: Overrides for sampling. Any that are None or not supported by the family are ignored.
 
         Raises:
-            UsageError: If the checkpoint does not exist any more, or if a hyperparameter has an invalid value.
+            UsageError: If the checkpoint no longer exists or a hyperparameter is invalid.
         """
         changed = {n: value for n, value in hyperparameters.items() if value is not None and n in self.hyperparameters}
         return _load(self.checkpoint, self._modified, **changed)
 
     @property
     def _modified(self) -> int:
-        """Modification time of the checkpoint, because training may overwrite it. 0 if the checkpoint is missing."""
+        """When the checkpoint was last modified, in case it gets overwritten by training. 0 if it is missing."""
         return self.checkpoint.stat().st_mtime_ns if self.checkpoint.is_file() else 0
 
 
@@ -85,25 +84,24 @@ def _steps(checkpoint: Path, modified: int) -> int:
 
 
 def find_run(runs: dict[str, Run], name: str) -> Run:
-    """Returns the run with this name; raises UsageError if the page does not show it."""
+    """Looks up a run by name and raises a UsageError if there is none."""
     if name not in runs:
         raise UsageError(f"There is no run {name!r:.60} here, but {', '.join(runs):.400}.")
     return runs[name]
 
 
 def find_runs(paths: Sequence[str], root: Path) -> dict[str, Run]:
-    """Finds the runs that the page shows.
+    """Finds the runs to show on the page.
 
     Args:
-        paths: Run directories and checkpoint files, in the order of the page. If it is empty, the page shows all runs
-            under ``root`` that have a checkpoint, newest first.
-        root: Folder that contains ``lightning_logs``.
+        paths: Run directories or checkpoint files. If empty, all runs with a checkpoint are used, newest first.
+        root: The folder that contains ``lightning_logs``.
 
     Returns:
-        A mapping from the name of each run to the run.
+        The runs in the order they are listed on the page, keyed by name.
 
     Raises:
-        UsageError: If there is no run, or if one of ``paths`` cannot be shown.
+        UsageError: If no runs were found, or one of the given paths can't be loaded.
     """
     checkpoints = []
     for path in dict.fromkeys(paths) or runs_with("checkpoints/last.ckpt", root):
@@ -114,7 +112,7 @@ def find_runs(paths: Sequence[str], root: Path) -> dict[str, Run]:
                 f"There is no run or checkpoint {path}: give other paths, or no path to show all runs."
             ) from error
     runs: dict[str, Run] = {}
-    shared: dict[tuple[str, Path, str], ImageDataModule] = {}  # runs with the same data share the images in memory
+    shared: dict[tuple[str, Path, str], ImageDataModule] = {}  # so that images are only loaded once per dataset
     for name, checkpoint in zip(_names(checkpoints), checkpoints, strict=True):
         try:
             content = read_checkpoint(checkpoint)
@@ -136,10 +134,10 @@ def find_runs(paths: Sequence[str], root: Path) -> dict[str, Run]:
 
 
 def _names(checkpoints: Sequence[Path]) -> list[str]:
-    """Returns a name for each checkpoint.
+    """Returns unique display names for the given checkpoints.
 
-    The name consists of the run directory and the name of the file, which is left out if it is ``last.ckpt``. If two
-    checkpoints would have the same name, each is named by its path.
+    By default, this is the name of the run directory, followed by the file name unless that is ``last.ckpt``. Falls
+    back to the full path in case of duplicates.
     """
     runs = [run_of(path.resolve()) for path in checkpoints]
     files = [path.name if path.name != "last.ckpt" else "" for path in checkpoints]

@@ -1,4 +1,4 @@
-"""HTML tables with the scores of runs."""
+"""HTML tables for comparing the scores of several runs."""
 
 import math
 from collections.abc import Sequence
@@ -13,9 +13,10 @@ NO_SCORE = {"value": None, "uncertainty": None}
 
 
 def score_tables(runs: Sequence[Run]) -> str:
-    """Creates the HTML of the tab with the scores.
+    """Returns the HTML for the scores tab.
 
-    Runs that were scored against the same images share a table. Runs without scores have a line of text.
+    There is one table for each set of runs that were scored against the same images. For a run without scores, the
+    reason is shown instead.
     """
     tables: dict[tuple[str, ...], list[tuple[Run, dict[str, Any]]]] = {}
     problems = []

@@ -1,4 +1,4 @@
-"""The command ``condgen demo``, which serves the page until it is stopped."""
+"""The ``condgen demo`` command, which starts a local web server."""
 
 import os
 import signal
@@ -13,17 +13,17 @@ MAX_CONNECTIONS = 100
 
 
 def demo(runs: list[str], port: int = 7860, host: str = "127.0.0.1") -> None:
-    """Serves a page on which trained generators generate images side by side. Ctrl-C stops it.
+    """Serves a web page to sample from trained generators side by side. Press Ctrl-C to stop.
 
     Args:
-        runs: Run directories or checkpoint files. By default, all runs under lightning_logs that have a checkpoint.
-        port: Port of the page.
-        host: Address of the page. The default can only be reached from this machine, 0.0.0.0 also from other machines.
+        runs: Run directories or checkpoint files. Defaults to all runs in lightning_logs that have a checkpoint.
+        port: The port to listen on.
+        host: The address to listen on. Use 0.0.0.0 to make the page accessible from other machines.
     """
     check_number("port", port, at_least=1, at_most=65_535)
     try:
         listener = socket.create_server((host, port))
-    except (OSError, UnicodeError) as error:  # UnicodeError: the host name is invalid
+    except (OSError, UnicodeError) as error:  # UnicodeError is raised for invalid host names
         reason = getattr(error, "strerror", None) or error
         raise UsageError(
             f"The page cannot be served at {host}:{port} ({reason}): give another --port or --host."
@@ -31,7 +31,7 @@ def demo(runs: list[str], port: int = 7860, host: str = "127.0.0.1") -> None:
     with listener:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # otherwise each response is delayed by 40 ms
         found = find_runs(runs, Path())
-        # Gradio reads these variables when it is imported. They turn off its usage statistics and its history.
+        # Disable Gradio's usage statistics and history. These variables are read on import.
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_RUN_HISTORY="False")
         try:
             import uvicorn
@@ -52,5 +52,5 @@ def demo(runs: list[str], port: int = 7860, host: str = "127.0.0.1") -> None:
 
 
 def _exit(signum: int, frame: object) -> None:
-    """Exits without the interpreter's clean-up, which would abort if another thread is computing with torch."""
+    """Exits immediately, because the interpreter's cleanup would abort if another thread is running torch code."""
     os._exit(128 + signum)

@@ -1,4 +1,4 @@
-"""Computes the content of the page's tabs."""
+"""Computes what is shown in each tab of the page."""
 
 import io
 import math
@@ -24,26 +24,26 @@ from condgen.metrics.distances import nearest
 from condgen.noise import Distribution, slerp
 from condgen.sampling.generate import generate_uint8
 
-MAX_NFE = 10_000  # largest number of network evaluations for each run in a request
-# ranges of the slider for a coordinate of the noise
+MAX_NFE = 10_000  # the maximum number of network evaluations per run and request
+# slider ranges for a single noise coordinate
 RANGES: dict[Distribution, tuple[int, int]] = {"uniform": (0, 1), "normal": (-3, 3)}
 AMBER = torch.tensor([255, 196, 110]).view(3, 1, 1)
 
 
 class Views:
-    """Computes the content of the tabs. Each method takes a request and returns values for components of the page.
+    """Event handlers for the page. Each one takes a request and returns the new values of the output components.
 
-    All methods raise UsageError if the request is invalid, for example if a run or a label does not exist.
+    All of them raise a UsageError if the request is invalid, e.g. because a run or label doesn't exist.
 
     Args:
-        runs: Mapping from the name of each run to the run.
+        runs: The available runs, keyed by name.
     """
 
     def __init__(self, runs: dict[str, Run]) -> None:
         self.runs = runs
 
     def samples(self, request: SamplesRequest) -> str:
-        """Returns the HTML of each run's samples. They are the same as those of ``condgen predict``."""
+        """Shows each run's samples, which are identical to those from ``condgen predict``."""
         figures, columns = [], request.samples_per_label
         for run in [find_run(self.runs, name) for name in request.runs]:
             labels = torch.tensor(parse_labels(run.data, request.labels)).repeat_interleave(columns)
@@ -61,11 +61,11 @@ class Views:
         return "".join(figures)
 
     def morph(self, request: MorphRequest) -> list[Any]:
-        """Interpolates between two samples.
+        """Shows the interpolation between two samples.
 
         Returns:
-            The labels of the run, the image at the slider's position, a strip of the whole interpolation, and an
-            animation of it.
+            The label dropdown, the image at the current slider position, and the full interpolation as both a strip and
+            an animation.
         """
         run, label = self._run_and_label(request)
         images = interpolate(run, label, request, torch.linspace(0, 1, 21).tolist())
@@ -80,28 +80,28 @@ class Views:
         ]
 
     def interpolated(self, request: MorphRequest) -> str:
-        """Returns the interpolated image at the slider's position."""
+        """Shows the interpolated image at the current slider position."""
         run, label = self._run_and_label(request)
         image = interpolate(run, label, request, [request.part])[0]
         line = f"{request.part:.0%} of the way from sample {request.from_sample} to sample {request.to_sample}"
         return figure(png(image), f"{run.data.classes[label]} by {run.family}", [line], times=10)
 
     def noise(self, request: NoiseRequest) -> list[Any]:
-        """Selects a sample and one coordinate of its noise.
+        """Shows what happens to a sample when a single coordinate of its noise changes.
 
         Returns:
-            The labels of the run, the slider (set to the value of the coordinate in the sample's noise), the image, and
-            a strip of the whole range of the slider.
+            The label dropdown, the slider set to the original value of the coordinate, the image, and a strip of images
+            that covers the full slider range.
         """
         run, label = self._run_and_label(request)
         low, high = RANGES[run.generator().noise_distribution]
         own = float(flat_noise(run.generator(), request)[request.coordinate])
-        own = min(high, max(low, round(own, 2)))  # limited and rounded to the values of the slider
+        own = min(high, max(low, round(own, 2)))  # clamp to the slider range and round to its step size
         images = self.moved_and_range(request.model_copy(update={"value": own}))
         return [label_dropdown(run, label), gr.Slider(low, high, own), *images]
 
     def moved_and_range(self, request: NoiseRequest) -> tuple[str, str]:
-        """Returns the image at the slider's value, and a strip of images over the whole range of the slider."""
+        """Shows the image at the current slider value, along with a strip for the full slider range."""
         run, label = self._run_and_label(request)
         generator = run.generator()
         low, high = RANGES[generator.noise_distribution]
@@ -113,14 +113,14 @@ class Views:
         return self.moved(request), figure(strip, title, [line], {name: strip}, wide=True)
 
     def moved(self, request: NoiseRequest) -> str:
-        """Returns the sample after replacing one coordinate of its noise by the slider's value."""
+        """Shows the image at the current slider value."""
         run, label = self._run_and_label(request)
         image = move(run, label, request, [request.value])[0]
         line = f"sample {request.sample} with coordinate {request.coordinate} at {request.value:.2f}"
         return figure(png(image), f"{run.data.classes[label]} by {run.family}", [line], times=10)
 
     def epochs(self, request: EpochsRequest) -> list[Any]:
-        """Returns the slider (set to the last epoch), the grid of that epoch, and an animation of up to 40 grids."""
+        """Shows the grid of the last epoch, along with an animation of up to 40 epochs and a slider to choose one."""
         paths = sample_grids(find_run(self.runs, request.run))
         shown = paths[:: -(len(paths) // 40 + 1)][::-1]  # every n-th grid, including the last one
         film = webp([read_grid(path) for path in shown], [500] * (len(shown) - 1) + [2000])
@@ -131,7 +131,7 @@ class Views:
         ]
 
     def epoch(self, request: EpochsRequest) -> str:
-        """Returns the sample grid at the slider's position, or the last grid if there are fewer."""
+        """Shows the grid selected with the slider. Uses the last one if there aren't that many."""
         run = find_run(self.runs, request.run)
         paths = sample_grids(run)
         number = min(request.grid, len(paths))
@@ -139,30 +139,30 @@ class Views:
         return figure(png(read_grid(paths[number - 1])), run.family, lines, times=2)
 
     def scores(self, request: ScoresRequest) -> str:
-        """Returns tables with the scores of the runs and of real images."""
+        """Compares the scores of the runs with each other and with real images."""
         return score_tables([find_run(self.runs, name) for name in request.runs])
 
     def _run_and_label(self, request: MorphRequest | NoiseRequest) -> tuple[Run, int]:
-        """Returns the run and the label of a request.
+        """Looks up the requested run and label.
 
-        If the run does not have the label, the first label is returned, because the requested label may belong to the
-        previously selected run.
+        Falls back to the first label if the run doesn't have the given one. This happens right after the user switches
+        to a run that was trained on a different dataset.
         """
         run = find_run(self.runs, request.run)
         return run, run.data.classes.index(request.label) if request.label in run.data.classes else 0
 
 
 def interpolate(run: Run, label: int, request: MorphRequest, parts: list[float]) -> Tensor:
-    """Generates images between two samples.
+    """Generates the images between the two requested samples.
 
     Args:
-        run: Run whose generator is used.
-        label: Label of the images.
-        request: Request with the seed and the two samples.
-        parts: N positions from 0 (first sample) to 1 (second sample).
+        run: The run to sample from.
+        label: The label for all of the images.
+        request: Provides the seed and the indices of the two samples.
+        parts: Interpolation weights between 0 (first sample) and 1 (second sample).
 
     Returns:
-        Images with shape (N, C, H, W) and dtype uint8.
+        A uint8 tensor of shape (N, C, H, W), with one image per weight.
     """
     generator = run.generator(guidance=request.guidance, sampling_steps=request.sampling_steps)
     start, end = generator.sample_noise(request.seed, [request.from_sample, request.to_sample])
@@ -171,16 +171,10 @@ def interpolate(run: Run, label: int, request: MorphRequest, parts: list[float])
 
 
 def move(run: Run, label: int, request: NoiseRequest, values: list[float]) -> Tensor:
-    """Generates a sample several times, with different values of one coordinate of its noise.
-
-    Args:
-        run: Run whose generator is used.
-        label: Label of the sample.
-        request: Request with the seed, the sample and the coordinate.
-        values: N values of the coordinate.
+    """Regenerates the requested sample with each of the given values for one noise coordinate.
 
     Returns:
-        Images with shape (N, C, H, W) and dtype uint8.
+        A uint8 tensor of shape (N, C, H, W), with one image per value.
     """
     generator = run.generator(guidance=request.guidance, sampling_steps=request.sampling_steps)
     noise = flat_noise(generator, request).repeat(len(values), 1)
@@ -189,29 +183,17 @@ def move(run: Run, label: int, request: NoiseRequest, values: list[float]) -> Te
 
 
 def flat_noise(generator: ConditionalGenerator, request: NoiseRequest) -> Tensor:
-    """Returns the flattened noise of a sample, with shape (D,).
+    """Returns the noise for the requested sample as a vector of shape (D,).
 
     Raises:
-        UsageError: If the requested coordinate is not in [0, D - 1].
+        UsageError: If the coordinate is not between 0 and D - 1.
     """
     check_number("coordinate", request.coordinate, at_least=0, at_most=math.prod(generator.noise_shape) - 1)
     return generator.sample_noise(request.seed, [request.sample]).flatten()
 
 
 def generate(generator: ConditionalGenerator, labels: Tensor, noise: Tensor) -> Tensor:
-    """Generates images, unless this would take too long.
-
-    Args:
-        generator: Generator of the images.
-        labels: Labels with shape (N,).
-        noise: Noise with shape (N, *noise_shape).
-
-    Returns:
-        Images with shape (N, C, H, W) and dtype uint8.
-
-    Raises:
-        UsageError: If more than MAX_NFE evaluations of the network are needed.
-    """
+    """Same as ``generate_uint8``, but raises a UsageError if it would take more than MAX_NFE network evaluations."""
     if (evaluations := len(labels) * generator.nfe) > MAX_NFE:
         raise UsageError(
             f"{evaluations:,} evaluations of the network would take too long: choose fewer samples or sampling steps, "
@@ -225,7 +207,7 @@ def label_dropdown(run: Run, label: int) -> gr.Dropdown:
 
 
 def parse_labels(data: ImageDataModule, text: str) -> list[int]:
-    """Parses the labels that a user typed; raises UsageError if there are none, too many, or unknown labels."""
+    """Parses the text from the label box. Raises a UsageError if it is empty, too long, or has unknown labels."""
     if not text.strip():
         raise UsageError(f"Type at least one label: {', '.join(data.classes):.300}.")
     labels = data.parse_labels(text)
@@ -235,22 +217,18 @@ def parse_labels(data: ImageDataModule, text: str) -> list[int]:
 
 
 def nearest_training_images(run: Run, samples: Images) -> tuple[Tensor, Tensor]:
-    """Finds the nearest training image of each sample, among the training images with the same label.
-
-    Args:
-        run: Run whose training images are searched.
-        samples: N samples and their labels.
+    """For each sample, finds the nearest training image with the same label.
 
     Returns:
-        The nearest training images with shape (N, C, H, W) and dtype uint8, and their distances with shape (N,). The
-        distance is the Euclidean distance of the pixels in [0, 1]. If there is no training image with the label, the
-        image is black and the distance is infinite.
+        A tuple with the nearest images (uint8, of shape (N, C, H, W)) and their distances (of shape (N,)). The distance
+        is Euclidean, computed on pixels in [0, 1]. If there are no training images for a label, the result is a black
+        image at infinite distance.
 
     Raises:
-        UsageError: If the training images are not on this disk.
+        UsageError: If the dataset is not available locally.
     """
     try:
-        run.data.setup("fit")  # without prepare_data(), which downloads
+        run.data.setup("fit")  # skip prepare_data() so that nothing is downloaded
     except UsageError as error:
         raise UsageError(f"The training images of {run.name} are not on this disk ({error})") from error
     training = run.data.train_images
@@ -264,10 +242,7 @@ def nearest_training_images(run: Run, samples: Images) -> tuple[Tensor, Tensor]:
 
 
 def caption(run: Run, generator: ConditionalGenerator) -> list[str]:
-    """Returns lines of text that describe the run.
-
-    They contain the sampling settings, and the scores if they were measured with the same settings.
-    """
+    """Returns a few lines about the run, including its scores if they were measured with the same sampling settings."""
     settings = {n: generator.hparams[n] for n in ("guidance", "sampling_steps") if n in run.hyperparameters}
     lines = [f"{run.name} · {run.data.full_name}"]
     if settings:
@@ -283,14 +258,14 @@ def caption(run: Run, generator: ConditionalGenerator) -> list[str]:
 
 
 def npz(samples: Images) -> bytes:
-    """Returns the content of an npz file, in the format of ``condgen predict --predictions.format npz``."""
+    """Encodes the samples as an npz file, using the same format as ``condgen predict --predictions.format npz``."""
     content, indices = io.BytesIO(), np.arange(len(samples))
     np.savez_compressed(content, images=samples.images.numpy(), labels=samples.labels.numpy(), indices=indices)
     return content.getvalue()
 
 
 def sample_grids(run: Run) -> list[Path]:
-    """Returns the paths of a run's sample grids in the order of epochs; raises UsageError if there are no grids."""
+    """Lists the sample grids of a run, sorted by epoch. Raises a UsageError if there are none."""
     paths = sorted((run.folder / "samples").glob("epoch=*.png"), key=lambda path: (len(path.name), path.name))
     if not paths:
         raise UsageError(f"{run.folder}/samples contains no sample grids. `condgen fit` writes them.")

@@ -1,1 +1,1 @@
-"""Export of generators to ONNX, pt2 (``torch.export``) and safetensors, with a model card."""
+"""Exports generators to ONNX, pt2 (``torch.export``) or safetensors, along with a model card."""

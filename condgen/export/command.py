@@ -1,4 +1,4 @@
-"""The command ``condgen export``. It writes a trained generator, its metadata and a model card for other programs."""
+"""The ``condgen export`` command, which converts a trained generator for use outside of condgen."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from condgen.files.images import png
 from condgen.generators.base import class_path
 from condgen.sampling.generate import sample_grid
 
-TOLERANCE = 0.5 / 255  # half a level of an 8-bit pixel
+TOLERANCE = 0.5 / 255  # half a step of an 8-bit pixel
 
 
 def export(
@@ -28,14 +28,16 @@ def export(
     output: str | None = None,
     model: dict[str, Any] | None = None,
 ) -> None:
-    """Exports a generator for other programs, checks that it generates the same images, and writes a model card.
+    """Exports a trained generator, verifies that it still generates the same images, and writes a model card.
 
     Args:
-        ckpt_path: Checkpoint to export: last or best of the newest run, a checkpoint file, or a run directory.
-        format: File format: onnx for any ONNX runtime, pt2 for PyTorch without condgen, safetensors for condgen.load.
-        output: Folder for generator.onnx, generator.json, README.md and grid.png. By default, export/onnx in the run
+        ckpt_path: The checkpoint to export. Either last or best (of the newest run), a checkpoint file or a run
             directory.
-        model: Hyperparameters to change for sampling, such as --model.guidance 1.4.
+        format: The file format. Use onnx for any ONNX runtime, pt2 for PyTorch without condgen installed, or
+            safetensors for condgen.load.
+        output: Where to save generator.onnx, generator.json, README.md and grid.png. Defaults to export/onnx in the run
+            directory.
+        model: Hyperparameters to override for sampling, e.g. --model.guidance 1.4.
     """
     path = find_checkpoint(ckpt_path, Path())
     run = run_of(path)
@@ -70,15 +72,15 @@ def export(
     grid = sample_grid(generator, range(generator.num_classes), 10, seed=0)
     to_format, from_format = FORMATS[format]
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
-    content = to_format(generator, texts)  # the formats can store only text
+    content = to_format(generator, texts)  # all formats only support text as metadata
     difference = largest_difference(generator, from_format(content))
-    if not difference <= TOLERANCE:  # written this way because it may be NaN
+    if not difference <= TOLERANCE:  # not `>`, so that NaN is caught as well
         raise UsageError(
             f"Images from {format} differ from PyTorch's by up to {difference:.3g} (pixels in [0, 1]), so nothing is "
             "written."
         )
     files = {
-        # first, because it marks the folder as an export of condgen
+        # written first, since it is how we recognize our own exports later
         card: model_card(generator, data, origin, metadata, format, run).encode(),
         file: content,
         folder / "generator.json": json.dumps(metadata, indent=2).encode(),

@@ -1,4 +1,4 @@
-"""The export formats. Each has a function that writes a generator and one that reads it back to compare its images."""
+"""Defines the export formats. Each one can also be loaded back to make sure that the generated images match."""
 
 import io
 import json
@@ -18,17 +18,14 @@ from condgen.errors import UsageError
 from condgen.generators import ConditionalGenerator
 
 Format = Literal["onnx", "pt2", "safetensors"]
-Generate = Callable[[Tensor, Tensor], Tensor]  # labels (N,) and noise (N, *noise_shape) to images (N, C, H, W)
+Generate = Callable[[Tensor, Tensor], Tensor]  # (labels, noise) -> images
 
 
 class ExportableGenerator(nn.Module):
-    """Module whose ``forward`` is the ``generate`` of a generator, for the exporters.
+    """Wraps a generator so that ``forward`` can be exported.
 
-    ONNX has no assertions. So if a label is unknown or the numbers of labels and noise vectors differ, an index is out
-    of range, which is an error in every runtime.
-
-    Args:
-        generator: Generator to export.
+    ONNX doesn't support assertions, so invalid labels or a mismatched batch size deliberately cause an out-of-range
+    index, which every runtime reports as an error.
     """
 
     def __init__(self, generator: ConditionalGenerator) -> None:
@@ -40,7 +37,7 @@ class ExportableGenerator(nn.Module):
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
         known = (labels >= 0) & (labels < len(self.labels))
         labels = self.labels.index_select(0, torch.where(known, labels, len(self.labels)))
-        # 0, 1, 2, … With arange, the exporter would assume that labels and noise have the same length.
+        # 0, 1, 2, … Don't use arange here, it makes the exporter assume that labels and noise have the same length.
         label_rows = torch.ones_like(labels).cumsum(0) - 1
         noise_rows = torch.ones_like(noise.flatten(1)[:, 0], dtype=torch.int64).cumsum(0) - 1
         return self.generator(labels.index_select(0, noise_rows), noise.index_select(0, label_rows))
@@ -48,7 +45,7 @@ class ExportableGenerator(nn.Module):
 
 @torch.no_grad()
 def exported_program(generator: ConditionalGenerator) -> torch.export.ExportedProgram:
-    """Exports ``generate`` with ``torch.export``, for any number of images."""
+    """Traces the generator using ``torch.export`` with a dynamic batch size."""
     example = (torch.zeros(2, dtype=torch.int64), generator.sample_noise(0, range(2)))
     batch = torch.export.Dim("batch")
     program = torch.export.export(
@@ -66,7 +63,7 @@ def to_onnx(generator: ConditionalGenerator, metadata: dict[str, str]) -> bytes:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UsageError(f"ONNX needs {error.name}: pip install onnx onnxscript onnxruntime.") from error
-    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # its warnings are only about skipped optimizations
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it only warns about skipped optimizations
     converted = torch.onnx.export(
         exported_program(generator), dynamo=True, verbose=False, input_names=["labels", "noise"],
         output_names=["images"],
@@ -74,10 +71,10 @@ def to_onnx(generator: ConditionalGenerator, metadata: dict[str, str]) -> bytes:
     assert converted is not None
     model = converted.model_proto
     for node in model.graph.node:
-        del node.metadata_props[:]  # the PyTorch module of the operation, with local paths
+        del node.metadata_props[:]  # contains local paths
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    del model.graph.value_info[:]  # shapes of intermediate results, in which the batch size has another name
+    del model.graph.value_info[:]  # intermediate shapes, which use a different name for the batch dimension
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model)
     return model.SerializeToString()
@@ -95,7 +92,7 @@ def from_onnx(content: bytes) -> Generate:
 def to_pt2(generator: ConditionalGenerator, metadata: dict[str, str]) -> bytes:
     content = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "No complete tensor")  # warns of channels-last weights, which are tested
+        warnings.filterwarnings("ignore", "No complete tensor")  # about channels-last weights, which our tests cover
         torch.export.save(exported_program(generator), content, extra_files={"metadata.json": json.dumps(metadata)})
     return content.getvalue()
 
@@ -123,16 +120,16 @@ FORMATS: dict[Format, tuple[Callable[[ConditionalGenerator, dict[str, str]], byt
 
 @torch.no_grad()
 def largest_difference(generator: ConditionalGenerator, generate: Generate) -> float:
-    """Compares the images of an exported generator with those of the original one.
+    """Checks how closely an exported generator matches the original.
 
-    The comparison uses a batch of one image and a batch with all labels.
+    Both are run on a single label, and on a batch that contains every label.
 
     Args:
-        generator: Original generator.
-        generate: Function of the exported generator that generates images.
+        generator: The original generator.
+        generate: Calls the exported generator.
 
     Returns:
-        The largest difference of a pixel in [0, 1]; infinity if the images have the wrong shape.
+        The maximum absolute difference between pixels in [0, 1], or infinity if the shapes don't match.
     """
     differences = []
     for number in (1, 2 * generator.num_classes + 1):

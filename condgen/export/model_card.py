@@ -1,6 +1,6 @@
-"""The model card of an exported generator, in the format of the Hugging Face Hub.
+"""Writes a model card for the Hugging Face Hub, using Markdown with YAML front matter.
 
-It is Markdown with YAML front matter (Mitchell et al. 2019, "Model Cards for Model Reporting", arXiv:1810.03993).
+Model cards were proposed in Mitchell et al. 2019, "Model Cards for Model Reporting", arXiv:1810.03993.
 """
 
 import inspect
@@ -17,7 +17,7 @@ from condgen.evaluation.scores import with_errors
 from condgen.evaluation.scores_file import read_scores
 from condgen.generators import ConditionalGenerator
 
-CARD = Path(__file__).with_name("card")  # contains the template, and the usage of each format
+CARD = Path(__file__).with_name("card")  # the template and per-format usage instructions
 
 
 def model_card(
@@ -28,15 +28,15 @@ def model_card(
     format: str,
     run: Path | None,
 ) -> str:
-    """Returns the content of ``README.md`` beside an exported generator.
+    """Creates the ``README.md`` for an exported generator.
 
     Args:
-        generator: Exported generator.
-        data: Data module with the settings of the training run.
-        origin: Description of the checkpoint; see :func:`condgen.evaluation.report.about_checkpoint`.
-        metadata: Metadata of the exported file.
-        format: Format of the exported file.
-        run: Run directory. The card shows its scores if they belong to this checkpoint and these hyperparameters.
+        generator: The generator that was exported.
+        data: The data module, configured as it was for training.
+        origin: Information on the checkpoint from :func:`condgen.evaluation.report.about_checkpoint`.
+        metadata: The metadata stored in the exported file.
+        format: The export format.
+        run: The run directory. Its scores are only included if the checkpoint and hyperparameters match.
     """
     name = f"{metadata['family']} on {data.full_name}"
     scores = matching_scores(metadata, run)
@@ -66,7 +66,7 @@ def to_yaml(content: dict[str, Any], **style: Any) -> str:
 
 
 def front_matter(name: str, data: ImageDataModule, format: str, scores: dict[str, Any] | None) -> dict[str, Any]:
-    """Returns the fields that the Hugging Face Hub reads: license, tags, data set and scores."""
+    """Returns the metadata used by the Hugging Face Hub, i.e. license, tags, dataset and scores."""
     fields: dict[str, Any] = {
         "license": "mit",
         "library_name": "condgen",
@@ -85,15 +85,9 @@ def front_matter(name: str, data: ImageDataModule, format: str, scores: dict[str
 
 
 def matching_scores(metadata: dict[str, Any], run: Path | None) -> dict[str, Any] | None:
-    """Returns the scores of the exported generator.
+    """Loads ``scores.json`` from the run directory.
 
-    Args:
-        metadata: Metadata of the exported file.
-        run: Run directory.
-
-    Returns:
-        The content of ``scores.json`` if its training steps, hyperparameters and data set are those of ``metadata``;
-        None otherwise.
+    Returns None unless the number of training steps, the hyperparameters and the dataset all match the given metadata.
     """
     if run is None:
         return None
@@ -107,7 +101,7 @@ def matching_scores(metadata: dict[str, Any], run: Path | None) -> dict[str, Any
 
 
 def score_table(scores: dict[str, Any] | None) -> str:
-    """Returns a Markdown table of the scores, with the values for real images beside them."""
+    """Formats the scores as a Markdown table, including those of real images for comparison."""
     if scores is None:
         return "Not measured: run `condgen test`, then export again."
     rows = [f"| {name} | {' | '.join(with_errors(score))} |" for name, score in scores["scores"].items()]

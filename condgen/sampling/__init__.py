@@ -1,1 +1,1 @@
-"""Sampling: generating samples in blocks, writing them to files, and interpolating between them."""
+"""Utilities for generating samples, saving them to disk, and interpolating between them."""

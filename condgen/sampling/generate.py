@@ -1,4 +1,4 @@
-"""Functions that generate many samples, on one process or on all of them."""
+"""Functions for generating large numbers of samples, on a single process or distributed."""
 
 import time
 from collections.abc import Sequence
@@ -14,20 +14,20 @@ from condgen.data.requests import SampleRequest, request_loader
 from condgen.files.images import grid, to_bytes
 from condgen.generators import ConditionalGenerator
 
-BLOCK = 64  # number of images that are generated at once, to limit memory
+BLOCK = 64  # how many images to generate at once, to save memory
 
 
 @torch.no_grad()
 def generate_uint8(generator: ConditionalGenerator, labels: Tensor, noise: Tensor) -> Tensor:
-    """Generates images in blocks and converts them to uint8.
+    """Generates images in small batches to save memory, and converts them to uint8.
 
     Args:
-        generator: Generator of the images.
-        labels: Labels with shape (N,).
-        noise: Noise with shape (N, *noise_shape).
+        generator: The generator to use.
+        labels: Tensor of shape (N,).
+        noise: Tensor of shape (N, *noise_shape).
 
     Returns:
-        Images with shape (N, C, H, W) and dtype uint8, on the CPU.
+        A uint8 tensor of shape (N, C, H, W) on the CPU.
     """
     blocks = zip(labels.split(BLOCK), noise.split(BLOCK), strict=True)
     device = generator.device
@@ -35,17 +35,17 @@ def generate_uint8(generator: ConditionalGenerator, labels: Tensor, noise: Tenso
 
 
 def sample_all_ranks(trainer: Trainer, generator: ConditionalGenerator, samples_per_label: int) -> tuple[Images, float]:
-    """Generates samples of each label and divides the work among all processes. All processes must call it.
+    """Generates samples for all labels, splitting the work across processes.
 
-    The samples are the same as those of ``condgen predict``.
+    Must be called on all ranks. The result is the same as with ``condgen predict``.
 
     Args:
-        trainer: Trainer whose processes generate the samples.
-        generator: Generator of the samples.
-        samples_per_label: Number of samples of each label.
+        trainer: The trainer to get the processes and data module from.
+        generator: The generator to use.
+        samples_per_label: The number of samples per label.
 
     Returns:
-        All samples, ordered by label and available on every process, and the elapsed time in seconds.
+        The full set of samples ordered by label (on every rank), and how long it took in seconds.
     """
     began = time.monotonic()
     data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
@@ -59,21 +59,21 @@ def sample_all_ranks(trainer: Trainer, generator: ConditionalGenerator, samples_
             requested = block.indices < request.end
             block = block._replace(labels=block.labels.to(generator.device))
             images[block.indices[requested]] = to_bytes(generator.predict_step(block))[requested].to(images)
-    images = trainer.strategy.reduce(images, reduce_op="sum")  # each process has zeros for the samples of the others
+    images = trainer.strategy.reduce(images, reduce_op="sum")  # samples from other ranks are zero
     return Images(images.cpu(), labels), time.monotonic() - began
 
 
 def sample_grid(generator: ConditionalGenerator, labels: Sequence[int], samples_per_label: int, seed: int) -> Tensor:
-    """Generates a grid of samples with one row for each label.
+    """Generates a grid of samples with one row per label.
 
     Args:
-        generator: Generator of the samples.
-        labels: Labels of the rows.
-        samples_per_label: Number of columns.
-        seed: Seed of the noise.
+        generator: The generator to use.
+        labels: The label for each row.
+        samples_per_label: The number of columns.
+        seed: The sampling seed.
 
     Returns:
-        The grid as one image with shape (3, H, W) and dtype uint8.
+        The grid as a single uint8 image of shape (3, H, W).
     """
     each = torch.tensor(labels).repeat_interleave(samples_per_label)
     return grid(generate_uint8(generator, each, generator.sample_noise(seed, range(len(each)))), samples_per_label)

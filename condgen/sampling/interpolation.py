@@ -1,4 +1,4 @@
-"""Interpolation of the noise, which morphs samples into each other."""
+"""Morphs samples into each other by interpolating their noise."""
 
 from pathlib import Path
 
@@ -12,25 +12,24 @@ from condgen.generators import ConditionalGenerator
 from condgen.noise import slerp
 from condgen.sampling.generate import generate_uint8
 
-MAX_LABELS, MAX_SAMPLES = 100, 32  # largest number of labels, and of samples of each label, that are interpolated
-FRAME_COLUMNS = 10  # number of labels side by side in a frame
+MAX_LABELS, MAX_SAMPLES = 100, 32  # any labels or samples beyond this are ignored
+FRAME_COLUMNS = 10  # how many labels to show side by side
 
 
 def interpolate(
     generator: ConditionalGenerator, labels: Tensor, noise: Tensor, steps: int, progress: bool = True
 ) -> Tensor:
-    """Interpolates between consecutive samples of each label, and from the last sample back to the first.
+    """Interpolates between consecutive samples of each label, eventually returning to the first one.
 
     Args:
-        generator: Generator of the images.
-        labels: L labels, with shape (L,).
-        noise: Noise for S samples per label, with shape (L, S, *noise_shape).
-        steps: Number of images from one sample to the next.
+        generator: The generator to use.
+        labels: Tensor of shape (L,).
+        noise: Tensor of shape (L, S, *noise_shape), where S is the number of samples per label.
+        steps: The number of interpolation steps between two samples.
         progress: Whether to show a progress bar.
 
     Returns:
-        Images with shape (S * steps, L, C, H, W) and dtype uint8. For each label, image
-        ``k * steps`` is the k-th sample.
+        A uint8 tensor of shape (S * steps, L, C, H, W), with the k-th sample at index ``k * steps``.
     """
     weights, following, frames = torch.arange(steps) / steps, noise.roll(-1, dims=1), []
     numbers = range(noise.shape[1])
@@ -45,16 +44,16 @@ def interpolate(
 def write_interpolation(
     generator: ConditionalGenerator, request: SampleRequest, steps: int, folder: Path, progress: bool = True
 ) -> None:
-    """Writes an interpolation of the requested samples to ``walk.gif`` and ``walk.png``.
+    """Interpolates between the requested samples and saves the result as ``walk.gif`` and ``walk.png``.
 
-    ``walk.gif`` shows the interpolation through all samples, with all labels side by side. ``walk.png`` shows the steps
-    from the first sample to the second, with one row for each label.
+    The GIF goes through all of the samples, showing all labels side by side. The PNG only covers the first two samples,
+    with one row per label.
 
     Args:
-        generator: Generator of the samples.
-        request: Request for the samples.
-        steps: Number of images from one sample to the next.
-        folder: Folder for the two files.
+        generator: The generator to use.
+        request: The samples to interpolate between.
+        steps: The number of interpolation steps between two samples.
+        folder: The output folder.
         progress: Whether to show a progress bar.
     """
     each = min(request.samples_per_label, MAX_SAMPLES)

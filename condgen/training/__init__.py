@@ -1,1 +1,1 @@
-"""Training: the Trainer, its callbacks and its loggers."""
+"""The Trainer and everything it needs, such as callbacks and loggers."""

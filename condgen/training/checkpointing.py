@@ -1,8 +1,7 @@
-"""The callback that writes ``last.ckpt`` and ``best.ckpt``, also if a signal stops the training run.
+"""The checkpoint callback, which also handles signals like Ctrl-C.
 
-It replaces Lightning's ModelCheckpoint for two reasons. If ModelCheckpoint monitors a value, it defers a checkpoint
-within an epoch until the next validation. If it saves at the last batch of an epoch, a run that resumes from this
-checkpoint skips the validation of the epoch.
+We don't use Lightning's ModelCheckpoint for two reasons. When monitoring a value, it delays mid-epoch checkpoints until
+the next validation. And if it saves on the last batch of an epoch, the validation for that epoch is skipped on resume.
 """
 
 import math
@@ -26,22 +25,19 @@ from condgen.training.trainer import is_accumulating
 
 
 def check_monitor(setting: str, monitor: str, logged: Collection[str]) -> None:
-    """Checks that a monitored value is logged.
+    """Raises a UsageError if the monitored metric is never logged.
 
     Args:
-        setting: Name of the setting, for the error message.
-        monitor: Value of the setting: the name of the monitored value.
-        logged: Names of all logged values.
-
-    Raises:
-        UsageError: If ``monitor`` is not in ``logged``.
+        setting: The option that was used to set ``monitor``, for the error message.
+        monitor: Name of the metric to monitor.
+        logged: Names of all logged metrics.
     """
     if monitor not in logged:
         raise UsageError(f"{setting} is {monitor}, which is not logged: give one of {', '.join(sorted(logged))}.")
 
 
 def _is_regular_validation(trainer: Trainer) -> bool:
-    """Returns whether the validation after this batch is a scheduled one, and not caused by a request to stop."""
+    """Checks whether validation is scheduled after this batch anyway, i.e. not just because training was stopped."""
     if trainer.is_last_batch or trainer.val_check_batch is None:
         return True
     loop = trainer.fit_loop
@@ -50,26 +46,25 @@ def _is_regular_validation(trainer: Trainer) -> bool:
 
 
 def _logged_steps(trainer: Trainer) -> int:
-    """Returns the number of logged steps. With manual optimization, each batch counts as one step."""
+    """Returns the number of steps logged so far. With manual optimization, every batch counts as a step."""
     is_automatic = trainer.lightning_module.automatic_optimization
     return trainer.global_step if is_automatic else trainer.fit_loop.total_batch_idx + 1
 
 
 class LastAndBestCheckpoint(Checkpoint):
-    """Writes ``checkpoints/last.ckpt`` at the end of every epoch, and ``best.ckpt`` if the epoch was the best so far.
+    """Saves ``checkpoints/last.ckpt`` after every epoch, and keeps the best epoch so far in ``best.ckpt``.
 
-    If any process receives SIGINT (Ctrl-C), SIGTERM or SIGUSR1, all processes finish the current batch, save
-    ``last.ckpt`` and raise :class:`StoppedBySignal`. If it was the last batch of the epoch, they finish the epoch
-    first. A second signal stops the process at once.
+    On SIGINT (Ctrl-C), SIGTERM or SIGUSR1, all processes finish the current batch, save ``last.ckpt`` and raise
+    :class:`StoppedBySignal`, even if only one of them received the signal. After the last batch of an epoch, they
+    complete the epoch first. A second signal stops the process immediately.
 
     Args:
-        monitor: Logged value that decides which epoch is the best.
-        mode: Whether the best value is the smallest (``min``) or the largest (``max``).
-        every_n_train_steps: Number of batches after which ``last.ckpt`` is also written within an epoch. By default, it
-            is only written at the end of an epoch.
+        monitor: The metric used to find the best epoch.
+        mode: Whether lower (``min``) or higher (``max``) values of the metric are better.
+        every_n_train_steps: If set, ``last.ckpt`` is also saved every n batches during an epoch.
 
     Raises:
-        UsageError: If an argument has a value that is not allowed.
+        UsageError: If any of the arguments is invalid.
     """
 
     def __init__(
@@ -86,20 +81,20 @@ class LastAndBestCheckpoint(Checkpoint):
         self.monitor, self.mode, self.every_n_train_steps = monitor, mode, every_n_train_steps
         self.directory = Path()
         self.best: float | None = None
-        self._is_best = False  # whether last.ckpt contains the best epoch so far
-        self._value: float | None = None  # monitored value of the epoch's latest validation; NaN if not logged
-        self._extra_validation = False  # whether that validation took place only because of a stop
+        self._is_best = False  # whether last.ckpt is the best epoch so far
+        self._value: float | None = None  # monitored value from the latest validation in this epoch, or NaN
+        self._extra_validation = False  # whether we only validated because training was stopped
         self._extra_rows: list[str] = []
-        self._next_step = 0  # first step that a resumed run logs
-        self._is_due = False  # whether to write last.ckpt after the next optimizer step
-        self._batch_end: dict[str, Any] | None = None  # state of the fit loop for a checkpoint that is not written yet
-        self._optimizer_states: list[Any] | None = None  # optimizer states in the checkpoint that is being loaded
-        self._seconds = 0.0  # training time before the run was resumed
-        self._started: float | None = None  # time at which this process started to train
+        self._next_step = 0  # where logging continues after a resume
+        self._is_due = False  # whether to save after the next optimizer step
+        self._batch_end: dict[str, Any] | None = None  # fit loop state for a checkpoint that has yet to be written
+        self._optimizer_states: list[Any] | None = None  # from the checkpoint being loaded
+        self._seconds = 0.0  # training time before resuming
+        self._started: float | None = None  # when this process started training
         self._signals = StopSignals()
         self._stop_signal: int | None = None
 
-    # Content of a checkpoint
+    # Checkpoint contents
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -114,7 +109,7 @@ class LastAndBestCheckpoint(Checkpoint):
         if (state_dict["monitor"], state_dict["mode"]) != (self.monitor, self.mode):
             return
         self._value = state_dict["value"]
-        if (self.directory / "last.ckpt").is_file():  # otherwise best.ckpt is in the directory of another run
+        if (self.directory / "last.ckpt").is_file():  # otherwise best.ckpt belongs to a different run
             self.best, self._is_best = state_dict["best"], state_dict["is_best"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -153,7 +148,7 @@ class LastAndBestCheckpoint(Checkpoint):
                 f"The checkpoint was saved after batch {done} of an epoch, but trainer.limit_train_batches ends each "
                 f"epoch after {batches}: give a larger limit, or leave it out."
             )
-        self._copy_best(trainer)  # in case the process was killed between writing last.ckpt and best.ckpt
+        self._copy_best(trainer)  # in case the process was killed before it could write best.ckpt
         for logger in trainer.loggers:
             if isinstance(logger, MetricsLogger):
                 logger.resume()
@@ -161,7 +156,7 @@ class LastAndBestCheckpoint(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._signals.uninstall()
         if any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-            self._save(trainer)  # the callback has just copied the averaged weights into the network
+            self._save(trainer)  # SWA has only just swapped in the averaged weights
             self._copy_best(trainer)
         if trainer.is_global_zero and not (self.directory / "best.ckpt").is_file():
             rank_zero_warn(f"There is no best.ckpt, because no epoch had a finite {self.monitor}.")
@@ -169,7 +164,7 @@ class LastAndBestCheckpoint(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._signals.uninstall()
 
-    # Checkpoints within an epoch
+    # Mid-epoch checkpoints
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -178,23 +173,23 @@ class LastAndBestCheckpoint(Checkpoint):
         every = self.every_n_train_steps
         self._is_due |= every is not None and (trainer.fit_loop.total_batch_idx + 1) % every == 0
         if trainer.is_last_batch or is_accumulating(trainer):
-            return  # saved at the end of the epoch; checkpoints do not contain accumulated gradients
+            return  # saved at the end of the epoch, or once there are no more accumulated gradients
         if self._stop_signal or self._is_due:
-            # Lightning logs and validates after this hook. If the checkpoint were written now and the process were
-            # killed right afterwards, the log rows and the validation would be lost. So the checkpoint is written at
-            # the start of the next batch, with the current state of the loop, from which Lightning can resume.
+            # Lightning logs and validates after this hook, and we'd lose that if we saved here and the process was then
+            # killed. Instead, capture the loop state while Lightning can still resume from it, and write the checkpoint
+            # at the start of the next batch.
             self._is_due = False
             self._next_step, self._batch_end = _logged_steps(trainer), trainer.fit_loop.state_dict()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._is_best = False  # the next last.ckpt is from within an epoch
+        self._is_best = False  # mid-epoch checkpoints never count as the best
         if self._batch_end is not None:
             self._save(trainer)
             self._batch_end = None
             if self._stop_signal:
                 raise StoppedBySignal(self._stop_signal)
 
-    # Checkpoints at the end of an epoch
+    # End-of-epoch checkpoints
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
@@ -204,7 +199,7 @@ class LastAndBestCheckpoint(Checkpoint):
         self._extra_validation = trainer.should_stop and not _is_regular_validation(trainer)
 
     def _check_monitors(self, trainer: Trainer) -> None:
-        """Checks that monitored values are logged. Skips ``train_…`` values, which are not logged before training."""
+        """Checks that all monitored metrics exist, except for ``train_…`` ones, which we haven't seen at this point."""
         monitors = {"checkpoint.monitor": self.monitor}
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, EarlyStopping) and callback.strict:
@@ -219,13 +214,13 @@ class LastAndBestCheckpoint(Checkpoint):
         is_validated = self._value is not None
         value = math.nan if self._value is None else float(trainer.callback_metrics.get(self.monitor, self._value))
         self._is_best = self._is_better(value)
-        if self._extra_validation:  # used only if there is no best epoch yet: an uninterrupted run lacks it
+        if self._extra_validation:  # an uninterrupted run wouldn't have it, so only use it as a last resort
             self._is_best &= self.best is None
         elif self._is_best:
             self.best = value
         if trainer.is_last_batch or self._extra_validation:
             self._value = None
-        if trainer.is_last_batch:  # otherwise a limit such as max_steps ended the run within the epoch
+        if trainer.is_last_batch:  # otherwise, training stopped mid-epoch because of e.g. max_steps
             self._is_due = False
         self._save(trainer)
         self._copy_best(trainer)
@@ -238,13 +233,10 @@ class LastAndBestCheckpoint(Checkpoint):
             raise StoppedBySignal(self._stop_signal)
 
     def _find_extra_rows(self, trainer: Trainer) -> list[str]:
-        """Finds the rows that metrics.csv has only because a callback stopped the training early.
+        """Finds the rows in ``metrics.csv`` that are only there because a callback stopped training early.
 
-        In that case, Lightning logs and validates one extra time. An uninterrupted run does not have these rows, so
-        they are dropped when the run is resumed.
-
-        Returns:
-            The name of one non-empty column for each of these rows.
+        Lightning logs and validates one more time in this case. An uninterrupted run wouldn't have these rows, so we
+        drop them on resume. Returns the name of a non-empty column for each of them.
         """
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         is_regular_row = bool(every) and self._next_step % every == 0
@@ -260,7 +252,7 @@ class LastAndBestCheckpoint(Checkpoint):
         trainer.save_checkpoint(self.directory / "last.ckpt", weights_only=False)
 
     def _copy_best(self, trainer: Trainer) -> None:
-        """Copies ``last.ckpt`` to ``best.ckpt`` if it contains the best epoch so far."""
+        """Copies ``last.ckpt`` to ``best.ckpt`` if it is the best epoch so far."""
         if self._is_best and trainer.is_global_zero:
             with open(self.directory / "last.ckpt", "rb") as last, atomic_write(self.directory / "best.ckpt") as best:
                 shutil.copyfileobj(last, best, 1 << 20)

@@ -1,7 +1,6 @@
-"""The only module that uses private attributes of Lightning.
+"""Workarounds that rely on private Lightning attributes, all kept in one place.
 
-The functions were written for Lightning 2.6. Each has a reason in its docstring, and a test that fails if Lightning
-changes the attribute.
+They were written for Lightning 2.6. The tests will fail if any of these attributes change in a future release.
 """
 
 from pathlib import Path
@@ -15,19 +14,19 @@ from condgen.checkpoints.read import raise_as_incompatible
 
 
 def ignore_other_checkpoints(trainer: Trainer) -> None:
-    """Makes the trainer load only the checkpoint that is passed to it.
+    """Prevents the trainer from picking up a checkpoint that we didn't pass to it.
 
-    If no checkpoint is passed, Lightning resumes from an ``hpc_ckpt_1.ckpt`` in a SLURM job, or from a file that
-    OnExceptionCheckpoint wrote.
+    Otherwise, Lightning would automatically resume from ``hpc_ckpt_1.ckpt`` on SLURM, or from a checkpoint saved by
+    OnExceptionCheckpoint.
     """
     trainer._checkpoint_connector._parse_ckpt_path = lambda state_fn, ckpt_path, **_: ckpt_path  # type: ignore[method-assign]
 
 
 def name_checkpoint_in_errors(trainer: Trainer, path: Path | None) -> None:
-    """Makes the trainer raise a UsageError that names the checkpoint ``path`` if it cannot be restored.
+    """Raises a UsageError that mentions ``path`` if the checkpoint can't be restored.
 
-    Lightning passes the content of a checkpoint to loops, optimizers, schedulers and callbacks. If the content is
-    invalid, they can raise any type of exception.
+    Loops, optimizers, schedulers and callbacks all restore their own state, and can fail with any kind of exception if
+    the checkpoint is invalid.
     """
     connector, readable = trainer._checkpoint_connector, raise_as_incompatible(path)
     connector._restore_modules_and_callbacks = readable(connector._restore_modules_and_callbacks)  # type: ignore[method-assign]
@@ -35,21 +34,18 @@ def name_checkpoint_in_errors(trainer: Trainer, path: Path | None) -> None:
 
 
 def resume_between_epochs(trainer: Trainer) -> None:
-    """Makes the trainer start the next epoch if the checkpoint is from the end of an epoch.
+    """Ensures that we start a new epoch when resuming from an end-of-epoch checkpoint.
 
-    With ``max_steps``, Lightning would otherwise resume within the finished epoch and repeat its epoch-end hooks.
+    With ``max_steps``, Lightning would go back to the finished epoch and run its epoch-end hooks again.
     """
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
 
 
 def rewind_to_batch_end(fit_loop: dict[str, Any]) -> None:
-    """Changes the saved state of a fit loop from "epoch finished" to "last batch finished".
+    """Modifies the fit loop state of a checkpoint in-place so that the current epoch is no longer marked as done.
 
-    If a limit such as ``max_steps`` ends training within an epoch, Lightning counts the epoch as finished. A resumed
-    run with a higher limit would then skip the rest of the epoch.
-
-    Args:
-        fit_loop: State of the fit loop in a checkpoint. It is changed in place.
+    When training stops mid-epoch, e.g. because of ``max_steps``, Lightning still marks the epoch as done. Resuming with
+    a higher limit would then skip the rest of it.
     """
     for scope in ("total", "current"):
         epochs, batches = fit_loop["epoch_progress"][scope], fit_loop["epoch_loop.batch_progress"][scope]
@@ -60,5 +56,5 @@ def rewind_to_batch_end(fit_loop: dict[str, Any]) -> None:
 
 
 def trains_in_children(strategy: Strategy) -> bool:
-    """Returns whether the strategy trains in forked or spawned processes, like ``ddp_spawn`` and ``ddp_notebook``."""
+    """Checks for strategies that fork or spawn processes, such as ``ddp_spawn`` and ``ddp_notebook``."""
     return isinstance(strategy.launcher, _MultiProcessingLauncher)

@@ -1,4 +1,4 @@
-"""The loggers of a run directory, and a function that logs images. A resumed run appends to its existing log files."""
+"""Loggers that write to the run directory. When a run is resumed, they append to the existing files."""
 
 import csv
 import io
@@ -20,13 +20,10 @@ MAX_METRICS_BYTES = 2**28
 
 
 def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]], bool]:
-    """Reads a ``metrics.csv``. An incomplete last row is ignored, because a killed process can leave one.
-
-    Args:
-        path: Path to the file.
+    """Reads a ``metrics.csv`` file. Ignores the last row if it is incomplete, in case the process was killed.
 
     Returns:
-        The column names, the readable rows, and whether the whole file is readable.
+        The column names, all valid rows, and whether the entire file is valid.
     """
     try:
         text = read_limited(path, MAX_METRICS_BYTES).decode("utf-8-sig")
@@ -34,7 +31,7 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]], bool]:
     except (OSError, ValueError, csv.Error):
         return [], [], False
     if not table:
-        return [], [], True  # the process was killed, or the disk was full, before the first row was written
+        return [], [], True  # killed or out of disk space before the first row was written
     header, *body = table
     if not text.endswith("\n"):
         body = body[:-1]
@@ -46,16 +43,16 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]], bool]:
 
 
 class MetricsLogger(Logger):
-    """Writes metrics to ``metrics.csv``, each row as soon as it is logged.
+    """Logs metrics to ``metrics.csv``, without any buffering.
 
-    The logger does not write hyperparameters, because they are in the run's ``config.yaml``.
+    Hyperparameters are not logged, since they are already in ``config.yaml``.
 
     Args:
-        run: Run directory.
-        first_step: First step of this training run. If the run is resumed, existing rows from this step on are dropped,
-            because they are logged again.
-        extra_rows: Names of columns. Existing rows of the step before ``first_step`` with a value in one of these
-            columns are dropped too, because they were logged only because training stopped there.
+        run: The run directory.
+        first_step: The step to start from. When resuming, existing rows from this step onwards are dropped because they
+            will be logged again.
+        extra_rows: Column names. If a row from the step before ``first_step`` has a value in any of these columns, it
+            was only logged because training stopped at that point, so it is dropped as well.
     """
 
     def __init__(self, run: Path, first_step: int, extra_rows: Sequence[str] = ()) -> None:
@@ -95,10 +92,9 @@ class MetricsLogger(Logger):
 
     @rank_zero_only
     def resume(self) -> None:
-        """Drops the existing rows that the resumed run logs again. It has an effect only the first time.
+        """Drops any existing rows that will be logged again. Only has an effect on the first call.
 
-        It is called before the first new checkpoint is written, because that checkpoint no longer records which rows to
-        drop.
+        This needs to happen before a new checkpoint is saved, since that no longer knows which rows to drop.
         """
         is_first_call, self._is_resumed = not self._is_resumed, True
         if not is_first_call or not os.path.lexists(self.path):
@@ -126,18 +122,17 @@ class MetricsLogger(Logger):
 
 
 def _rename_damaged(path: Path) -> Path:
-    """Renames a damaged file, so that its content is not lost. Returns the new path."""
+    """Keeps a backup of a damaged file under a new name, which is returned."""
     paths = (path.with_name(f"{path.stem}.damaged-{number}{path.suffix}") for number in itertools.count())
     return path.rename(next(free for free in paths if not os.path.lexists(free)))
 
 
 class RunTensorBoardLogger(TensorBoardLogger):
-    """Writes TensorBoard events into the run directory, and the hyperparameters for TensorBoard's HPARAMS tab.
+    """A TensorBoardLogger that logs to the run directory, including hyperparameters for the HPARAMS tab.
 
     Args:
-        run: Run directory.
-        first_step: First step of this training run. If the run is resumed, TensorBoard hides the events that were
-            logged from this step on before the interruption.
+        run: The run directory.
+        first_step: The step to start from. When resuming, TensorBoard hides any earlier events from this step onwards.
     """
 
     def __init__(self, run: Path, first_step: int) -> None:
@@ -145,8 +140,8 @@ class RunTensorBoardLogger(TensorBoardLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
-        """Writes the hyperparameters once, and declares the logged ``val_loss`` as their metric."""
-        from torch.utils.tensorboard.summary import hparams  # slow to import, and only needed for training
+        """Logs the hyperparameters once, with ``val_loss`` as the metric."""
+        from torch.utils.tensorboard.summary import hparams  # slow import that is only needed for training
 
         plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in dict(params).items()}
         for summary in hparams(plain, {"val_loss": 0.0}):
@@ -159,14 +154,14 @@ class RunTensorBoardLogger(TensorBoardLogger):
 def log_image(logger: Logger, name: str, image: Tensor, step: int) -> None:
     """Logs an image to TensorBoard, W&B, MLflow or Comet.
 
-    If another logger has a method ``log_image``, it is called as ``log_image(name, [array], step=step)``. The array has
-    shape (H, W, 3) and dtype uint8.
+    Custom loggers are supported if they have a ``log_image`` method. It gets called as ``log_image(name, [array],
+    step=step)`` with a uint8 array of shape (H, W, 3).
 
     Args:
-        logger: Logger that gets the image.
-        name: Name of the image in the logger.
-        image: Image with shape (3, H, W) and dtype uint8.
-        step: Step of the image.
+        logger: The logger to use.
+        name: The tag or key to log the image under.
+        image: A uint8 tensor of shape (3, H, W).
+        step: The global step.
     """
     array = image.permute(1, 2, 0).numpy()
     if isinstance(logger, TensorBoardLogger):
@@ -180,11 +175,5 @@ def log_image(logger: Logger, name: str, image: Tensor, step: int) -> None:
 
 
 def run_loggers(run: Path, first_step: int, extra_rows: Sequence[str] = ()) -> list[Logger]:
-    """Returns the loggers that write into a run directory.
-
-    Args:
-        run: Run directory.
-        first_step: First step of this training run, 0 for a new run.
-        extra_rows: Names of columns of existing rows to drop; see :class:`MetricsLogger`.
-    """
+    """Creates the default loggers. See :class:`MetricsLogger` for the arguments."""
     return [MetricsLogger(run, first_step, extra_rows), RunTensorBoardLogger(run, first_step)]

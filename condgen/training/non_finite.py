@@ -1,4 +1,4 @@
-"""The callback that stops training if a loss or a gradient is NaN or infinite, before the weights are updated."""
+"""A callback to stop training on NaN or infinite values, before they can end up in the weights."""
 
 import math
 from pathlib import Path
@@ -13,16 +13,16 @@ from condgen.errors import CollectiveError
 
 
 class TerminateOnNonFinite(Callback):
-    """Raises CollectiveError on all processes if the loss or a gradient of any process is NaN or infinite.
+    """Raises a CollectiveError on all ranks if the loss or gradients become NaN or infinite on any of them.
 
-    Gradients are checked after the backward pass, because DDP has made them equal on all processes by then. A loss that
-    is not finite is detected in the same way, because it makes the gradients NaN. With ``16-mixed`` only losses are
-    checked: GradScaler expects infinite gradients and lowers its scale. No checkpoint is written, so the last
-    checkpoint stays usable.
+    We check the gradients after the backward pass, at which point DDP has already synchronized them across ranks. This
+    covers the loss too, because a non-finite loss is turned into NaN gradients. With ``16-mixed``, only the loss is
+    checked, since it's normal for GradScaler to run into infinite gradients and reduce the scale. The last checkpoint
+    is left as it is so that it can still be used.
     """
 
     def __init__(self) -> None:
-        self._loss = torch.zeros(())  # loss of the latest batch on this process
+        self._loss = torch.zeros(())  # latest loss on this rank
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.checkpoint = Path(str(trainer.log_dir)) / "checkpoints" / "last.ckpt"
@@ -39,16 +39,13 @@ class TerminateOnNonFinite(Callback):
                 raise self._error(trainer, {"loss": self._loss})
             return
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        # If an element is not finite, the sum is not finite. The sum is 20 times faster than checking every element.
+        # The sum is non-finite if any of the elements are, and is 20 times faster than checking each of them.
         if gradients and not torch.stack([gradient.sum() for gradient in gradients]).sum().isfinite():
             named = {f"gradient of {name}": p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
             raise self._error(trainer, {"loss": self._loss, **named})
 
     def _error(self, trainer: Trainer, tensors: dict[str, Tensor]) -> CollectiveError:
-        """Returns an error that names the first tensor that is not finite.
-
-        If all tensors of this process are finite, the loss of another process is the cause.
-        """
+        """Creates an error message for the first non-finite tensor. If there is none, it must be on another rank."""
         sums = {name: tensor.sum().item() for name, tensor in tensors.items()}
         wrong = (f"The {name} is {total}" for name, total in sums.items() if not math.isfinite(total))
         cause = next(wrong, "The loss of another process is not finite")

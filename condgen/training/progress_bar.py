@@ -1,4 +1,4 @@
-"""The progress bar. It shows the losses, the speed and the remaining time of the whole training run."""
+"""A progress bar with losses, speed, and the time left for the entire run."""
 
 import math
 import sys
@@ -12,11 +12,11 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from condgen.generators import ConditionalGenerator
 
-SHOW_WITH_TOTAL = 1e-9  # tqdm's delay in seconds: the bar appears at its first update, when the total is known
+SHOW_WITH_TOTAL = 1e-9  # delay in seconds, so that tqdm only shows the bar once it knows the total
 
 
 class RunProgressBar(TQDMProgressBar):
-    """Lightning's progress bar with two additions: the number of epochs and the remaining time for all epochs."""
+    """Same as Lightning's TQDMProgressBar, but also shows the total number of epochs and the time left for all of them."""
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=1 if sys.stdout.isatty() else 100, leave=True)
@@ -40,7 +40,7 @@ class RunProgressBar(TQDMProgressBar):
         self._started, self._batches_before = time.monotonic(), self.trainer.fit_loop.total_batch_idx + 1
 
     def on_exception(self, *args: Any) -> None:
-        print(flush=True)  # so that the error message starts on a new line
+        print(flush=True)  # start the error message on a new line
 
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
         self.train_progress_bar.leave = False  # Lightning creates a new bar for each epoch
@@ -56,7 +56,7 @@ class RunProgressBar(TQDMProgressBar):
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         if isinstance(pl_module, ConditionalGenerator) and pl_module.last_train_loss is not None:
-            metrics = {"train_loss": pl_module.last_train_loss.item(), **metrics}  # Lightning shows only logged values
+            metrics = {"train_loss": pl_module.last_train_loss.item(), **metrics}  # not logged on every step
         total, done = trainer.estimated_stepping_batches, trainer.fit_loop.total_batch_idx + 1
         if trainer.training and math.isfinite(total) and done > self._batches_before:
             rate = (time.monotonic() - self._started) / (done - self._batches_before)

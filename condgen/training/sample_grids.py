@@ -1,4 +1,4 @@
-"""The callback that writes a grid of samples after every epoch. The noise is the same each time, to show progress."""
+"""A callback to visualize training progress. It generates samples from the same noise after every epoch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ from condgen.training.loggers import log_image
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Sets a module to eval mode within a ``with`` block, and restores the mode of each submodule afterwards."""
+    """Context manager that puts a module in eval mode, and restores the original mode of all submodules on exit."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
@@ -35,21 +35,20 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 class SampleGrids(Callback):
-    """Writes a grid of samples after every epoch, with one row for each label.
+    """Saves and logs a grid of samples after every epoch, with one row per label.
 
-    The grids are saved as ``samples/epoch=000.png``, ``samples/epoch=001.png`` and so on, and are sent to the loggers.
-    At the end of training, ``samples.gif`` shows all grids.
+    The images are saved to ``samples/epoch=000.png``, ``samples/epoch=001.png`` etc., and combined into ``samples.gif``
+    at the end of training.
 
-    If the family can reconstruct images, the callback also writes ``reconstructions/epoch=000.png`` and so on. For each
-    label, they show a row of validation images and a row of their reconstructions.
+    Families that can reconstruct images also get a ``reconstructions/epoch=000.png`` etc., with a row of validation
+    images and a row of reconstructions per label.
 
-    The callback does not change the training result: it restores the mode of the network and does not use the global
-    random generators.
+    This has no effect on training, as it doesn't touch the global random state or leave the network in eval mode.
 
     Args:
-        samples_per_label: Number of columns of the grid.
-        sample_seed: Seed of the noise.
-        every_n_epochs: Number of epochs from one grid to the next.
+        samples_per_label: The number of columns in the grid.
+        sample_seed: The sampling seed.
+        every_n_epochs: How often to save a grid.
     """
 
     def __init__(self, samples_per_label: int = 10, sample_seed: int = 0, every_n_epochs: int = 1) -> None:
@@ -76,7 +75,7 @@ class SampleGrids(Callback):
                 continue
             write_png(image, self.run / name / f"epoch={trainer.current_epoch:03d}.png")
             for logger in trainer.loggers:
-                log_image(logger, name, image, trainer.global_step - 1)  # the step at which val_loss is logged
+                log_image(logger, name, image, trainer.global_step - 1)  # same step as val_loss
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -89,15 +88,15 @@ class SampleGrids(Callback):
 
 @torch.no_grad()
 def reconstruction_grid(generator: ConditionalGenerator, images: Images, columns: int) -> Tensor | None:
-    """Creates a grid with a row of real images and a row of their reconstructions for each label.
+    """Creates a grid of real images and their reconstructions, with two rows per label.
 
     Args:
-        generator: Generator that reconstructs the images.
-        images: Real images and their labels.
-        columns: Number of columns. If a label has fewer images, all rows are as short as the row of this label.
+        generator: The generator to use.
+        images: The real images to reconstruct.
+        columns: The maximum number of columns. There are fewer if any of the labels doesn't have enough images.
 
     Returns:
-        The grid as one image with shape (3, H, W) and dtype uint8; None if the family cannot reconstruct images.
+        The grid as a single uint8 image of shape (3, H, W), or None if the family can't reconstruct images.
     """
     counts = images.labels.bincount()
     columns = min(columns, int(counts[counts > 0].min()))
@@ -115,9 +114,9 @@ def reconstruction_grid(generator: ConditionalGenerator, images: Images, columns
 
 
 def _read_grid(path: Path) -> Tensor | None:
-    """Reads the grid of an earlier epoch, (3, H, W) uint8. Returns None and warns if the file is damaged."""
+    """Loads a previously saved grid. If the file is damaged, shows a warning and returns None."""
     try:
         return pil_to_tensor(Image.open(path, formats=("PNG",)).convert("RGB"))
-    except Exception as error:  # Pillow raises about ten types of exceptions for damaged files
+    except Exception as error:  # Pillow can raise about ten different exceptions here
         rank_zero_warn(f"{path} is left out of samples.gif, because it cannot be read ({error}).")
         return None

@@ -1,4 +1,4 @@
-"""The callbacks that measure scores during training and generate the samples that ``condgen test`` scores."""
+"""Callbacks for evaluating samples, both during training and in ``condgen test``."""
 
 import math
 
@@ -27,7 +27,7 @@ NAMES = ("accuracy", "frechet_distance", "coverage", "diversity")
 
 @torch.no_grad()
 def broadcast_buffers(trainer: Trainer, module: nn.Module) -> None:
-    """Copies the batch-norm statistics of rank 0 to all ranks. DDP itself copies them only in the next forward pass."""
+    """Syncs batch norm statistics from rank 0, which DDP would only do in the next forward pass."""
     if trainer.world_size > 1:
         first = trainer.strategy.broadcast([buffer.cpu() for buffer in module.buffers()])
         for buffer, value in zip(module.buffers(), first, strict=True):
@@ -37,12 +37,12 @@ def broadcast_buffers(trainer: Trainer, module: nn.Module) -> None:
 class TrainingScores(Callback):
     """Logs ``score_accuracy``, ``score_frechet_distance``, ``score_coverage`` and ``score_diversity`` during training.
 
-    The callback compares 2,000 samples with 10,000 *training* images. It does not use test images, so
-    ``checkpoint.monitor`` can be one of the scores. All epochs use the same noise. Expect larger distances and a lower
-    coverage than in ``condgen test``, which uses more samples. The callback does not affect the training.
+    They are computed from 2,000 samples and 10,000 *training* images. Since no test images are involved, it's fine to
+    use any of them as ``checkpoint.monitor``. The noise is the same in every epoch. Note that you will see larger
+    distances and a lower coverage than with ``condgen test``, which uses more samples. This has no effect on training.
 
     Args:
-        every_n_epochs: Interval between measurements in epochs. If null, no scores are computed.
+        every_n_epochs: How often to compute the scores. Set this to null to disable them.
     """
 
     def __init__(self, every_n_epochs: int | None = 1) -> None:
@@ -50,7 +50,7 @@ class TrainingScores(Callback):
             check_number("training_scores.every_n_epochs", every_n_epochs, at_least=1)
         self.every_n_epochs = every_n_epochs
         self.evaluator: Evaluator | None = None
-        self._real: tuple[LabeledFeatures, LabeledFeatures] | None = None  # real embeddings and pixels
+        self._real: tuple[LabeledFeatures, LabeledFeatures] | None = None  # embeddings and pixels
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or self.every_n_epochs is None:
@@ -65,14 +65,14 @@ class TrainingScores(Callback):
             rank_zero_warn(f"Scores are not measured during training. {problem}")
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measures and logs the scores.
+        """Computes and logs the scores.
 
-        This happens at the start of validation, because callbacks that average weights restore the original weights
-        before its end.
+        We can't wait until the end of validation, because weight averaging callbacks will have switched back to the
+        original weights by then.
         """
         if self.evaluator is None or self.every_n_epochs is None or trainer.state.fn != "fit":
             return
-        if trainer.sanity_checking:  # logs the names, so that monitors can be checked before training
+        if trainer.sanity_checking:  # only register the names, so that monitors can be checked before training
             scores = [math.nan] * len(NAMES)
         elif (trainer.current_epoch + 1) % self.every_n_epochs:
             return
@@ -109,13 +109,11 @@ class TrainingScores(Callback):
 
 
 class ScoredSamples(Callback):
-    """Generates the samples that ``condgen test`` scores.
-
-    All processes generate samples, after the test losses are computed.
+    """Generates the samples for ``condgen test`` on all processes, after the test losses have been computed.
 
     Args:
-        samples_per_label: Number of samples of each label. By default 1,000, or fewer if the test set has fewer images
-            of a label.
+        samples_per_label: The number of samples per label. Defaults to 1,000, or less if there aren't as many test
+            images for some label.
     """
 
     def __init__(self, samples_per_label: int | None = None) -> None:

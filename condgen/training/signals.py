@@ -1,4 +1,4 @@
-"""Signals that stop a training run after saving a checkpoint."""
+"""Signal handling, used to save a checkpoint before training is stopped."""
 
 import signal
 from typing import Any
@@ -9,13 +9,9 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if
 
 
 class StoppedBySignal(BaseException):
-    """Exception that is raised after a signal stopped training and the checkpoint was saved.
+    """Raised when training was stopped by a signal, after saving a checkpoint."""
 
-    Args:
-        signum: Number of the signal.
-    """
-
-    resume_command = "condgen fit --ckpt_path last"  # the command line sets a more exact one
+    resume_command = "condgen fit --ckpt_path last"  # the CLI replaces this with the exact command
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -23,9 +19,9 @@ class StoppedBySignal(BaseException):
 
 
 class StopSignals:
-    """Turns the first SIGINT, SIGTERM or SIGUSR1 into a request to stop. A second one raises KeyboardInterrupt.
+    """Catches SIGINT, SIGTERM and SIGUSR1 so that training can stop cleanly. A second signal raises KeyboardInterrupt.
 
-    SLURM sends SIGUSR1 before the time limit of a job that was submitted with ``--signal=USR1``.
+    SIGUSR1 is what SLURM sends shortly before a job's time limit if it was submitted with ``--signal=USR1``.
     """
 
     def __init__(self) -> None:
@@ -47,7 +43,7 @@ class StopSignals:
         self._received = signum
 
     def agree(self, strategy: Strategy) -> int | None:
-        """Returns the signal if any process has received one, and None otherwise. All processes must call it."""
+        """Returns the received signal, or None if no process got one. Must be called on all ranks."""
         if not strategy.reduce_boolean_decision(self._received is not None, all=False):
             return None
         return self._received or signal.SIGINT

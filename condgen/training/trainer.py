@@ -1,4 +1,4 @@
-"""Lightning's Trainer, extended by a run directory."""
+"""A Lightning Trainer with support for run directories."""
 
 from pathlib import Path
 
@@ -7,35 +7,36 @@ from lightning.pytorch.callbacks import Callback
 
 
 def is_accumulating(trainer: Trainer) -> bool:
-    """Returns whether the latest batch ended without an optimizer step because of ``accumulate_grad_batches``."""
+    """Checks whether we are in the middle of gradient accumulation, i.e. the last batch had no optimizer step."""
     batches = trainer.fit_loop.batch_idx + 1
     is_last = trainer.is_last_batch or batches == trainer.num_training_batches
     return batches % trainer.accumulate_grad_batches != 0 and not is_last
 
 
 class RunTrainer(Trainer):
-    """A Trainer that writes its files into a run directory, which does not depend on the loggers."""
+    """A Trainer that saves everything to a run directory, regardless of which loggers are used."""
 
     run_directory: Path | None = None
-    callbacks: list[Callback]  # Lightning sets this attribute and the next one without declaring them
+    callbacks: list[Callback]  # this and the next one are missing from Lightning's type hints
     fast_dev_run: int | bool
     _stop_requested = False
 
     @property
     def should_stop(self) -> bool:
-        """Whether a callback requested a stop and no accumulated gradients are pending.
+        """Whether training should stop.
 
-        If gradients are pending, the stop waits for the optimizer step, because checkpoints do not contain gradients.
+        If requested while accumulating gradients, we wait for the next optimizer step, since gradients are not saved in
+        checkpoints.
         """
         return self._stop_requested and not is_accumulating(self)
 
     @should_stop.setter
     def should_stop(self, value: bool) -> None:
-        # `should_stop = should_stop or x` must not clear a request that waits for the optimizer step
+        # make sure that `should_stop = should_stop or x` doesn't clear a pending request
         is_pending = self._stop_requested and is_accumulating(self)
         self._stop_requested = value or is_pending
 
     @property
     def log_dir(self) -> str | None:
-        """Path to the run directory. As in Lightning, all processes must read this property."""
+        """The run directory. As in Lightning, this must be accessed on all ranks."""
         return self.strategy.broadcast(None if self.run_directory is None else str(self.run_directory))

@@ -1,4 +1,4 @@
-"""Checks of Trainer settings that Lightning accepts, although it then crashes, ignores them or does not train."""
+"""Validates Trainer settings that Lightning accepts, but then ignores, crashes on, or doesn't train with."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ NOT_ZERO = {
 
 
 def check_trainer(settings: Mapping[str, Any]) -> None:
-    """Checks the values of the Trainer settings; raises UsageError if one of them is not supported."""
+    """Raises a UsageError if any of the Trainer settings is not supported."""
     numbers = {name: value for name, value in settings.items() if isinstance(value, int | float)}
     for name, allowed in NOT_ZERO.items():
         if numbers.get(name) == 0:
@@ -57,7 +57,7 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
 
 
 def check_plugins(plugins: Sequence[Any]) -> Sequence[Any]:
-    """Returns the plugins; raises UsageError if a plugin sets the precision or writes checkpoints."""
+    """Returns the plugins unchanged. Raises a UsageError for any precision or checkpoint plugins."""
     for plugin in plugins:
         if isinstance(plugin, Precision):
             raise UsageError(f"trainer.plugins has a {type(plugin).__name__}: give trainer.precision instead.")
@@ -70,18 +70,14 @@ def check_plugins(plugins: Sequence[Any]) -> Sequence[Any]:
 
 
 def check_strategy(strategy: Strategy, setting: Any) -> None:
-    """Checks that condgen supports a strategy.
+    """Raises a UsageError if the strategy is not supported.
 
-    Strategies that fork or spawn processes are not supported, because the parent process does not receive the step and
-    the checkpoint paths of its children. Strategies that shard the weights are not supported, because no process could
-    sample or save alone.
+    We can't fork or spawn processes, because the parent process would never know about the current step or checkpoint
+    paths. Sharding the weights doesn't work either, because a single process needs to be able to sample and save.
 
     Args:
-        strategy: Strategy of the Trainer.
-        setting: Value of ``trainer.strategy``, for the error message.
-
-    Raises:
-        UsageError: If the strategy is not supported.
+        strategy: The Trainer's strategy.
+        setting: The value of ``trainer.strategy`` to show in the error message.
     """
     is_data_parallel = isinstance(strategy, DDPStrategy) and not isinstance(strategy, DeepSpeedStrategy)
     if not (is_data_parallel or isinstance(strategy, SingleDeviceStrategy)) or trains_in_children(strategy):
