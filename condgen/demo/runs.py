@@ -35,7 +35,7 @@ class Run(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        """The run directory, or the folder containing the checkpoint if there is no run directory."""
+        """The run directory, or just the parent folder if the checkpoint is not in one."""
         return run_of(self.checkpoint) or self.checkpoint.parent
 
     @property

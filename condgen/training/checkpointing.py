@@ -199,7 +199,7 @@ class LastAndBestCheckpoint(Checkpoint):
         self._extra_validation = trainer.should_stop and not _is_regular_validation(trainer)
 
     def _check_monitors(self, trainer: Trainer) -> None:
-        """Checks that all monitored metrics exist, except for ``train_…`` ones, which we haven't seen at this point."""
+        """Checks that all monitored metrics exist, except for ``train_…``, which doesn't show up until later."""
         monitors = {"checkpoint.monitor": self.monitor}
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, EarlyStopping) and callback.strict:

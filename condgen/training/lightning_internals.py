@@ -23,7 +23,7 @@ def ignore_other_checkpoints(trainer: Trainer) -> None:
 
 
 def name_checkpoint_in_errors(trainer: Trainer, path: Path | None) -> None:
-    """Raises a UsageError that mentions ``path`` if the checkpoint can't be restored.
+    """Makes the trainer raise a UsageError with the given path if the checkpoint can't be restored.
 
     Loops, optimizers, schedulers and callbacks all restore their own state, and can fail with any kind of exception if
     the checkpoint is invalid.
@@ -56,5 +56,5 @@ def rewind_to_batch_end(fit_loop: dict[str, Any]) -> None:
 
 
 def trains_in_children(strategy: Strategy) -> bool:
-    """Checks for strategies that fork or spawn processes, such as ``ddp_spawn`` and ``ddp_notebook``."""
+    """Checks whether the strategy forks or spawns processes, e.g. ``ddp_spawn`` or ``ddp_notebook``."""
     return isinstance(strategy.launcher, _MultiProcessingLauncher)

@@ -17,8 +17,8 @@ class TerminateOnNonFinite(Callback):
 
     We check the gradients after the backward pass, at which point DDP has already synchronized them across ranks. This
     covers the loss too, because a non-finite loss is turned into NaN gradients. With ``16-mixed``, only the loss is
-    checked, since it's normal for GradScaler to run into infinite gradients and reduce the scale. The last checkpoint
-    is left as it is so that it can still be used.
+    checked, since it's normal for GradScaler to run into infinite gradients and reduce the scale. No checkpoint is
+    saved, so the last one is still usable.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class TerminateOnNonFinite(Callback):
             raise self._error(trainer, {"loss": self._loss, **named})
 
     def _error(self, trainer: Trainer, tensors: dict[str, Tensor]) -> CollectiveError:
-        """Creates an error message for the first non-finite tensor. If there is none, it must be on another rank."""
+        """Creates an error for the first non-finite tensor. If there is none, it must be on another rank."""
         sums = {name: tensor.sum().item() for name, tensor in tensors.items()}
         wrong = (f"The {name} is {total}" for name, total in sums.items() if not math.isfinite(total))
         cause = next(wrong, "The loss of another process is not finite")

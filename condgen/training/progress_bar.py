@@ -16,7 +16,7 @@ SHOW_WITH_TOTAL = 1e-9  # delay in seconds, so that tqdm only shows the bar once
 
 
 class RunProgressBar(TQDMProgressBar):
-    """Same as Lightning's TQDMProgressBar, but also shows the total number of epochs and the time left for all of them."""
+    """A TQDMProgressBar that also shows the total number of epochs and the time left for all of them."""
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=1 if sys.stdout.isatty() else 100, leave=True)
@@ -56,7 +56,7 @@ class RunProgressBar(TQDMProgressBar):
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         if isinstance(pl_module, ConditionalGenerator) and pl_module.last_train_loss is not None:
-            metrics = {"train_loss": pl_module.last_train_loss.item(), **metrics}  # not logged on every step
+            metrics = {"train_loss": pl_module.last_train_loss.item(), **metrics}  # Lightning only shows logged values
         total, done = trainer.estimated_stepping_batches, trainer.fit_loop.total_batch_idx + 1
         if trainer.training and math.isfinite(total) and done > self._batches_before:
             rate = (time.monotonic() - self._started) / (done - self._batches_before)

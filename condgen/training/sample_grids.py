@@ -93,7 +93,7 @@ def reconstruction_grid(generator: ConditionalGenerator, images: Images, columns
     Args:
         generator: The generator to use.
         images: The real images to reconstruct.
-        columns: The maximum number of columns. There are fewer if any of the labels doesn't have enough images.
+        columns: The maximum number of columns. Reduced if there aren't enough images for some label.
 
     Returns:
         The grid as a single uint8 image of shape (3, H, W), or None if the family can't reconstruct images.

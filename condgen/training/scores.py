@@ -112,8 +112,8 @@ class ScoredSamples(Callback):
     """Generates the samples for ``condgen test`` on all processes, after the test losses have been computed.
 
     Args:
-        samples_per_label: The number of samples per label. Defaults to 1,000, or less if there aren't as many test
-            images for some label.
+        samples_per_label: The number of samples per label. Defaults to 1,000, or fewer if some label doesn't have
+            that many test images.
     """
 
     def __init__(self, samples_per_label: int | None = None) -> None:

@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import Callback
 
 
 def is_accumulating(trainer: Trainer) -> bool:
-    """Checks whether we are in the middle of gradient accumulation, i.e. the last batch had no optimizer step."""
+    """Checks whether gradients are being accumulated, i.e. there was no optimizer step in the latest batch."""
     batches = trainer.fit_loop.batch_idx + 1
     is_last = trainer.is_last_batch or batches == trainer.num_training_batches
     return batches % trainer.accumulate_grad_batches != 0 and not is_last

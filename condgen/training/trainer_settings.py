@@ -1,4 +1,4 @@
-"""Validates Trainer settings that Lightning accepts, but then ignores, crashes on, or doesn't train with."""
+"""Catches Trainer settings that Lightning accepts, only to ignore them, crash, or not train at all."""
 
 import re
 from collections.abc import Mapping, Sequence
