@@ -5,9 +5,7 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 MAX_RUNS, MAX_LABELS = 8, 20
-EMPTY = BeforeValidator(
-    lambda typed: None if typed == "" else typed
-)  # leave the text box empty to use the value from training
+EMPTY = BeforeValidator(lambda typed: None if typed == "" else typed)  # empty means the value from training
 Runs = Annotated[list[str], Field(min_length=1, max_length=MAX_RUNS)]
 Sample = Annotated[int, Field(ge=0, le=999_999)]
 Guidance = Annotated[float, Field(ge=0, le=20, allow_inf_nan=False)]

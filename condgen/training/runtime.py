@@ -19,9 +19,7 @@ def keep_freed_memory() -> None:
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
-        if libc.mallopt(M_MMAP_THRESHOLD, 2**28) or libc.mallopt(
-            M_MMAP_THRESHOLD, 2**25
-        ):  # older versions only allow 2**25
+        if libc.mallopt(M_MMAP_THRESHOLD, 2**28) or libc.mallopt(M_MMAP_THRESHOLD, 2**25):  # older glibc: up to 2**25
             libc.mallopt(M_TRIM_THRESHOLD, 2**30)
 
 
