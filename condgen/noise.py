@@ -1,10 +1,10 @@
-"""Random numbers that depend only on the seed, the sample index and the training step.
+"""Random numbers that only depend on the seed, the sample index, and the training step.
 
-Philox is a counter-based random number generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
-Its n-th output is a hash of a key and n. Here, the key is (seed, stream), and the counter is (sample, step). Therefore
-any process can generate the noise of any sample, and a resumed run gets the same numbers as an uninterrupted run. No
-generator state has to be saved. Only Philox's raw bits are used, because numpy guarantees that they stay the same in
-future releases.
+This is based on Philox, a counter-based random number generator (Salmon et al. 2011, "Parallel random numbers: as easy
+as 1, 2, 3"). Its n-th output is a hash of a key and n. We use (seed, stream) as the key and (sample, step) as the
+counter. This way, any process can generate the noise for any sample, and a resumed run gets the same numbers as an
+uninterrupted one without saving any generator state. We only rely on the raw bits, since numpy guarantees that these
+won't change in future releases.
 """
 
 import itertools
@@ -19,12 +19,12 @@ from torch import Tensor
 
 from condgen.errors import UsageError
 
-# Each stream gives independent random numbers for the same seed.
+# Different streams give independent random numbers for the same seed.
 SAMPLING, TRAINING, EVALUATION, SHUFFLING, AUGMENTATION = range(5)
 
 Distribution = Literal["uniform", "normal"]  # uniform in [0, 1), or normal with mean 0 and variance 1
 
-_PER_COUNT = 8  # 32-bit words that Philox returns for each value of its 256-bit counter
+_PER_COUNT = 8  # 32-bit words that Philox returns per value of its 256-bit counter
 
 
 def uniform(
@@ -35,19 +35,19 @@ def uniform(
     stream: int = SAMPLING,
     step: tuple[int, int] = (0, 0),
 ) -> Tensor:
-    """Generates uniform noise in [0, 1) for samples.
+    """Generates uniform noise in [0, 1).
 
-    The noise of a sample depends only on the seed, the stream, the step and the index of the sample.
+    The noise for a sample only depends on the seed, the stream, the step, and the sample index.
 
     Args:
-        seed: Seed from 0 to 2**64 - 1.
-        indices: Indices of the samples, with shape (N,). Each index is at least 0.
-        shape: Shape of the noise of one sample.
-        stream: Purpose of the noise, such as ``SAMPLING``.
-        step: Batch index and epoch, each at least 0.
+        seed: The random seed, from 0 to 2**64 - 1.
+        indices: The sample indices, of shape (N,). Must not be negative.
+        shape: The noise shape for a single sample.
+        stream: What the noise is used for, e.g. ``SAMPLING``.
+        step: The batch index and the epoch. Must not be negative.
 
     Returns:
-        Noise with shape (N, *shape) and dtype float32, on the CPU. All values are multiples of 2**-24.
+        A float32 tensor of shape (N, *shape) on the CPU. All values are multiples of 2**-24.
 
     Raises:
         UsageError: If the seed or an index is not an integer or is out of range.
@@ -57,7 +57,7 @@ def uniform(
     numbers = _checked_indices(indices, 2**63 // max(1, counts))
     philox = np.random.Philox(key=_key(seed, stream), counter=np.array([0, *step, 0], dtype=np.uint64))
     words = np.empty((len(numbers), counts * _PER_COUNT), dtype=np.uint32)
-    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1  # rows between breaks have consecutive counters
+    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1  # counters are consecutive between breaks
     position = 0
     for first, end in itertools.pairwise([0, *breaks.tolist(), len(numbers)]):
         if first < end:
@@ -71,10 +71,10 @@ def uniform(
 
 
 def _key(seed: int, stream: int) -> np.ndarray:
-    """Returns Philox's key for a seed and a stream.
+    """Returns the Philox key for a seed and a stream.
 
     Raises:
-        UsageError: If the seed is not an integer (of Python, numpy or torch) from 0 to 2**64 - 1.
+        UsageError: If the seed is not a Python, numpy, or torch integer from 0 to 2**64 - 1.
     """
     try:
         key = operator.index(seed)
@@ -86,7 +86,7 @@ def _key(seed: int, stream: int) -> np.ndarray:
 
 
 def _checked_indices(indices: Sequence[int] | Tensor, limit: int) -> np.ndarray:
-    """Converts indices to an int64 array with shape (N,).
+    """Converts the indices to an int64 array of shape (N,).
 
     Raises:
         UsageError: If an index is not an integer from 0 to ``limit`` - 1.
@@ -104,30 +104,29 @@ def _short(value: object) -> str:
 
 
 def normal(numbers: Tensor) -> Tensor:
-    """Converts the uniform noise of :func:`uniform` to standard normal noise of the same shape.
+    """Converts uniform noise from :func:`uniform` to standard normal noise of the same shape.
 
-    The inverse CDF of the normal distribution is evaluated at the centers of the 2**24 intervals, so no absolute value
-    exceeds 5.5.
+    The inverse normal CDF is evaluated at the centers of the 2**24 intervals, so absolute values never exceed 5.5.
     """
     return torch.special.ndtri(numbers.double() + 2**-25).float()
 
 
 def slerp(first: Tensor, second: Tensor, weights: Tensor, distribution: Distribution) -> Tensor:
-    """Interpolates spherically between the noise of two samples.
+    """Spherically interpolates between the noise of two samples.
 
-    If ``first`` and ``second`` are independent, the interpolated noise has the same distribution as they have. Linear
-    interpolation would reduce the variance, and networks rarely see noise with a reduced variance in training. Normal
-    noise is interpolated as cos(w π/2) first + sin(w π/2) second, which has variance 1 for every weight w. Uniform
-    noise is converted to normal noise, interpolated, and converted back.
+    If ``first`` and ``second`` are independent, the result has the same distribution as they do. Linear interpolation
+    would reduce the variance, and networks rarely see noise like that during training. Normal noise is interpolated as
+    cos(w π/2) first + sin(w π/2) second, which has a variance of 1 for any weight w. Uniform noise is converted to
+    normal noise first, and back afterwards.
 
     Args:
-        first: Noise of the first sample, with shape (*noise_shape). It is returned for weight 0.
-        second: Noise of the second sample, with shape (*noise_shape). It is returned for weight 1.
-        weights: Interpolation weights in [0, 1], with shape (N,).
-        distribution: Distribution of the noise.
+        first: The noise of the first sample, of shape (*noise_shape). Corresponds to a weight of 0.
+        second: The noise of the second sample, of shape (*noise_shape). Corresponds to a weight of 1.
+        weights: Interpolation weights of shape (N,) in [0, 1].
+        distribution: The distribution of the noise.
 
     Returns:
-        Interpolated noise with shape (N, *noise_shape) and dtype float32.
+        A float32 tensor of shape (N, *noise_shape).
     """
     if distribution == "uniform":
         return torch.special.ndtr(slerp(normal(first), normal(second), weights, "normal").double()).float()
@@ -136,9 +135,9 @@ def slerp(first: Tensor, second: Tensor, weights: Tensor, distribution: Distribu
 
 
 def permutation(seed: int, size: int, epoch: int) -> Tensor:
-    """Returns the order of ``size`` images in an epoch, with shape (size,) and dtype int64.
+    """Returns a random order of ``size`` images as an int64 tensor of shape (size,).
 
-    The order depends only on the seed, the epoch and the number of images.
+    The order only depends on the seed, the epoch, and the number of images.
     """
     counter = np.array([0, 0, epoch, 0], dtype=np.uint64)
     keys = np.random.Philox(key=_key(seed, SHUFFLING), counter=counter).random_raw(size)

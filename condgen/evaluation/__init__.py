@@ -1,1 +1,1 @@
-"""Scores of generated images: the evaluator network, reports, comparisons and plots."""
+"""Scoring of generated images, along with reports, comparisons, and plots."""

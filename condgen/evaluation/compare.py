@@ -1,4 +1,4 @@
-"""The command ``condgen compare``, which shows the scores of several runs side by side."""
+"""The ``condgen compare`` command, which shows the scores of several runs side by side."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -29,14 +29,13 @@ def compare(
 ) -> None:
     """Compares the scores of several runs. Prints a table and plots accuracy against coverage.
 
-    Without an evaluator, GAN-train accuracy is plotted against diversity.
+    Plots GAN-train accuracy against diversity instead if the runs were scored without an evaluator.
 
     Args:
-        paths: Run directories that ``condgen test`` has scored, or paths of scores.json files.
-        output: Path to the PNG file with the plot.
-        samples: Path to a second PNG file, which shows ten samples of each label and the scores of each run. If not
-            given, the file is not written.
-        labels: Labels whose samples the second file shows. If not given, three labels are shown.
+        paths: Run directories scored by ``condgen test``, or paths to scores.json files.
+        output: Path to the PNG file for the plot.
+        samples: Path to an optional second PNG file, which shows ten samples per label next to the scores of each run.
+        labels: The labels to show in the second file. Shows three labels by default.
     """
     check_png("output", output)
     check_png("samples", samples)
@@ -61,22 +60,19 @@ def compare(
 
 
 def basis(scores: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the values of the fields ``BASIS`` from the content of a ``scores.json``.
-
-    Scores can only be compared if these values are equal.
-    """
+    """Returns the ``BASIS`` fields of a ``scores.json``. Scores can only be compared if all of these match."""
     number = scores.get("samples", {}).get("number")
     return (*(str(scores.get(field)) for field in BASIS[:-1]), str(number))
 
 
 def run_names(families: Mapping[str, str]) -> dict[str, str]:
-    """Returns a short, unique name for each path.
+    """Picks a short, unique name for each path.
 
-    The name is the family if all families differ. Otherwise the name is the family followed by the folder. If these
-    names are not unique either, the name is the whole path.
+    This is the family name if every run belongs to a different family, or else the family name followed by the folder
+    name. If that isn't unique either, we fall back to the full path.
 
     Args:
-        families: Mapping from each path to the name of its family, which is empty if the family is unknown.
+        families: Maps each path to its family name, which is empty if the family is unknown.
     """
     if "" not in families.values() and len(set(families.values())) == len(families):
         return dict(families)
@@ -91,8 +87,8 @@ def plot_scores(contents: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Plots the two main scores of each run and of real images, with error bars of two standard errors.
 
     Args:
-        contents: Mapping from the name of each run to the content of its ``scores.json``.
-        path: Path to the PNG file.
+        contents: The content of each ``scores.json``, keyed by run name.
+        path: Where to save the PNG file.
     """
     first = next(iter(contents.values()))
     points = [(name, content["scores"], "value", "uncertainty") for name, content in contents.items()]
@@ -114,14 +110,14 @@ def plot_scores(contents: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 
 
 def scored_generator(path: Path, scores: Mapping[str, Any]) -> ConditionalGenerator:
-    """Loads the generator of a run from the checkpoint that was scored.
+    """Loads the generator from the checkpoint that was scored.
 
     Args:
-        path: Run directory.
-        scores: Content of the run's ``scores.json``.
+        path: Path to the run directory.
+        scores: The content of the run's ``scores.json``.
 
     Raises:
-        UsageError: If ``path`` is not a run directory, or if the scored checkpoint was deleted or overwritten.
+        UsageError: If ``path`` is not a run directory, or if the checkpoint was deleted or overwritten after scoring.
     """
     scored = scores.get("checkpoint", {})
     name = Path(scored.get("path", "")).name
@@ -143,18 +139,18 @@ def plot_samples(
     labels: Sequence[int] | None,
     path: Path,
 ) -> None:
-    """Plots samples of each run, with its scores beside them.
+    """Plots samples from each run next to its scores.
 
-    The samples of a run form a grid with one row for each label. A row shows the first ten samples of seed 0.
+    Each run gets a grid with one row per label, which shows the first ten samples for seed 0.
 
     Args:
-        generators: Mapping from the name of each run to its generator.
-        contents: Mapping from the name of each run to the content of its ``scores.json``.
-        labels: Labels to sample. If not given, three labels are sampled.
-        path: Path to the PNG file.
+        generators: The generators, keyed by run name.
+        contents: The content of each ``scores.json``, keyed by run name.
+        labels: The labels to sample. If ``None``, three labels are used.
+        path: Where to save the PNG file.
 
     Raises:
-        UsageError: If ``labels`` is empty, or if a generator does not have one of the labels.
+        UsageError: If ``labels`` is empty or contains a label that some generator doesn't support.
     """
     classes = min(generator.num_classes for generator in generators.values())
     if labels is None:

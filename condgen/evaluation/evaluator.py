@@ -1,6 +1,6 @@
-"""The evaluator, and the command ``condgen evaluator``, which trains it.
+"""The evaluator used to score samples, and the ``condgen evaluator`` command that trains it.
 
-An evaluator consists of two classifiers that are trained on real images. It is used to score samples.
+An evaluator is a pair of classifiers trained on real images.
 """
 
 import hashlib
@@ -24,10 +24,10 @@ from condgen.files.reading import read_limited
 from condgen.metrics.classifier import Classifier, accuracy, train
 from condgen.noise import uniform
 
-MAX_WEIGHTS_BYTES = 2**30  # the evaluators that come with condgen have 3 MB
+MAX_WEIGHTS_BYTES = 2**30  # the evaluators that ship with condgen take up 3 MB
 BUNDLED = Path(__file__).parent / "evaluators"
 
-# The two classifiers have different architectures and seeds, so that they do not make the same mistakes.
+# Use different architectures and seeds so that the two classifiers don't make the same mistakes.
 NETWORKS: dict[str, dict[str, Any]] = {
     "features": {
         "layers": [[32, 3, 1], [32, 3, 2], [64, 3, 1], [64, 3, 2], [96, 3, 1], [96, 3, 2]],
@@ -43,14 +43,14 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 
 class Evaluator(nn.Module):
-    """Two classifiers of a data set's images, in eval mode.
+    """A pair of image classifiers for a dataset, in eval mode.
 
-    ``features`` computes embeddings, and ``classifier`` predicts labels.
+    ``features`` is used to compute embeddings and ``classifier`` to predict labels.
 
     Args:
-        image_shape: Shape (C, H, W) of the images.
-        num_classes: Number of classes. Labels are 0 … ``num_classes`` - 1.
-        networks: Settings of the two classifiers, in the format of ``NETWORKS``.
+        image_shape: The image shape (C, H, W).
+        num_classes: The number of classes. Labels range from 0 to ``num_classes - 1``.
+        networks: The settings of both classifiers, in the same format as ``NETWORKS``.
     """
 
     sha256: str
@@ -65,45 +65,41 @@ class Evaluator(nn.Module):
         self.requires_grad_(False).eval()
 
     def embed(self, images: Tensor) -> Tensor:
-        """Computes the embeddings (N, 128) of images (N, C, H, W) in [0, 1] with the first classifier."""
+        """Embeds images of shape (N, C, H, W) in [0, 1] and returns a tensor of shape (N, 128)."""
         return self.features.embed(images)
 
 
 class RandomConvolutions(nn.Module):
-    """Untrained feature extractor: two random convolutions, averaged over each quarter of the image.
-
-    Args:
-        image_shape: Shape (C, H, W) of the images.
-    """
+    """An untrained feature extractor with two random convolutions, average-pooled down to 2x2."""
 
     def __init__(self, image_shape: Sequence[int]) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(image_shape[0], 32, 5, 2, 2), nn.ReLU(), nn.Conv2d(32, 32, 3, 2, 1), nn.ReLU()
         )
-        for number, parameter in enumerate(self.parameters()):  # the same weights on every machine
+        for number, parameter in enumerate(self.parameters()):  # use the same weights on every machine
             fan_in = parameter[0].numel()
             numbers = uniform(0, [number], parameter.shape)[0]
             parameter.data = (2 * numbers - 1) * (6 / fan_in) ** 0.5 * (parameter.ndim > 1)
         self.requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Computes the features (N, 128) of images (N, C, H, W) in [0, 1]."""
+        """Computes features of shape (N, 128) from images of shape (N, C, H, W) in [0, 1]."""
         return nn.functional.adaptive_avg_pool2d(self.layers(images), 2).flatten(1)
 
 
 def evaluators_folder(data: ImageDataModule) -> Path:
-    """Returns the folder to which ``condgen evaluator`` writes the evaluators of a data set."""
+    """Returns the folder that ``condgen evaluator`` saves to for the given dataset."""
     return data.own_folder / "evaluators"
 
 
 def find_evaluator(data: ImageDataModule) -> Evaluator | None:
-    """Loads the evaluator of a data set from the data set's folder, or the evaluator that comes with condgen.
+    """Loads the evaluator from the dataset's folder, or the one that ships with condgen.
 
-    Returns None if there is no evaluator for the data set.
+    Returns ``None`` if there is no evaluator for this dataset.
 
     Raises:
-        UsageError: If the evaluator's file is damaged.
+        UsageError: If the evaluator file is damaged.
     """
     for folder in (evaluators_folder(data), BUNDLED):
         if os.path.isfile(path := folder / f"{data.full_name}.safetensors"):
@@ -112,7 +108,7 @@ def find_evaluator(data: ImageDataModule) -> Evaluator | None:
 
 
 def no_evaluator(data: ImageDataModule) -> str:
-    """Returns the message for a data set that has no evaluator."""
+    """Returns the error message to show when a dataset has no evaluator."""
     return (
         f"There is no evaluator for {data.full_name} in {evaluators_folder(data)}. Train one with "
         f"`{evaluator_command(data)}`."
@@ -120,15 +116,14 @@ def no_evaluator(data: ImageDataModule) -> str:
 
 
 def read_evaluator(path: Path, data: ImageDataModule) -> Evaluator:
-    """Loads an evaluator from a file that :func:`train_evaluator` wrote.
+    """Loads an evaluator saved by :func:`train_evaluator`.
 
     Args:
-        path: Path to the file.
-        data: Data set whose images the evaluator must classify.
+        path: Path to the evaluator file.
+        data: The dataset to use the evaluator for.
 
     Raises:
-        UsageError: If the file is damaged, or if the evaluator was trained on images with another shape or number of
-            classes.
+        UsageError: If the file is damaged, or if the evaluator expects a different image shape or number of classes.
     """
     try:
         weights = load(read_limited(path, MAX_WEIGHTS_BYTES))
@@ -139,7 +134,7 @@ def read_evaluator(path: Path, data: ImageDataModule) -> Evaluator:
         if (about["num_classes"], tuple(about["image_shape"])) != (data.num_classes, data.image_shape):
             raise ValueError(f"it was trained on other images than those of {data.full_name}")
         networks = {name: {key: about[name][key] for key in settings} for name, settings in NETWORKS.items()}
-        with torch.device("meta"):  # allocates no memory: a damaged file may describe huge networks
+        with torch.device("meta"):  # avoids allocating memory, since a damaged file may describe huge networks
             evaluator = Evaluator(data.image_shape, data.num_classes, networks)
         if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in evaluator.state_dict().items()}:
             raise ValueError("its weights do not match its description")
@@ -152,7 +147,7 @@ def read_evaluator(path: Path, data: ImageDataModule) -> Evaluator:
 
 
 def sha256_of(weights: dict[str, Tensor]) -> str:
-    """Computes the SHA-256 of weights, which are sorted by name."""
+    """Computes the SHA-256 hash of the weights, sorted by name."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(weights[name].contiguous().numpy().tobytes())
@@ -160,7 +155,7 @@ def sha256_of(weights: dict[str, Tensor]) -> str:
 
 
 def evaluator_command(data: ImageDataModule) -> str:
-    """Returns the ``condgen evaluator`` command that trains the evaluator of a data set."""
+    """Returns the ``condgen evaluator`` command that trains an evaluator for the given dataset."""
     kind = type(data)
     is_own = kind.__module__.startswith("condgen.data.")
     name = data.dataset if is_own else f"{kind.__module__}.{kind.__qualname__}"
@@ -171,14 +166,13 @@ def evaluator_command(data: ImageDataModule) -> str:
 def train_evaluator(
     data: ImageDataModule, dirpath: str | None = None, epochs: int = 15, seed: int = 0, overwrite: bool = False
 ) -> None:
-    """Trains the evaluator of a data set, which consists of the two classifiers that score samples.
+    """Trains an evaluator, i.e. the two classifiers that are used to score samples.
 
     Args:
-        data: Data set to train on.
-        dirpath: Folder for the evaluator's file. If not given, the folder ``evaluators`` beside the data set's files
-            is used.
-        epochs: Number of passes over the training images.
-        seed: Seed of the initial weights, the order of the images and their augmentation.
+        data: The dataset to train on.
+        dirpath: The folder to save the evaluator to. Defaults to ``evaluators`` next to the dataset files.
+        epochs: The number of training epochs.
+        seed: The random seed for weight initialization, shuffling, and augmentation.
         overwrite: Whether to replace an existing evaluator.
     """
     check_number("epochs", epochs, at_least=1, at_most=10_000)
@@ -204,7 +198,7 @@ def train_evaluator(
     images, labels = data.train_images.images, data.train_images.labels
     weights: dict[str, Tensor] = {}
     for number, (name, network) in enumerate(NETWORKS.items(), start=seed):
-        torch.manual_seed(number)  # before each classifier, so that its weights do not depend on the other one
+        torch.manual_seed(number)  # make the weights independent of the other classifier
         classifier = Classifier(data.image_shape, data.num_classes, **network).to(device)
         train(classifier, images, labels, epochs=epochs, seed=number, augment=True, progress=name)
         about[name] = {
@@ -222,12 +216,12 @@ def train_evaluator(
 
 
 def write_evaluator(path: Path, weights: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Writes the weights of an evaluator and their description to a safetensors file.
+    """Saves the evaluator weights to a safetensors file, along with some metadata.
 
     Args:
-        path: Path to the file.
-        weights: Weights of both classifiers. Each name begins with the classifier's name in ``NETWORKS``.
-        about: Description of the training run.
+        path: Where to save the file.
+        weights: The weights of both classifiers, whose keys start with the classifier's name in ``NETWORKS``.
+        about: Details about the training run.
     """
     description = json.dumps({**about, "sha256": sha256_of(weights)})
     with atomic_write(path) as file:

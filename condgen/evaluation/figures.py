@@ -1,4 +1,4 @@
-"""Writes matplotlib figures to PNG files."""
+"""Helpers for saving matplotlib figures as PNG files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STYLE: Any = {
-    "text.parse_math": False,  # names from files may contain a $, which must not start a formula
+    "text.parse_math": False,  # names may contain a $, which shouldn't be rendered as math
     "axes.titlesize": 9,
     "axes.labelsize": 8,
     "xtick.labelsize": 8,
@@ -24,21 +24,21 @@ STYLE: Any = {
 
 
 def check_png(option: str, name: str | None) -> None:
-    """Checks that the file name of an option is None or ends in .png; raises UsageError otherwise."""
+    """Raises a ``UsageError`` if a file name was given for this option and it doesn't end in .png."""
     if name is not None and not name.endswith(".png"):
         raise UsageError(f"{option} is {name}. Use a file name that ends in .png.")
 
 
 @contextmanager
 def figure_file(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """Creates a matplotlib figure and writes it to a PNG file when the ``with`` block ends.
+    """Context manager that creates a matplotlib figure and saves it as a PNG file on exit.
 
     Args:
-        path: Path to the PNG file.
-        width: Width of the figure in inches.
-        height: Height of the figure in inches.
+        path: Where to save the PNG file.
+        width: The figure width in inches.
+        height: The figure height in inches.
     """
-    import matplotlib  # imported here, because the import is slow
+    import matplotlib  # lazy import because it's slow
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):

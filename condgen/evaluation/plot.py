@@ -1,4 +1,4 @@
-"""The command ``condgen plot``, which plots the losses and scores of one or several runs against the epochs."""
+"""The ``condgen plot`` command, which plots the losses and scores of one or more runs over the epochs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from condgen.files.reading import open_regular
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SCORES = {  # metrics with the same meaning in every family
+SCORES = {  # metrics that mean the same thing for every family
     "variance_ratio": "pixel variance within a label, over real",
     "score_diversity": "distance of two samples, over real",
     "score_accuracy": "samples classified as their label",
@@ -37,12 +37,12 @@ MARKERS = "os^DvPX"
 
 
 def plot(runs: list[str], output: str | None = None) -> None:
-    """Plots the losses, the diversity and the scores of runs against the epochs.
+    """Plots how the losses, diversity, and scores change over the epochs.
 
     Args:
-        runs: Run directories. Several runs are plotted into the same panels. If not given, the newest run is plotted.
-        output: Path to the PNG file. If not given, the file is metrics.png in the run directory, or in the working
-            directory if there are several runs.
+        runs: The run directories to plot together. Defaults to the newest run.
+        output: Path to the PNG file. Defaults to metrics.png in the run directory, or in the working directory for
+            multiple runs.
     """
     check_png("output", output)
     folders = [Path(run) for run in runs] or runs_with("metrics.csv", Path())[:1]
@@ -56,21 +56,18 @@ def plot(runs: list[str], output: str | None = None) -> None:
 
 
 class Curves(NamedTuple):
-    """Training curves of a run, read from its ``metrics.csv``."""
+    """The training curves of a run, loaded from its ``metrics.csv``."""
 
     family: str
-    values: dict[str, list[tuple[int, float]]]  # (completed epochs, value) of each column
+    values: dict[str, list[tuple[int, float]]]  # (completed epochs, value) pairs per column
 
 
 def read_curves(run: Path) -> Curves:
-    """Reads the training curves of a run.
-
-    Args:
-        run: Run directory.
+    """Loads the training curves from a run directory.
 
     Raises:
-        UsageError: If ``run`` is not a run directory or has no completed epoch, or if one of its files contains a value
-            that condgen does not write.
+        UsageError: If ``run`` is not a run directory, if it has no completed epoch yet, or if one of its files contains
+            a value that condgen would never write.
     """
     path = run / "metrics.csv"
     values: dict[str, list[tuple[int, float]]] = {}
@@ -98,13 +95,13 @@ def read_curves(run: Path) -> Curves:
 
 
 def plot_curves(runs: Mapping[str, Curves], path: Path) -> None:
-    """Plots one panel with the losses of each family and one panel for each score.
+    """Plots the losses in one panel per family, followed by one panel per score.
 
-    Each family has its own panel, because the losses of different families cannot be compared.
+    The families are kept apart because their losses aren't comparable.
 
     Args:
-        runs: Mapping from the name of each run to its curves.
-        path: Path to the PNG file.
+        runs: The training curves, keyed by run name.
+        path: Where to save the PNG file.
     """
     from matplotlib.lines import Line2D
     from matplotlib.ticker import LogLocator, MaxNLocator
@@ -147,7 +144,7 @@ def plot_curves(runs: Mapping[str, Curves], path: Path) -> None:
             panel.xaxis.set_major_locator(MaxNLocator(integer=True))
             panel.grid(alpha=0.3)
         lines = [Line2D([], [], label=name, **style) for name, style in styles.items()]
-        fitting = min(len(runs), max(1, 55 * columns // (max(map(len, runs)) + 8)))  # names in one row of the legend
+        fitting = min(len(runs), max(1, 55 * columns // (max(map(len, runs)) + 8)))  # legend entries per row
         figure.legend(handles=lines, loc="outside upper center", ncols=fitting)
 
 

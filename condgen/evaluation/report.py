@@ -1,6 +1,6 @@
-"""The command ``condgen score``, and the report that ``condgen test`` writes.
+"""The ``condgen score`` command, and the report that ``condgen test`` generates.
 
-Both write ``scores.json`` and ``nearest.png``, and print a table of the scores.
+Both save ``scores.json`` and ``nearest.png``, and print a table with the scores.
 """
 
 from pathlib import Path
@@ -20,11 +20,7 @@ from condgen.generators import ConditionalGenerator
 
 
 def about_checkpoint(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Describes the checkpoint of a generator for ``scores.json``: its path, training steps, seed and training time.
-
-    Args:
-        checkpoint: Content of the checkpoint.
-        path: Path to the checkpoint.
+    """Collects the checkpoint details for ``scores.json``, e.g. its path, step count, seed, and training time.
 
     Raises:
         UsageError: If the checkpoint is incompatible.
@@ -57,16 +53,16 @@ def report(
     run: Path | None,
     progress: bool = True,
 ) -> None:
-    """Scores samples of a generator, writes ``scores.json`` and ``nearest.png``, and prints a table of the scores.
+    """Scores the given samples, saves ``scores.json`` and ``nearest.png``, and prints a table with the scores.
 
     Args:
-        generator: Generator that generated the samples.
-        data: Data set whose test images the samples are compared with.
-        evaluator: Evaluator of the data set.
-        samples: Samples of every label.
-        seconds: Time in seconds that it took to generate the samples.
-        origin: Description of the generator's checkpoint, from :func:`about_checkpoint`.
-        run: Run directory to which the files are written. If None, no files are written.
+        generator: The generator that the samples come from.
+        data: The dataset with the test images to compare against.
+        evaluator: The evaluator for this dataset, if there is one.
+        samples: The samples to score. They have to include every label.
+        seconds: How long it took to generate the samples, in seconds.
+        origin: The checkpoint details returned by :func:`about_checkpoint`.
+        run: The run directory to save the files to. If ``None``, nothing is saved.
         progress: Whether to show a progress bar.
     """
     about = {
@@ -86,16 +82,14 @@ def report(
 
 
 def score(path: str, data: ImageDataModule, output: str | None = None) -> None:
-    """Scores samples in files, which any program may have generated. Writes scores.json and nearest.png, and prints a
-    table of the scores.
+    """Scores samples from any program. Saves scores.json and nearest.png, and prints a table with the scores.
 
     Args:
-        path: Path to the samples: a folder that ``condgen predict`` wrote, an npz file with images and labels, or a
-            folder with a subfolder of pictures for each label.
-        data: Data set that the samples are compared with. If not given, it is the data set of the run whose directory
-            contains the samples, or MNIST if they are not in a run directory.
-        output: Folder for scores.json and nearest.png. If not given, the files are written to the folder of the
-            samples.
+        path: Path to the samples. Can be a folder created by ``condgen predict``, an npz file with images and labels,
+            or a folder with one subfolder of images per label.
+        data: The dataset to compare the samples with. Defaults to the dataset of the run that the samples belong to, or
+            to MNIST if they are not in a run directory.
+        output: The folder to save scores.json and nearest.png to. Defaults to the folder with the samples.
     """
     source, evaluator = Path(path), find_evaluator(data)
     samples = read_samples(source, data)
@@ -116,17 +110,13 @@ def _report(
     prefix: str | None,
     progress: bool = True,
 ) -> None:
-    """Scores samples, writes the files and prints a table of the scores.
+    """Scores the samples, saves the results, and prints a table with the scores.
 
     Args:
-        source: Path to the checkpoint or of the samples, which is printed above the table.
-        samples: Samples of every label.
-        data: Data set whose test images the samples are compared with.
-        evaluator: Evaluator of the data set.
-        about: Description of the samples and of their generator for ``scores.json``.
-        cost: Costs of training and sampling for ``scores.json``.
-        prefix: Start of the paths of the files. If None, no files are written.
-        progress: Whether to show a progress bar.
+        source: Path to the checkpoint or to the samples, shown above the table.
+        about: Details about the samples and the generator to include in ``scores.json``.
+        cost: The training and sampling costs to include in ``scores.json``.
+        prefix: The path prefix of the output files. If ``None``, nothing is saved.
     """
     scores, number = score_samples(samples, data, evaluator, progress)
     about = {
@@ -144,7 +134,7 @@ def _report(
             write_scores(Path(f"{prefix}scores.json"), scores, cost, about)
             write_nearest(samples, data, Path(f"{prefix}nearest.png"))
             written = f"Scores: {Path(f'{prefix}scores.json')}, {Path(f'{prefix}nearest.png')}"
-    finally:  # print the table even if the files cannot be written: scoring takes minutes
+    finally:  # still print the table if saving fails, since scoring takes minutes
         print(f"{source}: {number:,} samples against {len(data.val_images):,} test images of {data.full_name}")
         rows = [(name, with_errors(found)) for name, found in scores.items()]
         costs = [(name, [cell(number)]) for name, number in cost.items() if number is not None]

@@ -1,7 +1,7 @@
-"""Reads samples from pictures, arrays and the folders that ``condgen predict`` writes.
+"""Loading of samples from image files, npz files, and folders created by ``condgen predict``.
 
-The files may come from an untrusted source. Therefore sizes and types are checked before memory is allocated for
-pixels. Only regular files are opened, and pictures must have one of a few formats.
+Since the files may come from an untrusted source, we check their sizes and types before allocating any memory for the
+pixels. Only regular files are opened, and only a few image formats are supported.
 """
 
 import csv
@@ -28,29 +28,28 @@ from condgen.files.images import to_bytes
 from condgen.files.pictures import check_levels, gray_8_bit, open_picture, upright
 from condgen.files.reading import open_regular, read_limited
 
-MAX_PER_LABEL = 10_000  # samples of a label in files; the first 1,000 of each label are scored
-MAX_ARRAY_BYTES = 2**30  # size of the images in an npz file
-MAX_HEADER_BYTES = 10_000  # size of an array's header in an npz file; numpy has the same limit
-MAX_MANIFEST_BYTES = 2**26  # a row has about 50 bytes
+MAX_PER_LABEL = 10_000  # samples per label to accept; only the first 1,000 are scored
+MAX_ARRAY_BYTES = 2**30  # total size of the images in an npz file
+MAX_HEADER_BYTES = 10_000  # size of an array header in an npz file, same limit as in numpy
+MAX_MANIFEST_BYTES = 2**26  # each row takes about 50 bytes
 SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx")  # created by Windows and macOS
 
 
 def read_samples(path: Path, data: ImageDataModule) -> Images:
-    """Reads samples from files. Returns the images (N, C, H, W) as uint8 and their labels (N,).
+    """Loads uint8 images of shape (N, C, H, W) and their labels of shape (N,).
 
     Args:
-        path: Path to the samples, which is one of the following:
+        path: Path to the samples, which can be one of the following:
 
-            - a folder that ``condgen predict`` wrote;
-            - an npz file with ``images`` (N, C, H, W) or (N, H, W), either bytes or floats in [0, 1], and ``labels``
-              (N,);
-            - a folder with a subfolder of pictures for each label. The name of the subfolder is the label or the name
-              of the class, with - instead of /.
-        data: Data set that the samples are compared with.
+            - a folder created by ``condgen predict``
+            - an npz file with ``images`` of shape (N, C, H, W) or (N, H, W), as bytes or floats in [0, 1], and
+              ``labels`` (N,)
+            - a folder with one subfolder of images per label, named after the label or the class (with - instead of /)
+        data: The dataset to compare the samples with.
 
     Raises:
-        UsageError: If a file is missing, damaged or too large, if its images do not match the data set, or if there
-            are no samples of a label.
+        UsageError: If a file is missing, damaged, or too large, if the images don't match the dataset, or if a label
+            has no samples.
     """
     try:
         if not path.is_dir():
@@ -71,7 +70,7 @@ def read_samples(path: Path, data: ImageDataModule) -> Images:
 
 
 def _check_labels(path: Path, labels: Sequence[int], data: ImageDataModule) -> None:
-    """Checks the number of samples and that the data set has all their labels; raises UsageError otherwise."""
+    """Raises a ``UsageError`` if there are too many samples or if the dataset doesn't have one of the labels."""
     if len(labels) > (most := MAX_PER_LABEL * data.num_classes):
         raise UsageError(f"{path} has more than {most:,} samples. Use at most {MAX_PER_LABEL:,} samples of each label.")
     if labels and not 0 <= min(labels) <= max(labels) < data.num_classes:
@@ -83,15 +82,15 @@ def _check_labels(path: Path, labels: Sequence[int], data: ImageDataModule) -> N
 
 @contextmanager
 def _damaged(path: Path, kind: str) -> Iterator[None]:
-    """Turns any error of a decoder into a UsageError that names the file.
+    """Re-raises any decoding error as a ``UsageError`` that includes the file name.
 
-    The context manager catches every exception, because Pillow, zipfile, zlib and numpy raise many types of exceptions.
+    We need to catch all exceptions here because Pillow, zipfile, zlib, and numpy raise so many different types.
     """
     try:
         yield
     except Exception as error:
         if isinstance(error, UsageError | MemoryError) or getattr(error, "filename", None):
-            raise  # the file cannot be opened
+            raise  # the file could not be opened
         raise UsageError(f"{path} is not a valid {kind} ({short_reason(error)}). Replace it.") from error
 
 
@@ -99,7 +98,7 @@ def _damaged(path: Path, kind: str) -> Iterator[None]:
 
 
 def _read_predictions(folder: Path, data: ImageDataModule) -> Images:
-    """Reads the samples that the ``manifest.csv`` of a folder lists."""
+    """Loads the samples listed in the ``manifest.csv`` of a folder."""
     manifest = folder / "manifest.csv"
     with _damaged(manifest, "manifest of `condgen predict`"):
         text = io.StringIO(read_limited(manifest, MAX_MANIFEST_BYTES).decode(), newline="")
@@ -119,7 +118,7 @@ def _read_predictions(folder: Path, data: ImageDataModule) -> Images:
 
 
 def _list_pictures(folder: Path, data: ImageDataModule) -> list[tuple[Path, int]]:
-    """Lists the pictures in the subfolders of a folder. Returns the path and the label of each picture."""
+    """Returns the path and label of every image in the subfolders of ``folder``."""
 
     def visible(folder: Path) -> list[Path]:
         return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.name.lower() not in SYSTEM_FILES)
@@ -153,11 +152,11 @@ def _read_pictures(files: Sequence[tuple[Path, int]], data: ImageDataModule) -> 
 
 
 def _read_picture(path: Path, data: ImageDataModule) -> Tensor:
-    """Reads the pixels of a picture, with shape (C, H, W), as uint8."""
+    """Loads an image file as a uint8 tensor of shape (C, H, W)."""
     channels, height, width = data.image_shape
     with _damaged(path, "picture"):
         image = open_picture(path)
-        if image.size in ((width, height), (height, width)):  # checked before decoding; EXIF data may rotate it
+        if image.size in ((width, height), (height, width)):  # check before decoding; EXIF data may rotate the image
             if getattr(image, "is_animated", False):
                 raise UsageError(f"{path} contains several pictures. Save each picture as a separate file.")
             check_levels(image, path)
@@ -169,13 +168,13 @@ def _read_picture(path: Path, data: ImageDataModule) -> Tensor:
 
 
 def _opaque_8_bit(image: Image.Image, path: Path) -> Image.Image:
-    """Converts a picture to 8 bits per channel and removes its alpha channel, which must be opaque everywhere."""
+    """Converts an image to 8 bits per channel and drops its alpha channel, which has to be fully opaque."""
     transparent = image.info.get("transparency")
     if image.mode.startswith("I"):
         is_opaque = transparent is None or not (np.asarray(image) == transparent).any()
         image = gray_8_bit(image)
     else:
-        has_wide_levels = isinstance(transparent, tuple) and max(transparent) > 255  # Pillow keeps only 8 of 16 bits
+        has_wide_levels = isinstance(transparent, tuple) and max(transparent) > 255  # Pillow only keeps 8 of 16 bits
         image = image if has_wide_levels else image.convert("RGBA")
         is_opaque = not has_wide_levels and image.getchannel("A").getextrema() == (255, 255)
     if not is_opaque:
@@ -197,14 +196,14 @@ def _read_npz(path: Path, data: ImageDataModule) -> Images:
     _check_labels(path, labels.tolist(), data)
     if images.dtype != np.uint8:
         low, high = (images.min(), images.max()) if images.size else (0, 1)
-        if not -1e-6 <= low <= high <= 1 + 1e-6:  # more than a rounding error
+        if not -1e-6 <= low <= high <= 1 + 1e-6:  # allow for rounding errors
             raise UsageError(f"{path} has pixels from {low:.9g} to {high:.9g}. Use bytes, or floats from 0 to 1.")
         images = to_bytes(torch.from_numpy(images.astype(np.float32))).numpy()
     return Images(torch.from_numpy(images.reshape(-1, *data.image_shape)), torch.from_numpy(labels.astype(np.int64)))
 
 
 def _read_header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Reads the shape and dtype of an array in an npz file without reading its content."""
+    """Reads the shape and dtype of an array in an npz file without loading the data."""
     with archive.open(f"{name}.npy") as file:
         start = io.BytesIO(file.read(MAX_HEADER_BYTES))
     is_version_1 = np.lib.format.read_magic(start) == (1, 0)
@@ -219,7 +218,7 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 
 def _check_images(path: Path, shape: tuple[int, ...], dtype: np.dtype, data: ImageDataModule) -> None:
-    """Checks the shape, dtype and size of an array of images before it is read; raises UsageError otherwise."""
+    """Raises a ``UsageError`` if an image array has the wrong shape or dtype, or is too large to load."""
     image_shape = (1, *shape[1:]) if len(shape) == 3 else shape[1:]
     if image_shape != data.image_shape:
         raise UsageError(f"{path} has images of {image_shape}, but {data.full_name} has images of {data.image_shape}.")

@@ -1,6 +1,6 @@
-"""Scores of a set of samples, compared with the test images.
+"""Computes the scores for a set of samples, using the test images for comparison.
 
-The same scores are also computed for real images in place of the samples, as a reference.
+Real images are scored in the same way to get reference values.
 """
 
 import itertools
@@ -25,20 +25,20 @@ from condgen.metrics.classifier import accuracy, in_parts
 from condgen.metrics.distances import nearest
 from condgen.metrics.set_metric import LabeledFeatures
 
-PER_LABEL = 1000  # samples of each label to score, if the test set has as many images
-PAIRS = 20  # pairs in the picture of the nearest training images
+PER_LABEL = 1000  # samples to score per label, if the test set has that many images
+PAIRS = 20  # number of pairs to show in nearest.png
 
 
 def samples_per_label(data: ImageDataModule) -> int:
-    """Returns how many samples of each label are scored.
+    """Returns the number of samples to score per label.
 
-    The number is 1,000, or the mean number of test images of a label if that is smaller.
+    This is 1,000, or the average number of test images per label if that is smaller.
     """
     return max(2, min(PER_LABEL, len(data.val_images) // data.num_classes))
 
 
 def first_of_each_label(images: Images, numbers: dict[int, int]) -> Tensor:
-    """Returns the indices of the first ``numbers[label]`` images of each label."""
+    """Returns the indices of the first ``numbers[label]`` images for each label."""
     return torch.cat([torch.nonzero(images.labels == label).flatten()[:n] for label, n in numbers.items()])
 
 
@@ -48,9 +48,9 @@ def rows_of(images: Images, rows: Tensor) -> Images:
 
 @contextmanager
 def all_cores() -> Iterator[None]:
-    """Sets the number of threads to the number of CPU cores inside the ``with`` block.
+    """Context manager that makes PyTorch use one thread per CPU core.
 
-    Rounding errors depend on the number of threads. So scores are reproducible only if this number is always the same.
+    Rounding errors depend on the number of threads, so scores are only reproducible if that number stays the same.
     """
     before = torch.get_num_threads()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -64,25 +64,25 @@ def all_cores() -> Iterator[None]:
 def score_samples(
     samples: Images, data: ImageDataModule, evaluator: Evaluator | None, progress: bool = True
 ) -> tuple[dict[str, dict[str, Any]], int]:
-    """Scores samples, and the same number of training images for reference.
+    """Scores the given samples, as well as the same number of training images for reference.
 
-    Returns the scores keyed by name, and the number of scored samples. A score is a mapping with ``value`` and
-    ``uncertainty`` for the samples, ``real`` and ``real_uncertainty`` for the training images, and ``per_label`` if the
-    score is computed for each label.
+    Returns a dictionary with the scores, along with the number of samples that were scored. Each score is a dictionary
+    with ``value`` and ``uncertainty`` for the samples, ``real`` and ``real_uncertainty`` for the training images, and
+    ``per_label`` if there is one value per label.
 
     Args:
-        samples: Samples of every label. Of each label, the first :func:`samples_per_label` are scored, but at most half
-            as many as there are training images of the label.
-        data: Data set whose test images the samples are compared with.
-        evaluator: Evaluator of the data set. If None, only the scores that need no evaluator are computed.
+        samples: The samples to score. They have to include every label. Only the first :func:`samples_per_label` are
+            used per label, or fewer if there are not twice as many training images.
+        data: The dataset with the test images to compare against.
+        evaluator: The evaluator for this dataset. If ``None``, scores that need an evaluator are skipped.
         progress: Whether to show a progress bar.
 
     Raises:
-        UsageError: If no label of the data set has enough images.
+        UsageError: If no label of the dataset has enough images.
     """
     training, test = data.train_images, data.val_images
     counts = torch.stack([s.labels.bincount(minlength=data.num_classes) for s in (samples, training, test)])
-    counts[1] //= 2  # training images are scored against the other half
+    counts[1] //= 2  # one half of the training images is scored against the other
     numbers = torch.minimum(counts[0], counts[1]).clamp(max=samples_per_label(data)) * (counts[2] > 0)
     first = {label: number for label, number in enumerate(numbers.tolist()) if number}
     if not first:
@@ -112,12 +112,12 @@ def score_samples(
 
 
 def _rounded(value: float | Tensor) -> float | None:
-    """Rounds a score to six significant digits. Returns None for NaN and infinity, which JSON does not support."""
+    """Rounds to six significant digits. NaN and infinity become ``None`` because JSON doesn't support them."""
     return float(f"{float(value):.6g}") if math.isfinite(value) else None
 
 
 def _features(images: Images, evaluator: Evaluator | None) -> dict[str, LabeledFeatures]:
-    """Computes the features of images in three spaces: evaluator embeddings, random convolutions and pixels (bytes)."""
+    """Computes features from the evaluator (if there is one), random convolutions, and raw uint8 pixels."""
     spaces = {
         "random": in_parts(RandomConvolutions(images.images.shape[1:]), images.images),
         "pixels": images.images,
@@ -134,21 +134,17 @@ def _scores(
     data: ImageDataModule,
     evaluator: Evaluator | None,
 ) -> Iterator[tuple[str, Tensor, float]]:
-    """Computes all scores of images.
-
-    Yields the name of each score, its value, and its standard error. The value is a scalar, or has shape (labels,).
+    """Yields the name, value, and standard error of each score. Values are scalars or have shape (labels,).
 
     Args:
-        images: Images to score.
-        reference: Features of the test images in each feature space.
-        training: Training images to which the novelty measures the distance.
-        data: Data set of the images.
-        evaluator: Evaluator of the data set.
+        images: The images to score.
+        reference: The features of the test images, keyed by feature space.
+        training: The training images used to compute the novelty.
     """
     if evaluator:
         share = accuracy(evaluator.classifier, images.images, images.labels)
         yield "accuracy", torch.tensor(share, dtype=torch.float64), math.sqrt(share * (1 - share) / len(images))
-    features, alone = _features(images, evaluator), {"sync_on_compute": False}  # every process has all samples
+    features, alone = _features(images, evaluator), {"sync_on_compute": False}  # every process already has all samples
     for names, space, metric in (
         ("gan_train_accuracy", "pixels", metrics.GANTrainAccuracy(data.num_classes, **alone)),
         ("frechet_distance", "embedding", metrics.FrechetDistance(**alone)),
@@ -164,22 +160,17 @@ def _scores(
         metric.update(*features[space], real=False)
         metric.update(*reference[space], real=True)
         values, errors = metric.compute(), metric.uncertainty().reshape(-1)
-        columns = values.T if values.ndim == 2 else values[None]  # one column for each name
+        columns = values.T if values.ndim == 2 else values[None]  # one column per name
         for name, column, error in zip(names.split(), columns, errors, strict=True):
             yield name, column, float(error)
 
 
 def write_nearest(samples: Images, data: ImageDataModule, path: Path) -> None:
-    """Writes a picture of the samples that are closest to a training image.
+    """Saves an image that shows the samples closest to a training image.
 
-    A row shows four pairs of a sample and its nearest training image. Each distance is divided by the mean distance
-    from the test images of the label to their nearest training images. Without this division the picture would show
-    only thin digits, which are close to each other.
-
-    Args:
-        samples: Samples to compare with the training images.
-        data: Data set with the training images.
-        path: Path to the PNG file.
+    Each row contains four pairs of a sample and its nearest training image. Distances are divided by the mean distance
+    between the test images of that label and their nearest training images. Otherwise, we would only see thin digits,
+    since those are close to each other anyway.
     """
     pairs: list[tuple[float, Tensor, Tensor]] = []
     for label in samples.labels.unique().tolist():
@@ -197,26 +188,21 @@ def write_nearest(samples: Images, data: ImageDataModule, path: Path) -> None:
 
 
 def cell(value: Any) -> str:
-    """Formats a number of ``scores.json`` as text. If the value is not a number, the text is a dash (–)."""
+    """Formats a number from ``scores.json``, or returns a dash (–) if the value is not a number."""
     if not isinstance(value, int | float):
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4f}"
 
 
 def with_errors(score: dict[str, Any]) -> tuple[str, str]:
-    """Formats the value of a score for the samples and for real images, each with its standard error."""
+    """Formats a score for the samples and for real images, along with the standard errors."""
     pairs = (score["value"], score["uncertainty"]), (score["real"], score["real_uncertainty"])
     value, real = ("–" if number is None else f"{cell(number)} ± {cell(error)}" for number, error in pairs)
     return value, real
 
 
 def table(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """Formats a text table.
-
-    Args:
-        heads: Headings of the columns.
-        rows: Name and cells of each row.
-    """
+    """Formats a plain-text table with a name and cells in each row."""
     width = max(20, *(len(head) + 2 for head in heads))
     lines = [("", heads), *rows]
     return "\n".join(f"{name:28}" + "".join(f"{text:>{width}}" for text in cells) for name, cells in lines)

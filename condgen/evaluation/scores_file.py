@@ -1,7 +1,7 @@
 """Reads and writes ``scores.json``.
 
-The file may come from an untrusted source. Therefore :func:`read_scores` checks the types and ranges of all values, so
-that other code can rely on them. It also escapes control characters, so that the text can be printed in a terminal.
+Since the file may come from an untrusted source, :func:`read_scores` checks the type and range of every value so that
+other code doesn't have to. It also escapes control characters to make the text safe to print in a terminal.
 """
 
 import json
@@ -15,8 +15,8 @@ from condgen.errors import UsageError, printable
 from condgen.files.atomic import atomic_write
 from condgen.files.reading import read_limited
 
-MAX_SCORES_BYTES = 2**20  # the scores of a thousand labels need a quarter of this size
-MAX_NAME, MAX_TEXT = 100, 4096  # characters of a name in a column of a table, and of any other text
+MAX_SCORES_BYTES = 2**20  # scores for a thousand labels take up a quarter of this
+MAX_NAME, MAX_TEXT = 100, 4096  # max characters in a table heading, and in any other text
 MAX_NUMBER = 2**64  # larger than any seed
 
 
@@ -35,7 +35,7 @@ TYPES: dict[str, Callable[[Any], bool]] = {
     "a number from 0 or null": lambda value: value is None or _is_number(value, 0),
     "a number or null": lambda value: value is None or _is_number(value),
 }
-# The type of each value, by key. A key that ends in ? is optional, and * stands for all other keys.
+# The expected type for each key. Keys ending in ? are optional, and * matches all other keys.
 SCORE = {
     "value": "a number or null",
     "uncertainty": "a number from 0 or null",
@@ -43,7 +43,7 @@ SCORE = {
     "real_uncertainty": "a number from 0 or null",
     "per_label?": {"*": "a number or null"},
 }
-MAIN = {"value": "a number from 0", "real": "a number from 0"}  # of the scores that are plotted
+MAIN = {"value": "a number from 0", "real": "a number from 0"}  # for the scores that are plotted
 FRACTION = SCORE | {"value": "a number from 0 to 1", "real": "a number from 0 to 1"}
 CONTENT: dict[str, Any] = {
     "generator?": "a name",
@@ -71,34 +71,33 @@ def write_scores(
     """Writes ``scores.json``.
 
     Args:
-        path: Path to the file.
-        scores: Scores keyed by name, from :func:`condgen.evaluation.scores.score_samples`.
-        cost: Training and sampling costs keyed by name, such as ``parameters`` and ``nfe``.
-        about: Description of the samples, the generator, the data set and the evaluator.
+        path: Where to save the file.
+        scores: The scores returned by :func:`condgen.evaluation.scores.score_samples`.
+        cost: The training and sampling costs, e.g. ``parameters`` and ``nfe``.
+        about: Details about the samples, the generator, the dataset, and the evaluator.
     """
     text = json.dumps({**about, "scores": scores, "cost": cost}, indent=1, ensure_ascii=False, default=str)
     with atomic_write(path) as file:
-        file.write(text.encode(errors="backslashreplace") + b"\n")  # a path may contain bytes that are not valid text
+        file.write(text.encode(errors="backslashreplace") + b"\n")  # paths may contain invalid UTF-8
 
 
 def main_scores(scores: Mapping[str, Any]) -> tuple[str, str]:
-    """Returns the names of the two scores that summarize a run: one of the variety of the samples, one of the labels.
+    """Returns the names of the two scores that summarize a run, one for variety and one for label accuracy.
 
     Args:
-        scores: Entry ``scores`` of a ``scores.json``. Without an evaluator, it contains no accuracy.
+        scores: The ``scores`` entry of a ``scores.json``. Has no accuracy if there was no evaluator.
     """
     return ("coverage", "accuracy") if "accuracy" in scores else ("diversity", "gan_train_accuracy")
 
 
 def read_scores(path: Path) -> dict[str, Any]:
-    """Reads and checks a ``scores.json``.
+    """Loads and validates a ``scores.json``.
 
     Args:
-        path: Path to the file, or of a run directory that contains ``scores.json``.
+        path: Path to the file, or to a run directory that contains it.
 
     Raises:
-        UsageError: If the file does not exist, or if a value in the file is missing, has the wrong type or is out of
-            range.
+        UsageError: If the file doesn't exist, or if a value is missing, has the wrong type, or is out of range.
     """
     file = path / "scores.json" if os.path.isdir(path) else path
     try:
@@ -116,11 +115,7 @@ def read_scores(path: Path) -> dict[str, Any]:
 
 
 def _printable(value: Any) -> Any:
-    """Escapes the control characters in a value, and in all values that it contains.
-
-    Raises:
-        ValueError: If a text is too long, or if a number is too large or not finite.
-    """
+    """Escapes control characters. Raises a ``ValueError`` for overly long text and for huge or non-finite numbers."""
     if isinstance(value, dict):
         return {_printable(name): _printable(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -135,12 +130,11 @@ def _printable(value: Any) -> Any:
 
 
 def _check(value: Any, expected: Any, place: str = "") -> None:
-    """Checks the type of a value, and of all values that it contains; raises ValueError otherwise.
+    """Recursively checks the type of a value and raises a ``ValueError`` if it is wrong.
 
     Args:
-        value: Value to check.
-        expected: Expected type: a key of ``TYPES``, or a mapping in the format of ``CONTENT``.
-        place: Keys that lead to the value, separated by dots, for the error message.
+        expected: The expected type, which is either a key of ``TYPES`` or a mapping in the same format as ``CONTENT``.
+        place: The dotted path to the value, used in the error message.
     """
     kind = expected if isinstance(expected, str) else "a mapping"
     if not TYPES[kind](value):

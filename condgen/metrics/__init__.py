@@ -1,4 +1,4 @@
-"""Metrics that compare generated images with real images. Each is a torchmetrics class over a pure function."""
+"""Metrics for comparing generated images with real ones. Each is a torchmetrics class around a pure function."""
 
 from condgen.metrics.diversity import Diversity
 from condgen.metrics.frechet import FrechetDistance, LabelFrechetDistance

@@ -10,20 +10,20 @@ from tqdm import tqdm
 
 from condgen.noise import EVALUATION, permutation, uniform
 
-# Largest random rotation (radians), scaling, and shift (fraction of the image's width). Digits tolerate larger values,
-# but clothes do not.
+# Maximum random rotation (in radians), scaling, and shift (as a fraction of the image width). Larger values would be
+# fine for digits, but not for clothes.
 ROTATION, SCALE, SHIFT = math.radians(4.8), 0.048, 0.032
 
 
 class Classifier(nn.Module):
-    """Convolutional classifier: convolutions with batch norm and ReLU, a linear embedding layer and a linear head.
+    """A stack of convolutions with batch norm and ReLU, followed by a linear embedding layer and a linear head.
 
     Args:
-        image_shape: Shape (C, H, W) of the images.
-        num_classes: Number of classes. Labels are 0 … ``num_classes`` - 1.
-        layers: Output channels, kernel size and stride of each convolution.
-        embedding_dim: Size D of the embedding.
-        dropout: Dropout probability after the last convolution.
+        image_shape: The image shape (C, H, W).
+        num_classes: The number of classes. Labels range from 0 to ``num_classes - 1``.
+        layers: The number of output channels, the kernel size, and the stride of each convolution.
+        embedding_dim: The embedding size D.
+        dropout: The dropout probability after the last convolution.
     """
 
     def __init__(
@@ -48,21 +48,20 @@ class Classifier(nn.Module):
         self.head = nn.Linear(embedding_dim, num_classes)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Computes the embeddings (N, D) of images (N, C, H, W) in [0, 1]. No element is negative."""
+        """Computes non-negative embeddings of shape (N, D) from images of shape (N, C, H, W) in [0, 1]."""
         return self.embedding(self.convolutions(images))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Computes the logits (N, num_classes) of images (N, C, H, W) in [0, 1]."""
+        """Computes logits of shape (N, num_classes) from images of shape (N, C, H, W) in [0, 1]."""
         return self.head(self.embed(images))
 
 
 def random_affine(images: Tensor, numbers: Tensor) -> Tensor:
-    """Rotates, scales and shifts each image by a small random amount.
+    """Randomly rotates, scales, and shifts each image by a small amount.
 
     Args:
-        images: Images with shape (N, C, H, W).
-        numbers: Random numbers in [0, 1) with shape (N, 4). They determine each image's rotation, scaling, and
-            horizontal and vertical shift.
+        images: Images of shape (N, C, H, W).
+        numbers: Random numbers of shape (N, 4) in [0, 1), used for the rotation, scale, and x and y shift.
     """
     angle, scale, x, y = (2 * numbers - 1).mul(numbers.new_tensor([ROTATION, SCALE, 2 * SHIFT, 2 * SHIFT])).unbind(1)
     cos, sin = angle.cos() * (1 + scale), angle.sin() * (1 + scale)
@@ -72,10 +71,9 @@ def random_affine(images: Tensor, numbers: Tensor) -> Tensor:
 
 
 def batch_size_for(examples: int) -> int:
-    """Returns the batch size that :func:`train` uses.
+    """Returns the batch size used by :func:`train`.
 
-    It is an eighth of the number of examples, but at least 16 and at most 128, and never more than the number of
-    examples.
+    This is an eighth of the number of examples, clamped to the range from 16 to 128, but never more than there are.
     """
     return min(examples, max(16, min(128, examples // 8)))
 
@@ -90,18 +88,18 @@ def train(
     augment: bool,
     progress: str | None = None,
 ) -> None:
-    """Trains a classifier in place and leaves it in eval mode.
+    """Trains the classifier in place and switches it to eval mode at the end.
 
-    The loss is cross-entropy. The optimizer is AdamW with a one-cycle learning-rate schedule.
+    Uses a cross-entropy loss and AdamW with a one-cycle learning-rate schedule.
 
     Args:
-        classifier: Classifier with its initial weights.
-        images: Images with shape (N, C, H, W) as uint8. N must be at least 2.
-        labels: Labels with shape (N,) as int64.
-        epochs: Number of passes over the images. The last partial batch of each epoch is dropped.
-        seed: Seed of the order of the images and of the augmentation.
+        classifier: The classifier to train.
+        images: Training images of shape (N, C, H, W) and dtype uint8. At least two images are needed.
+        labels: Training labels of shape (N,) and dtype int64.
+        epochs: The number of training epochs. The last batch of an epoch is dropped if it is incomplete.
+        seed: The random seed for shuffling and augmentation.
         augment: Whether to apply :func:`random_affine` to each batch.
-        progress: Title of the progress bar. If None, no progress bar is shown.
+        progress: The title of the progress bar. If ``None``, no progress bar is shown.
     """
     batch_size = batch_size_for(len(images))
     batches = len(images) // batch_size
@@ -131,23 +129,23 @@ def train(
 
 @torch.no_grad()
 def in_parts(function: Callable[[Tensor], Tensor], images: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """Applies a function to images in batches of 1,000 and concatenates the results on the CPU.
+    """Applies a function to batches of 1,000 images and concatenates the results on the CPU.
 
     Args:
-        function: Function of a batch of images in [0, 1].
-        images: Images with shape (N, C, H, W) as uint8. Each batch is scaled to [0, 1].
-        device: Device on which the function is computed.
+        function: A function that takes a batch of images in [0, 1].
+        images: Images of shape (N, C, H, W) and dtype uint8. They get scaled to [0, 1] one batch at a time.
+        device: The device to run the function on.
     """
     return torch.cat([function(part.to(device).float().div(255)).cpu() for part in images.split(1000)])
 
 
 def accuracy(classifier: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Computes the accuracy of a classifier, in [0, 1].
+    """Computes the accuracy of a classifier, from 0 to 1.
 
     Args:
-        classifier: Classifier that maps images in [0, 1] to logits.
-        images: Images with shape (N, C, H, W) as uint8.
-        labels: Labels with shape (N,).
+        classifier: A classifier that takes images in [0, 1] and returns logits.
+        images: Images of shape (N, C, H, W) and dtype uint8.
+        labels: Labels of shape (N,).
     """
     predicted = in_parts(lambda part: classifier(part).argmax(1), images, next(classifier.parameters()).device)
     return float((predicted == labels).double().mean())

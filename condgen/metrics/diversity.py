@@ -1,4 +1,4 @@
-"""Diversity: how much the samples of a label differ from each other."""
+"""Diversity, which measures how different samples with the same label are from each other."""
 
 from torch import Tensor
 
@@ -7,11 +7,11 @@ from condgen.metrics.set_metric import LabeledFeatures, SetMetric, per_label
 
 
 class Diversity(SetMetric):
-    """Mean distance between two samples of a label, divided by the mean distance between two real images of the label.
+    """Mean distance between samples with the same label, relative to that between real images.
 
-    ``compute`` returns one value for each label, with shape (labels,). The value is 0 if all samples of the label are
-    equal, 1 if they differ as much as real images do, and above 1 if they are noisy. Diversity does not show whether
-    samples differ in the same way as real images. Use coverage to measure that.
+    ``compute`` returns a tensor of shape (labels,) with one value per label. The value is 0 if all samples are
+    identical, 1 if they vary as much as real images, and greater than 1 if they are noisy. Note that diversity doesn't
+    show whether samples vary in the same way as real images. Use coverage to measure that.
 
     Example:
         >>> import torch

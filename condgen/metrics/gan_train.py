@@ -1,4 +1,4 @@
-"""GAN-train: the accuracy of a classifier that is trained on samples and tested on real images."""
+"""GAN-train: the accuracy on real images of a classifier that was trained on samples."""
 
 from typing import Any
 
@@ -13,17 +13,17 @@ STEPS, MAX_EPOCHS = 500, 20
 
 
 def gan_train(samples: LabeledFeatures, real: LabeledFeatures, num_classes: int, seed: int = 0) -> float:
-    """Trains a small classifier on samples and returns its accuracy on real images, in [0, 1].
+    """Trains a small classifier on samples and returns its accuracy on real images, from 0 to 1.
 
-    The accuracy is only high if the samples match their labels and vary in the same way as real images (Shmelkov et al.
-    2018, "How good is my GAN?", arXiv:1807.09499; Ravuri and Vinyals 2019, arXiv:1905.10887, call it the classification
-    accuracy score).
+    To reach a high accuracy, the samples need to match their labels and vary like real images do. The method is from
+    Shmelkov et al. 2018, "How good is my GAN?", arXiv:1807.09499. Ravuri and Vinyals 2019, arXiv:1905.10887, call it
+    the classification accuracy score.
 
     Args:
-        samples: Two or more samples (N, C, H, W) as uint8, and their labels (N,).
-        real: Real images (M, C, H, W) as uint8, and their labels (M,).
-        num_classes: Number of classes. Labels are 0 … ``num_classes`` - 1.
-        seed: Random seed for the initial weights and the sample order.
+        samples: At least two images of shape (N, C, H, W) and dtype uint8, along with their labels of shape (N,).
+        real: Real images of shape (M, C, H, W) and dtype uint8, along with their labels of shape (M,).
+        num_classes: The number of classes. Labels range from 0 to ``num_classes - 1``.
+        seed: The random seed for weight initialization and shuffling.
     """
     epochs = min(MAX_EPOCHS, -(-STEPS // (len(samples.labels) // batch_size_for(len(samples.labels)))))
     with torch.random.fork_rng(devices=[]):
@@ -34,15 +34,14 @@ def gan_train(samples: LabeledFeatures, real: LabeledFeatures, num_classes: int,
 
 
 class GANTrainAccuracy(SetMetric):
-    """Mean :func:`gan_train` accuracy of several classifiers with different seeds, a scalar.
+    """Mean accuracy from :func:`gan_train` over several classifiers with different seeds.
 
-    The features that ``update`` adds are images (N, C, H, W) as uint8.
+    The features passed to ``update`` must be images of shape (N, C, H, W) and dtype uint8.
 
     Args:
-        num_classes: Number of classes. Labels are 0 … ``num_classes`` - 1.
-        classifiers: Number of classifiers, at least 2. If all samples of a label look alike, the accuracies of the
-            classifiers differ considerably.
-        **kwargs: Keyword arguments of ``torchmetrics.Metric``.
+        num_classes: The number of classes. Labels range from 0 to ``num_classes - 1``.
+        classifiers: The number of classifiers, at least 2. They vary a lot if all samples of a label look alike.
+        **kwargs: Additional keyword arguments for ``torchmetrics.Metric``.
     """
 
     higher_is_better = True
@@ -60,7 +59,7 @@ class GANTrainAccuracy(SetMetric):
     def uncertainty(self) -> Tensor:
         """Computes the standard error of the mean accuracy.
 
-        It includes the variance over classifiers and over real images, but not over samples.
+        This includes the variance across classifiers and real images, but not across samples.
         """
         mean, images = self.compute(), len(self.collected("real").labels)
         return (self._accuracies.var() / self.classifiers + mean * (1 - mean) / images).sqrt()

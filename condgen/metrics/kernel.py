@@ -12,14 +12,14 @@ MAX_SUBSET = 1000
 
 
 class KernelDistance(SetMetric):
-    """Kernel distance (KID) between the features (N, D) of samples and of real images, a scalar.
+    """Kernel distance (KID) between sample features and real image features of shape (N, D).
 
-    It is the squared maximum mean discrepancy for the kernel (x·y / D + 1)³ (Bińkowski et al. 2018, "Demystifying MMD
-    GANs", arXiv:1801.01401). Unlike the Fréchet distance it is unbiased: for a second set of real images it is 0 on
-    average, for any number of images.
+    This is the squared maximum mean discrepancy with the kernel (x·y / D + 1)³ (Bińkowski et al. 2018, "Demystifying
+    MMD GANs", arXiv:1801.01401). Unlike the Fréchet distance, it is unbiased: a second set of real images gets a
+    distance of 0 on average, no matter how many images there are.
 
-    torchmetrics computes it as the mean over 100 pairs of random subsets. A subset has 1,000 images, or half of the
-    smaller set if that is less.
+    torchmetrics averages it over 100 pairs of random subsets, with 1,000 images each, or half of the smaller set if
+    that is less.
     """
 
     higher_is_better = False
@@ -37,6 +37,6 @@ class KernelDistance(SetMetric):
             return mean
 
     def uncertainty(self) -> Tensor:
-        """Returns the standard deviation over the subsets, which papers usually report with the distance."""
+        """Returns the standard deviation over the subsets, which is usually reported in papers."""
         self.compute()
         return self._deviation

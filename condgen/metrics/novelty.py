@@ -1,4 +1,4 @@
-"""Novelty: the distance between samples and the training images."""
+"""Novelty, which measures how far samples are from the training images."""
 
 from typing import Any
 
@@ -10,17 +10,17 @@ from condgen.metrics.set_metric import LabeledFeatures, SetMetric, per_label
 
 
 class Novelty(SetMetric):
-    """Mean distance from a sample to the nearest training image of its label, divided by that of new real images.
+    """Mean distance from samples to the nearest training images, relative to that of new real images.
 
-    ``compute`` returns one value for each label, with shape (labels,). The value is 0 if the samples are copies of
-    training images, and 1 if they are as far from the training images as new real images are. A value far below 1 means
-    either that the model has memorized training images, or that the samples are so smooth that they are close to many
-    images. To distinguish the two cases, look at the nearest pairs.
+    Only training images with the same label are considered. ``compute`` returns a tensor of shape (labels,) with one
+    value per label. The value is 0 if the samples are copies of training images, and 1 if they are as far away as new
+    real images. If it is far below 1, either the model has memorized training images, or the samples are so smooth that
+    they are close to many images. Look at the nearest pairs to find out which one it is.
 
     Args:
-        features: Features of the training images, with shape (M, …).
-        labels: Labels of the training images, with shape (M,).
-        **kwargs: Keyword arguments of ``torchmetrics.Metric``.
+        features: Training image features of shape (M, …).
+        labels: Training labels of shape (M,).
+        **kwargs: Additional keyword arguments for ``torchmetrics.Metric``.
     """
 
     higher_is_better = True
@@ -30,12 +30,12 @@ class Novelty(SetMetric):
         self.training_images = LabeledFeatures(features.cpu(), labels.cpu())
 
     def update(self, features: Tensor, labels: Tensor, real: bool) -> None:
-        """Adds images. Only the distance from each image to the nearest training image of its label is stored.
+        """Adds a batch of images, storing only their distance to the nearest training image of the same label.
 
         Args:
-            features: Features of the images, with shape (N, …).
-            labels: Labels of the images, with shape (N,).
-            real: Whether the images are real images (True) or samples (False).
+            features: Image features of shape (N, …).
+            labels: Labels of shape (N,).
+            real: Whether the images are real or samples.
         """
         images, found = LabeledFeatures(features.cpu(), labels.cpu()), torch.zeros(len(features), 1)
         for label in images.labels.unique().tolist():

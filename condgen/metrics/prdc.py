@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage."""
+"""Precision, recall, density, and coverage."""
 
 import math
 
@@ -10,40 +10,39 @@ from condgen.metrics.set_metric import LabeledFeatures, SetMetric, per_label
 
 
 def neighbor_radii(features: Tensor, k: int) -> Tensor:
-    """Computes the distance from each vector of ``features`` (N, D) to its k-th nearest other vector, with shape (N,).
+    """Computes the distance from each vector of ``features`` (N, D) to its k-th nearest neighbor, with shape (N,).
 
-    If N is at most k, it is the distance to the farthest vector.
+    If there are fewer than k neighbors, the farthest one is used.
     """
-    nearest = 1 + min(k, len(features) - 1)  # the nearest vector is the vector itself
+    nearest = 1 + min(k, len(features) - 1)  # each vector is its own nearest neighbor
     found = [distances(rows, features).topk(nearest, dim=1, largest=False) for rows in features.split(ROWS)]
     return torch.cat([values[:, -1] for values, _ in found])
 
 
 def prdc(samples: Tensor, real: Tensor, k_manifold: int = 3, k_density: int = 5) -> Tensor:
-    """Computes precision, recall, density and coverage of samples, compared with real images.
+    """Computes the precision, recall, density, and coverage of samples with respect to real images.
 
-    All four use balls: each image is the center of a ball whose radius is the distance to its k-th nearest neighbor in
-    the same set.
+    Each image is the center of a ball that reaches to its k-th nearest neighbor in the same set.
 
-    - Precision is the fraction of samples that are inside the ball of a real image. It measures how many samples look
-      real.
-    - Recall is the fraction of real images that are inside the ball of a sample. It measures how much of the variety of
-      the real images is generated. An outlier among the samples has a large ball, so it can increase recall.
-      (Kynkäänniemi et al. 2019, arXiv:1904.06991, define precision and recall.)
-    - Density is the mean number of real images whose balls contain a sample, divided by k. It is about 1 for real
-      images, and larger if samples concentrate in regions with many real images.
-    - Coverage is the fraction of real images whose balls contain a sample. It is about ``1 - 2**-k`` for the same
-      number of new real images, and about 0 if all samples are alike. (Naeem et al. 2020, arXiv:2002.09797, define
-      density and coverage.)
+    - Precision is the fraction of samples inside the ball of at least one real image. It measures how many look real.
+    - Recall is the fraction of real images inside the ball of at least one sample. It measures how much of the variety
+      of the real images is covered. Outliers among the samples can increase recall because their balls are large.
+    - Density is the average number of real-image balls that a sample falls into, divided by k. It is about 1 for real
+      images, and larger if the samples are concentrated in regions with lots of real images.
+    - Coverage is the fraction of real images with at least one sample in their ball. It is about ``1 - 2**-k`` for the
+      same number of new real images, and close to 0 if all samples look alike.
+
+    See Kynkäänniemi et al. 2019, arXiv:1904.06991, for precision and recall, and Naeem et al. 2020, arXiv:2002.09797,
+    for density and coverage.
 
     Args:
-        samples: Features of the samples, with shape (N, D).
-        real: Features of the real images, with shape (M, D).
-        k_manifold: The number k of precision and recall.
-        k_density: The number k of density and coverage.
+        samples: Sample features of shape (N, D).
+        real: Real image features of shape (M, D).
+        k_manifold: The number of neighbors k for precision and recall.
+        k_density: The number of neighbors k for density and coverage.
 
     Returns:
-        The four values, with shape (4,). They are NaN if N or M is 0.
+        A tensor of shape (4,). All values are NaN if there are no samples or no real images.
     """
     if not len(samples) or not len(real):
         return torch.full((4,), math.nan, dtype=torch.float64)
@@ -65,7 +64,7 @@ def prdc(samples: Tensor, real: Tensor, k_manifold: int = 3, k_density: int = 5)
 
 
 class PrecisionRecallDensityCoverage(SetMetric):
-    """:func:`prdc` of the samples of each label, with shape (labels, 4)."""
+    """:func:`prdc` per label, with shape (labels, 4)."""
 
     higher_is_better = True
 

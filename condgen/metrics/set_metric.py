@@ -1,7 +1,6 @@
-"""Base class of the metrics that compare a set of samples with a set of real images.
+"""Base class for metrics that compare samples with real images.
 
-The metrics compare feature vectors of images. The features can be pixels, the embeddings of a classifier or the outputs
-of random convolutions.
+These metrics work on feature vectors, e.g. raw pixels, classifier embeddings, or the outputs of random convolutions.
 """
 
 from __future__ import annotations
@@ -22,21 +21,17 @@ NUM_SPLITS = 20  # random half-splits for the standard error
 
 
 class LabeledFeatures(NamedTuple):
-    """Features of images and their labels."""
+    """Image features along with their labels."""
 
     features: Tensor  # (N, D), or images (N, C, H, W)
     labels: Tensor  # (N,) int64
 
     def of(self, label: int) -> Tensor:
-        """Returns the features of all images of a label, with shape (n, D)."""
+        """Returns the features of all images with the given label, flattened to shape (n, D)."""
         return self.features[self.labels == label].flatten(1)
 
     def half(self, number: int) -> LabeledFeatures:
-        """Returns a random half of each label's images, but at least one image.
-
-        Args:
-            number: Seed of the random choice.
-        """
+        """Returns a random half of the images per label (at least one), using ``number`` as the seed."""
         order = permutation(0, len(self.labels), number)
         of_label = [order[self.labels[order] == label] for label in self.labels.unique()]
         rows = torch.cat([rows[: max(1, len(rows) // 2)] for rows in of_label])
@@ -44,24 +39,22 @@ class LabeledFeatures(NamedTuple):
 
 
 def per_label(function: Callable[[Tensor, Tensor], Tensor], samples: LabeledFeatures, real: LabeledFeatures) -> Tensor:
-    """Computes a score separately for each label that the real images have.
+    """Computes a score separately for each label of the real images.
 
     Args:
-        function: Function of the features (n, D) of the samples and (m, D) of the real images of a label.
-        samples: All samples.
-        real: All real images.
+        function: A function that takes the features of the samples (n, D) and of the real images (m, D) for one label.
 
     Returns:
-        The scores of the labels in increasing order, with shape (labels, …).
+        A tensor of shape (labels, …), sorted by label.
     """
     return torch.stack([function(samples.of(label), real.of(label)) for label in real.labels.unique().tolist()])
 
 
 class SetMetric(Metric, ABC):
-    """Base class of scores that compare a set of samples with a set of real images. Both sets have labels.
+    """Base class for metrics that compare a set of samples with a set of real images, both with labels.
 
-    ``update`` adds images, in any order. ``compute`` returns the score of the images of all processes, which is a
-    scalar or has one value for each label. If the real images have a label, the samples must have it too.
+    Use ``update`` to add images in any order. ``compute`` then returns the score over all processes, which is either a
+    scalar or a tensor with one value per label. The samples must include all of the labels of the real images.
     """
 
     full_state_update = False
@@ -73,25 +66,25 @@ class SetMetric(Metric, ABC):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, features: Tensor, labels: Tensor, real: bool) -> None:
-        """Adds images.
+        """Adds a batch of images.
 
         Args:
-            features: Features of the images, with shape (N, …).
-            labels: Labels of the images, with shape (N,).
-            real: Whether the images are real images (True) or samples (False).
+            features: Image features of shape (N, …).
+            labels: Labels of shape (N,).
+            real: Whether the images are real or samples.
         """
         kind = "real" if real else "sample"
         getattr(self, f"{kind}_features").append(features)
         getattr(self, f"{kind}_labels").append(labels)
 
     def collected(self, kind: Literal["sample", "real"]) -> LabeledFeatures:
-        """Returns all samples, or all real images, that were added so far, on the CPU."""
+        """Returns all samples or all real images added so far, on the CPU."""
         features, labels = (dim_zero_cat(getattr(self, f"{kind}_{part}")).cpu() for part in ("features", "labels"))
         return LabeledFeatures(features, labels)
 
     @abstractmethod
     def score(self, samples: LabeledFeatures, real: LabeledFeatures) -> Tensor:
-        """Computes the score of samples, compared with real images: a scalar, or a tensor with shape (labels, …)."""
+        """Computes the score, which is either a scalar or a tensor of shape (labels, …)."""
 
     def compute(self) -> Tensor:
         return self.score(self.collected("sample"), self.collected("real"))
@@ -99,13 +92,11 @@ class SetMetric(Metric, ABC):
     def uncertainty(self) -> Tensor:
         """Estimates the standard error of the score, or of its mean over labels.
 
-        The estimate is the standard deviation of the scores of random halves of both sets. Halves are chosen without
-        replacement, because a bootstrap would duplicate images, and duplicates distort nearest-neighbor scores. If the
-        two sets hardly differ, this method overestimates the error of precision and of a Fréchet distance by a factor
-        of up to 2.
+        This is the standard deviation of the scores over random halves of both sets. We don't use bootstrapping because
+        it duplicates images, which distorts nearest-neighbor scores. Note that the error of precision and of a Fréchet
+        distance can be overestimated by up to a factor of 2 if the two sets are very similar.
 
-        Only the images of this process are used. The result is NaN if a label has fewer than four samples or real
-        images.
+        Only uses the images on the current process. Returns NaN if a label has fewer than four samples or real images.
         """
         samples, real = self.collected("sample"), self.collected("real")
         scores = [self.score(samples.half(2 * n), real.half(2 * n + 1)) for n in range(NUM_SPLITS)]

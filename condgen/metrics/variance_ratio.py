@@ -1,4 +1,4 @@
-"""Variance ratio: the pixel variance of generated images of a label, divided by that of real images."""
+"""Variance ratio, which compares the pixel variance of generated images with that of real images."""
 
 import torch
 from torch import Tensor
@@ -6,19 +6,18 @@ from torchmetrics import Metric
 
 
 class VarianceRatio(Metric):
-    """Pixel variance of generated images of a label, divided by that of real images, a scalar.
+    """Pixel variance of generated images within a label, divided by that of real images.
 
-    For generated images g and real images x, summed over labels y and pixels p, the ratio is
+    Given generated images g and real images x, the variances are summed over labels y and pixels p:
 
         Σ_y Σ_p Var(g_p | y) / Σ_y Σ_p Var(x_p | y)
 
-    It is 0 if all generated images of a label are equal, and 1 if they vary as much as real images. It does not show
-    whether they vary in the same way as real images. A label without images adds 0 to both sums.
+    The ratio is 0 if all generated images of a label are identical, and 1 if they vary as much as real images. It
+    doesn't show whether they vary in the same way. Labels without images are ignored.
 
     Args:
-        label_means: Approximate mean image of each label, with shape (K, C, H, W). It is subtracted from the images
-            before their squares are summed, because float32 would otherwise lose the digits of a small variance. The
-            ratio does not depend on it.
+        label_means: The approximate mean image per label, of shape (K, C, H, W). It is subtracted before the squares
+            are summed, since small variances would otherwise get lost in float32. This doesn't change the ratio.
 
     Example:
         >>> ratio = VarianceRatio(torch.zeros(1, 1, 1, 1))
@@ -49,9 +48,9 @@ class VarianceRatio(Metric):
         """Adds a batch of generated images and a batch of real images with the same labels.
 
         Args:
-            generated: Generated images in [0, 1], with shape (N, C, H, W).
-            real: Real images in [0, 1], with shape (N, C, H, W).
-            labels: Labels of both batches, with shape (N,).
+            generated: Generated images of shape (N, C, H, W) in [0, 1].
+            real: Real images of shape (N, C, H, W) in [0, 1].
+            labels: The labels of both batches, of shape (N,).
         """
         deviations = (torch.stack([generated, real]) - self.label_means[labels]).flatten(2)  # (2, N, D)
         self.count.index_add_(0, labels, torch.ones_like(labels, dtype=self.count.dtype))
@@ -59,10 +58,7 @@ class VarianceRatio(Metric):
         self.squares.index_add_(1, labels, deviations.square().sum(2))
 
     def compute(self) -> Tensor:
-        """Computes the ratio, a scalar that is at least 0.
-
-        It is not finite if all real images of each label are equal.
-        """
+        """Computes the ratio, which is not finite if all real images with the same label are identical."""
         count = self.count.clamp(min=1)
         variances = self.squares / count - (self.sums / count[:, None]).square().sum(2)  # (2, K)
         generated, real = variances.sum(1).clamp(min=0)
