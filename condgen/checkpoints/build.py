@@ -167,7 +167,7 @@ def data_of(checkpoint: dict[str, Any], path: Path) -> ImageDataModule:
     """
     saved = settings(checkpoint, path).get("data")
     if saved is None:
-        raise UsageError(f"{path} does not name the data set on which it was trained: use another checkpoint.")
+        raise UsageError(f"{path} does not name the dataset on which it was trained: use another checkpoint.")
     data_class = imported_class(saved["class_path"], ImageDataModule, path)
     try:
         return data_class(**saved["init_args"])
@@ -185,7 +185,7 @@ def check_same_images(checkpoint: dict[str, Any], path: Path, data: ImageDataMod
     if (saved["num_classes"], tuple(saved["image_shape"])) != (data.num_classes, data.image_shape):
         raise UsageError(
             f"{path} generates {saved['num_classes']} classes of {tuple(saved['image_shape'])} images, but "
-            f"{data.dataset} has {data.num_classes} of {data.image_shape}: use its own data set, or train again."
+            f"{data.dataset} has {data.num_classes} of {data.image_shape}: use its own dataset, or train again."
         )
     if checkpoint["condgen"]["data"] is not None:
         trained = data_of(checkpoint, path)
@@ -193,5 +193,5 @@ def check_same_images(checkpoint: dict[str, Any], path: Path, data: ImageDataMod
             if old != new:
                 raise UsageError(
                     f"{path} was trained on {trained.full_name}, in which label {label} is {old}, but in "
-                    f"{data.full_name} it is {new}. Use a data set with the same classes, or train again."
+                    f"{data.full_name} it is {new}. Use a dataset with the same classes, or train again."
                 )

@@ -30,14 +30,14 @@ Resume the newest run with condgen fit --ckpt_path last. Every setting of a conf
 command line, and the option overrides the file:
 
   --model DNN                --model.latent_dim 16      the model family and its hyperparameters
-  --data FashionMNIST        --data.batch_size 128      the data set and its settings
+  --data FashionMNIST        --data.batch_size 128      the dataset and its settings
   --trainer.max_epochs 20    --trainer.devices 2        Lightning's Trainer
-  --ckpt_path last|best|FILE|RUN_DIRECTORY              a checkpoint, with its model and data settings
+  --ckpt_path last|best|FILE|RUN_DIRECTORY              a checkpoint, with its model and datasettings
   --seed_everything 7                                   the seed
   --import my_module                                    a module with your own classes, for any command
 
   condgen COMMAND --help        all options of a command
-  condgen fit --model.help DNN, --data.help MNIST       the options of a model family or a data set
+  condgen fit --model.help DNN, --data.help MNIST       the options of a model family or a dataset
   condgen fit ... --print_config                        print the settings as a config file
   condgen --print_completion shtab-bash|shtab-zsh|shtab-fish  print a completion script for the shell
   condgen --version

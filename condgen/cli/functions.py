@@ -18,7 +18,7 @@ from condgen.data.datamodule import ImageDataModule
 from condgen.errors import UsageError
 from condgen.files.config import read_config
 
-OWN_DATA = "condgen.data."  # condgen's own data sets live here
+OWN_DATA = "condgen.data."  # condgen's own datasets live here
 MNIST = f"{OWN_DATA}datasets.MNIST"
 
 
@@ -38,7 +38,7 @@ def call(command: str, words: list[str]) -> None:
     parser = ArgumentParser(prog=f"condgen {command}", description=description, **PARSER_SETTINGS)
     parser.add_function_arguments(function, as_group=False, as_positional=True, skip={"data"})
     if "data" in parameters:
-        parser.add_subclass_arguments(ImageDataModule, "data", as_group=False, help="The data set.")
+        parser.add_subclass_arguments(ImageDataModule, "data", as_group=False, help="The dataset.")
     if is_question(words):
         parser.parse_args(words)  # prints the answer and exits
     first = next((number for number, word in enumerate(words) if word.startswith("-")), len(words))
@@ -62,9 +62,9 @@ def call(command: str, words: list[str]) -> None:
 
 
 def _data_beside(paths: list[str]) -> Any:
-    """Returns the data set of the run that the sample files belong to. Falls back to MNIST if there is no such run.
+    """Returns the dataset of the run that the sample files belong to. Falls back to MNIST if there is no such run.
 
-    We can't trust the ``config.yaml`` of a run, so it may only choose between condgen's own data sets and their images.
+    We can't trust the ``config.yaml`` of a run, so it may only choose between condgen's own datasets and their images.
     """
     parents = Path(os.path.realpath(paths[0])).parents if paths else ()
     run = next((f for f in parents if os.path.isfile(f / "config.yaml") and os.path.isdir(f / "checkpoints")), None)
@@ -78,7 +78,7 @@ def _data_beside(paths: list[str]) -> Any:
         named = saved if isinstance(saved, dict) else {}
         package, _, name = str(named.get("class_path")).rpartition(".")
         if package.split(".")[:2] != ["condgen", "data"] or name not in own:
-            raise UsageError(f"data is {reprlib.repr(saved)}, which is not one of condgen's data sets.")
+            raise UsageError(f"data is {reprlib.repr(saved)}, which is not one of condgen's datasets.")
         chosen = {key: value for key, value in (named.get("init_args") or {}).items() if key in settings}
         data = {"class_path": own[name], "init_args": chosen}
         parser = ArgumentParser(exit_on_error=False)
@@ -86,4 +86,4 @@ def _data_beside(paths: list[str]) -> Any:
         parser.parse_object({"data": data})  # checks the types
         return data
     except (ArgumentError, AttributeError, UsageError) as error:
-        raise UsageError(f"{run}/config.yaml: {error} Use --data to give the data set of these samples.") from error
+        raise UsageError(f"{run}/config.yaml: {error} Use --data to give the dataset of these samples.") from error

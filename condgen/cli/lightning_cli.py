@@ -199,7 +199,7 @@ class CondgenCLI(LightningCLI):
             elif "\0" in str(option.value):
                 problem = f"{option.value}: use a value without a null byte."
             elif group == "model" and setting in FROM_DATA:
-                problem = f"{option.value}, but the data set determines it: leave it out."
+                problem = f"{option.value}, but the dataset determines it: leave it out."
             elif option.value == "null" and group in BASES and _default(parser, group, setting) is not None:
                 problem = "null: use another value, or leave it out."
             else:

@@ -82,7 +82,7 @@ class DownloadedDataModule(ImageDataModule):
         if not self.may_download:
             raise UsageError(
                 f"{self.dataset} is not under {self.root}, the folder named in the checkpoint. Add "
-                f"--data.root {self.root} to download the data set there."
+                f"--data.root {self.root} to download the dataset there."
             )
         try:
             self._download()

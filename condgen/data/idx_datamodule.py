@@ -43,7 +43,7 @@ class IDXDataModule(DownloadedDataModule):
 
     def torchvision_download(self, root: Path) -> None:
         if not hasattr(torchvision.datasets, self.dataset):
-            raise RuntimeError(f"torchvision has no data set {self.dataset}")
+            raise RuntimeError(f"torchvision has no dataset {self.dataset}")
         getattr(torchvision.datasets, self.dataset)(str(root), download=True)
 
     def read(self) -> tuple[Images, Images]:

@@ -76,7 +76,7 @@ def _check_labels(path: Path, labels: Sequence[int], data: ImageDataModule) -> N
     if labels and not 0 <= min(labels) <= max(labels) < data.num_classes:
         raise UsageError(
             f"{path} has labels from {min(labels)} to {max(labels)}, but the labels of {data.full_name} are 0 to "
-            f"{data.num_classes - 1}. Use --data to name the data set of these samples."
+            f"{data.num_classes - 1}. Use --data to name the dataset of these samples."
         )
 
 

@@ -56,7 +56,7 @@ def model_card(
         "minutes": f"{origin['training_minutes']:.1f} minutes" if origin["training_minutes"] else "time unknown",
         "hyperparameters": to_yaml(dict(generator.hparams), default_flow_style=None),
         "scores": score_table(scores),
-        "data_set": data.full_name,
+        "dataset": data.full_name,
     }
     return (CARD / "template.md").read_text().format(**fields)
 

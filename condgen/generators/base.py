@@ -18,7 +18,7 @@ from condgen.generators.settings import PositiveInt, plain_settings
 from condgen.metrics import VarianceRatio
 from condgen.noise import EVALUATION, TRAINING, Distribution, normal, uniform
 
-FROM_DATA = ("num_classes", "image_shape")  # hyperparameters that are inferred from the data set
+FROM_DATA = ("num_classes", "image_shape")  # hyperparameters that are inferred from the dataset
 
 
 class ConditionalGenerator(LightningModule, ABC):

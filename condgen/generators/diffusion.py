@@ -67,8 +67,8 @@ class Diffusion(EMAGenerator):
     You can still change ``sampling_steps``, ``solver``, ``guidance`` and ``guidance_interval`` after training.
 
     Args:
-        num_classes: The number of classes. Inferred from the data set when using the command line.
-        image_shape: Image shape (C, H, W). Inferred from the data set when using the command line.
+        num_classes: The number of classes. Inferred from the dataset when using the command line.
+        image_shape: Image shape (C, H, W). Inferred from the dataset when using the command line.
         unet_channels: The number of U-Net channels at half and a quarter of the image resolution. Both must be
             multiples of 8.
         objective: The training objective. With ``flow``, the network predicts the velocity of rectified flow. With

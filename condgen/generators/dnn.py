@@ -73,8 +73,8 @@ class DNN(ConditionalGenerator):
 
     Args:
         latent_dim: Latent size. Latents are uniform in [0, 1).
-        num_classes: The number of classes. Inferred from the data set when using the command line.
-        image_shape: Image shape (C, H, W). Inferred from the data set when using the command line.
+        num_classes: The number of classes. Inferred from the dataset when using the command line.
+        image_shape: Image shape (C, H, W). Inferred from the dataset when using the command line.
         target_mean: The mean for normalizing targets, (image - ``target_mean``) / ``target_std``. The article uses the
             mean and standard deviation of MNIST, even though the network ends in a Sigmoid and cannot reach most of the
             resulting range. Use a mean of 0 and a standard deviation of 1 to get targets in [0, 1].

@@ -102,8 +102,8 @@ class Drifting(EMAGenerator):
 
     Args:
         latent_dim: Latent size. Latents are uniform in [0, 1).
-        num_classes: The number of classes. Inferred from the data set when using the command line.
-        image_shape: Image shape (C, H, W). Inferred from the data set when using the command line.
+        num_classes: The number of classes. Inferred from the dataset when using the command line.
+        image_shape: Image shape (C, H, W). Inferred from the dataset when using the command line.
         fake_ratio: How many images to generate per real image in the batch. Values below 1 save time, since generating
             an image takes longer than comparing it.
         temperatures: Softmax temperatures, relative to the mean distance from generated to real images.

@@ -72,8 +72,8 @@ class GAN(EMAGenerator):
 
     Args:
         latent_dim: Latent size. Latents are uniform in [0, 1).
-        num_classes: The number of classes. Inferred from the data set when using the command line.
-        image_shape: Image shape (C, H, W). Inferred from the data set when using the command line.
+        num_classes: The number of classes. Inferred from the dataset when using the command line.
+        image_shape: Image shape (C, H, W). Inferred from the dataset when using the command line.
         lr: Learning rate for the generator.
         discriminator_lr: Learning rate for the discriminator.
         penalty: Weight of the R1 and R2 gradient penalties, which are computed on every eighth image in the batch.

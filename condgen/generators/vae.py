@@ -106,8 +106,8 @@ class VAE(ConditionalGenerator):
 
     Args:
         latent_dim: Latent size. Must be at least 2.
-        num_classes: The number of classes. Inferred from the data set when using the command line.
-        image_shape: Image shape (C, H, W). Inferred from the data set when using the command line.
+        num_classes: The number of classes. Inferred from the dataset when using the command line.
+        image_shape: Image shape (C, H, W). Inferred from the dataset when using the command line.
         flow_steps: The number of coupling layers in the prior. Use 0 for a standard normal prior, as in a textbook VAE.
         lr: Learning rate for Adam.
         schedule: Learning-rate schedule after the warm-up. Either constant, or linear or cosine decay to 0.

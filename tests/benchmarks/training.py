@@ -1,4 +1,4 @@
-"""Rows about training: the training step, the overhead of an epoch, two processes, and larger data sets."""
+"""Rows about training: the training step, the overhead of an epoch, two processes, and larger datasets."""
 
 from __future__ import annotations
 
@@ -90,20 +90,20 @@ def more_data(settings: Settings) -> Iterator[Row]:
     emnist = "EMNIST/raw/emnist-byclass"
     with_62_labels = {f"{emnist}-train": (images, many_labels), f"{emnist}-test": (images[:1_000], many_labels[:1_000])}
     few_root, with_62_labels_root = (str(write_idx_files(settings, parts)) for parts in (few, with_62_labels))
-    data_sets = {
+    datasets = {
         "6,000 images, 10 labels": ("--data.root", few_root),
         "60,000 images, 10 labels": (),
         "60,000 images, 62 labels": ("--data", "EMNIST", "--data.split", "byclass", "--data.root", with_62_labels_root),
     }
     epochs = ("--trainer.max_epochs", "10", "--trainer.limit_train_batches", "93")  # 6,000 images have 93 batches
-    seconds: dict[str, list[float]] = {name: [] for name in data_sets}
-    peaks: dict[str, list[float]] = {name: [] for name in data_sets}
+    seconds: dict[str, list[float]] = {name: [] for name in datasets}
+    peaks: dict[str, list[float]] = {name: [] for name in datasets}
     for _ in range(settings.pairs):
-        for name, options in data_sets.items():
+        for name, options in datasets.items():
             resources = usage(fit := settings.fit("base", *SHORT, *epochs, *options), settings.folder)
             seconds[name].append(train_seconds(fit))
             peaks[name].append(resources.peak_bytes)
-    fewer, many, labeled = data_sets
+    fewer, many, labeled = datasets
     yield Row("930 training steps: 60,000 images / 6,000 images", ratio_of(seconds[many], seconds[fewer]), at_most=1.05)
     yield Row("peak memory: 60,000 images / 6,000 images", ratio_of(peaks[many], peaks[fewer]), at_most=1.05)
     yield Row("930 training steps: 62 labels / 10 labels", ratio_of(seconds[labeled], seconds[many]), at_most=1.05)

@@ -533,7 +533,7 @@ def test_last_line_of_fit_is_a_command_that_trains_longer(limits, longer, fit_ar
     assert main([*common, "--ckpt_path", "last", *longer.split()]) == 0
 
 
-def test_predict_rejects_a_data_set_with_another_number_of_classes(trained, capsys, monkeypatch):
+def test_predict_rejects_a_dataset_with_another_number_of_classes(trained, capsys, monkeypatch):
     monkeypatch.chdir(trained)
     assert "generates 10 classes" in refused(["predict", "--data", "EMNIST", "--data.split", "letters"], capsys)
 

@@ -33,7 +33,7 @@ class Own(DNN):
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """The name of a module with a family and a data set, which this process has not imported yet."""
+    """The name of a module with a family and a dataset, which this process has not imported yet."""
     name = f"own_{secrets.token_hex(4)}"
     (tmp_path / f"{name}.py").write_text(OWN)
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -87,7 +87,7 @@ def test_pickle_that_is_not_cifars_is_refused_and_runs_no_code(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100", "SVHN"])
-def test_color_data_set_that_cannot_be_downloaded_names_its_files(name, tmp_path, capsys, monkeypatch):
+def test_color_dataset_that_cannot_be_downloaded_names_its_files(name, tmp_path, capsys, monkeypatch):
     def unreachable(*args, **kwargs):
         raise OSError("no network")
 

@@ -1,4 +1,4 @@
-"""The data sets: finding their files, downloads, and damaged files."""
+"""The datasets: finding their files, downloads, and damaged files."""
 
 import gzip
 import hashlib
@@ -38,7 +38,7 @@ def loaded(data):
 
 @pytest.mark.parametrize("layout", ["MNIST/raw", "MNIST", "."])
 @pytest.mark.parametrize("zipped", [False, True])
-def test_data_set_files_are_found_in_all_layouts(mnist_root, tmp_path, layout, zipped):
+def test_dataset_files_are_found_in_all_layouts(mnist_root, tmp_path, layout, zipped):
     for path in (mnist_root / "MNIST" / "raw").iterdir():
         target = tmp_path / layout / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def test_data_set_files_are_found_in_all_layouts(mnist_root, tmp_path, layout, z
 
 
 def test_fashion_mnist_and_kmnist_do_not_read_mnist_files(mnist_root, tmp_path):
-    """Their files have the same names as MNIST's, so they are only read from a folder of the data set's name."""
+    """Their files have the same names as MNIST's, so they are only read from a folder of the dataset's name."""
     raw = mnist_root / "MNIST" / "raw"
     shutil.copytree(raw, tmp_path, dirs_exist_ok=True)
     for kind in (FashionMNIST, KMNIST):
@@ -97,7 +97,7 @@ def test_source_full_without_files_and_network_is_refused(offline, tmp_path, dat
         loaded(data_class(root=str(tmp_path), source="full"))
 
 
-def test_source_sample_is_refused_for_other_data_sets():
+def test_source_sample_is_refused_for_other_datasets():
     with pytest.raises(UsageError, match="only MNIST has one"):
         KMNIST(source="sample")
 
@@ -251,6 +251,6 @@ def test_label_means_are_means_of_training_images(mnist_root):
         ({"num_workers": -1}, "num_workers is -1"),
     ],
 )
-def test_data_set_refuses_invalid_settings(settings, message):
+def test_dataset_refuses_invalid_settings(settings, message):
     with pytest.raises(UsageError, match=message):
         MNIST(**settings)

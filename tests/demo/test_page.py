@@ -261,7 +261,7 @@ def test_page_samples_with_the_selected_settings_and_runs(page, folder):
     eventually(page, lambda: page.locator("#samples b").all_inner_texts() == ["DNN"])
 
 
-def test_page_uses_the_labels_of_each_runs_data_set(page, folder):
+def test_page_uses_the_labels_of_each_runs_dataset(page, folder):
     field(page, "Labels").fill("cab")
     page.get_by_text("MNIST has no 'c'").first.wait_for()
     field(page, "Runs").press("Backspace")

@@ -153,7 +153,7 @@ def test_read_samples_keeps_the_levels_of_a_picture(make, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["16-bit PNG", "palette PNG", "opaque LA PNG", "RGB PNG"])
-def test_read_samples_converts_a_gray_picture_for_a_color_data_set(name, tmp_path):
+def test_read_samples_converts_a_gray_picture_for_a_color_dataset(name, tmp_path):
     found = read_picture(PICTURES[name](tmp_path), SmallColor(source="sample"))
     assert found.tolist() == [LEVELS.tolist()] * 3
 
@@ -478,7 +478,7 @@ def test_read_samples_refuses_a_manifest_of_too_many_pictures_before_reading_the
         read_samples(tmp_path, Small(source="sample"))
 
 
-# The data set that samples in a run directory are compared with.
+# The dataset that samples in a run directory are compared with.
 
 
 @pytest.fixture
@@ -515,7 +515,7 @@ def test_score_ignores_config_of_another_program(content, inside_run, capsys):
 
 @pytest.mark.parametrize("content", OF_ANOTHER_PROGRAM.values(), ids=OF_ANOTHER_PROGRAM)
 @pytest.mark.parametrize("data", [[], ["--data", "MNIST"]])
-def test_config_of_a_run_without_a_data_set_is_named_unless_data_is_given(
+def test_config_of_a_run_without_a_dataset_is_named_unless_data_is_given(
     data, content, inside_run, capsys, monkeypatch
 ):
     path, config = inside_run
@@ -541,13 +541,13 @@ def test_config_of_a_run_without_a_data_set_is_named_unless_data_is_given(
     "settings",
     [{"root": [1]}, {"source": "elsewhere"}, {"split": "letters"}, {"root": {"class_path": "strangers.Data"}}],
 )
-def test_config_of_a_run_with_impossible_data_settings_is_named(settings, inside_run, capsys):
+def test_config_of_a_run_with_impossible_datasettings_is_named(settings, inside_run, capsys):
     path, config = inside_run
     config.write_text(yaml.safe_dump({"data": {"class_path": "condgen.data.datasets.MNIST", "init_args": settings}}))
     assert str(config) in refused(["score", str(path)], capsys)
 
 
-def test_samples_in_a_run_directory_are_compared_with_its_data_set(inside_run, capsys, tmp_path):
+def test_samples_in_a_run_directory_are_compared_with_its_dataset(inside_run, capsys, tmp_path):
     path, config = inside_run
     settings = {"class_path": "condgen.data.datasets.EMNIST", "init_args": {"split": "letters"}}
     config.write_text(yaml.safe_dump({"data": settings}))

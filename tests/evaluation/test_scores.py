@@ -307,7 +307,7 @@ def test_score_leaves_out_coverage_of_labels_with_few_training_images(digits, mn
     assert scores["coverage"]["value"] is not None
 
 
-def test_score_of_predictions_in_a_run_uses_the_data_set_of_the_run(scored, capsys):
+def test_score_of_predictions_in_a_run_uses_the_dataset_of_the_run(scored, capsys):
     assert main(["predict", "--ckpt_path", str(scored), "--data.samples_per_label", "2", *ON_THE_CPU]) == 0
     capsys.readouterr()
     assert main(["score", str(scored / "predictions")]) == 0
@@ -315,7 +315,7 @@ def test_score_of_predictions_in_a_run_uses_the_data_set_of_the_run(scored, caps
     assert json.loads((scored / "predictions" / "scores.json").read_text())["data"] == "MNIST"
 
 
-# Evaluators of other data sets.
+# Evaluators of other datasets.
 
 
 def test_evaluator_command_writes_evaluator_into_the_data_folder_and_test_uses_it(

@@ -34,7 +34,7 @@ def test_energy_distance_is_unbiased_and_detects_another_spread(random):
     assert mean_distance(2.0) > 0.05
 
 
-def test_drift_moves_points_towards_the_real_points(random):
+def test_drift_moves_points_toward_the_real_points(random):
     fake = 0.01 * torch.randn(50, 2, generator=random)
     step = drift(fake, fake + torch.tensor([5.0, 0.0]), [0.2])
     assert step.square().sum(1).mean().sqrt().item() == pytest.approx(1, abs=1e-5)

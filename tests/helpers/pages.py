@@ -14,7 +14,7 @@ FENCED = re.compile(r"(?:^\*\*`([^`\n]+)`\*\*(?:, `([^`\n]+)`)?:?\n\n)?^```(\w+)
 FEW = {
     "fit": shlex.split(
         "--trainer.limit_train_batches 3 --trainer.limit_val_batches 2 --trainer.log_every_n_steps 1"
-        " --training_scores.every_n_epochs null --data.batch_size 16"  # the tests' data set has 330 images
+        " --training_scores.every_n_epochs null --data.batch_size 16"  # the tests' dataset has 330 images
     ),
     "evaluator": ["--epochs", "1"],
 }

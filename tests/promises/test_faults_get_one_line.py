@@ -214,13 +214,13 @@ DAMAGE = {
         damaged(lambda c: c["hyper_parameters"].update(image_shape=[3, 32, 32])),
         "32, 32|does not match DNN",
     ),
-    "a data set as the family": (
+    "a dataset as the family": (
         damaged(lambda c: c["condgen"].update(model="condgen.data.datasets.MNIST")),
         "does not know",
     ),
     "an unknown family": (damaged(lambda c: c["condgen"].update(model="their.Net")), "their.Net"),
     "a family that is a number": (damaged(lambda c: c["condgen"].update(model=5)), "not a checkpoint of condgen"),
-    "an unknown data set": (damaged(lambda c: c["condgen"].update(data="their.Data")), "their.Data"),
+    "an unknown dataset": (damaged(lambda c: c["condgen"].update(data="their.Data")), "their.Data"),
     "a newer condgen": (
         damaged(lambda c: (c["condgen"].update(version="9.1"), c["state_dict"].update(x=torch.zeros(1)))),
         f"written by condgen 9.1, this is {condgen.__version__}",
@@ -245,8 +245,8 @@ def test_damaged_or_foreign_checkpoint_is_rejected_and_named(damage, subcommand,
     if damage == "a zip archive":
         (tmp_path / "odd.zip").rename(tmp_path / "odd.ckpt")
     if subcommand == "load":
-        if damage == "an unknown data set":
-            return  # condgen.load does not need the data set
+        if damage == "an unknown dataset":
+            return  # condgen.load does not need the dataset
         with pytest.raises(UsageError) as raised:
             condgen.load("odd.ckpt")
         error = str(raised.value)
