@@ -142,6 +142,26 @@ class ConditionalGenerator(LightningModule, ABC):
         numbers = uniform(seed, indices, self.noise_shape)
         return normal(numbers) if self.noise_distribution == "normal" else numbers
 
+    def trajectory(self, labels: Tensor, noise: Tensor, frames: int) -> Tensor:
+        """Generates a short film for each sample, which ends with the sample itself.
+
+        Families that generate an image in a single step have nothing in between. Their film interpolates the noise,
+        from the center of the noise distribution to the noise of the sample.
+
+        Args:
+            labels: int64 tensor of shape (N,).
+            noise: Tensor of shape (N, *noise_shape).
+            frames: The maximum number of frames, at least 2.
+
+        Returns:
+            A tensor of shape (F, R, N, C, H, W) in [0, 1], with up to ``frames`` frames and R images per sample.
+        """
+        center = 0.0 if self.noise_distribution == "normal" else 0.5
+        weights = torch.linspace(0, 1, frames).tolist()
+        return torch.stack(
+            [self.generate(labels, torch.lerp(torch.full_like(noise, center), noise, w)) for w in weights]
+        )[:, None]
+
     def reconstruct(self, images: Tensor, labels: Tensor) -> Tensor | None:
         """Reconstructs images of shape (N, C, H, W) in [0, 1], or returns None for families without an encoder."""
         return None

@@ -230,6 +230,10 @@ class Diffusion(EMAGenerator):
     # Sampling.
 
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
+        return (self.solve(self.guided_model(labels), noise) / 2 + 0.5).clamp(0, 1)
+
+    def guided_model(self, labels: Tensor) -> Model:
+        """Returns the model for the solver, which predicts the target for x_t (N, C, H, W) using guidance."""
         no_label = torch.full_like(labels, self.num_classes)
 
         def model(x_t: Tensor, t: float) -> Tensor:
@@ -240,15 +244,35 @@ class Diffusion(EMAGenerator):
             conditional, unconditional = both.unflatten(0, (2, -1))  # chunk would fix an export's batch size
             return unconditional + self.hparams.guidance * (conditional - unconditional)
 
-        return (self.solve(model, noise) / 2 + 0.5).clamp(0, 1)
+        return model
 
     def solve(self, model: Model, noise: Tensor) -> Tensor:
         """Turns noise (N, C, H, W) into images in [-1, 1], using ``sampling_steps`` steps of equal size."""
-        steps = self.hparams.sampling_steps
-        times = [step / steps for step in range(steps + 1)]
         if self.hparams.objective == "noise":
-            return ddim(model, noise, times, self.path)
-        return SOLVERS[self.hparams.solver](model, noise, times)
+            return ddim(model, noise, self.sampling_times, self.path)
+        return SOLVERS[self.hparams.solver](model, noise, self.sampling_times)
+
+    @property
+    def sampling_times(self) -> list[float]:
+        """The times from 0 (noise) to 1 (image) at which sampling steps begin or end."""
+        steps = self.hparams.sampling_steps
+        return [step / steps for step in range(steps + 1)]
+
+    def trajectory(self, labels: Tensor, noise: Tensor, frames: int) -> Tensor:
+        """Films the sampling process. Each frame shows x_t, and the model's prediction of the image at that time."""
+        self.check_labels_and_noise(labels, noise)
+        model, film = self.guided_model(labels), dict[float, Tensor]()
+        shown = {self.sampling_times[int(n)] for n in torch.linspace(0, self.hparams.sampling_steps, frames)}
+
+        def filmed(x_t: Tensor, t: float) -> Tensor:
+            prediction = model(x_t, t)
+            if t in shown:
+                film[t] = torch.stack((x_t, self.path.image(x_t, prediction, t)))
+            return prediction
+
+        image = self.solve(filmed, noise)
+        film[1.0] = torch.stack((image, image))
+        return (torch.stack(list(film.values())) / 2 + 0.5).clamp(0, 1)
 
     def is_guided(self, t: float) -> bool:
         """Checks whether guidance is used at time t."""

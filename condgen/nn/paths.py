@@ -41,6 +41,18 @@ class Path(ABC):
         alpha_t, sigma_t = self.coefficients(t[:, None, None, None])
         return (x_t - alpha_t * x) / sigma_t
 
+    def image(self, x_t: Tensor, prediction: Tensor, t: float) -> Tensor:
+        """Computes the image that corresponds to a prediction of the target, where x_t is known and t is below 1.
+
+        Args:
+            x_t: Noisy images of shape (N, C, H, W).
+            prediction: Predictions of the target, with the same shape.
+            t: A single time for all images.
+        """
+        a, b = self.target_weights
+        alpha_t, sigma_t = (float(part) for part in self.coefficients(torch.tensor(t, dtype=torch.float64)))
+        return (sigma_t * prediction - b * x_t) / (a * sigma_t - b * alpha_t)
+
     def preconditioning(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Computes the preconditioning coefficients c_skip, c_out and c_in.
 

@@ -23,6 +23,7 @@ from condgen.files.reading import open_regular
 from condgen.files.staging import StagingDirectory
 from condgen.generators import ConditionalGenerator
 from condgen.sampling.interpolation import write_interpolation
+from condgen.sampling.trajectory import write_trajectory
 
 SHARD_SIZE = 65_536
 GRID_ROWS, GRID_COLUMNS = 100, 32  # maximum number of rows and columns in grid.png
@@ -30,7 +31,7 @@ GRID_ROWS, GRID_COLUMNS = 100, 32  # maximum number of rows and columns in grid.
 HEADER = ("index", "label", "seed", "noise", "file")
 WRITTEN = re.compile(  # files we may find in a predictions folder, including those from `condgen score`
     r"\d{6,}-label-\d+\.png|samples-\d{5}-of-\d{5}\.npz|\.samples|manifest\.csv"
-    r"|(grid|word|walk|nearest)\.png|walk\.gif|scores\.json|\.[\w.]+\.[0-9a-f]{8}\.partial"
+    r"|(grid|word|walk|trajectory|nearest)\.png|(walk|trajectory)\.gif|scores\.json|\.[\w.]+\.[0-9a-f]{8}\.partial"
 )
 
 
@@ -51,6 +52,10 @@ class PredictionFiles(Callback):
         overwrite: Whether to overwrite existing predictions instead of raising an error.
         walk: The number of interpolation steps between two samples. If set, ``walk.gif`` shows an interpolation through
             all samples of each label, and ``walk.png`` one between the first two, with one row per label.
+        trajectory: Whether to film how up to ten samples emerge from their noise. The diffusion model's film shows x_t
+            with the predicted image below. All other families generate images in a single step, so their film
+            interpolates the noise from the center of its distribution. Creates ``trajectory.gif`` and
+            ``trajectory.png``.
     """
 
     def __init__(
@@ -59,10 +64,12 @@ class PredictionFiles(Callback):
         format: Literal["png", "npz"] = "png",
         overwrite: bool = False,
         walk: int | None = None,
+        trajectory: bool = False,
     ) -> None:
         if walk is not None:
             check_number("predictions.walk", walk, at_least=1, at_most=100)
-        self.dirpath, self.format, self.overwrite, self.walk = dirpath, format, overwrite, walk
+        self.dirpath, self.format, self.overwrite = dirpath, format, overwrite
+        self.walk, self.trajectory = walk, trajectory
         self._staging: StagingDirectory | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -160,10 +167,12 @@ class PredictionFiles(Callback):
         write_png(grid(rows.flatten(0, 1), rows.shape[1]), self.partial / "grid.png")
         if self.is_word:
             write_png(grid(rows.transpose(0, 1).flatten(0, 1), len(rows)), self.partial / "word.png")
-        if self.walk:
-            with trainer.precision_plugin.forward_context():
+        with trainer.precision_plugin.forward_context():
+            if self.walk:
                 progress = trainer.progress_bar_callback is not None
                 write_interpolation(generator, self.request, self.walk, self.partial, progress)
+            if self.trajectory:
+                write_trajectory(generator, self.request, self.partial)
 
     def _grid_rows(self) -> Tensor:
         """Loads the samples for the grid as a tensor of shape (labels, samples, C, H, W)."""
