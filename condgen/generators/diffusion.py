@@ -71,6 +71,7 @@ class Diffusion(EMAGenerator):
         image_shape: Image shape (C, H, W). Inferred from the dataset when using the command line.
         unet_channels: The number of U-Net channels at half and a quarter of the image resolution. Both must be
             multiples of 8.
+        unet_hidden_dim: Size of the hidden layer in the U-Net's global block, which connects all pixels.
         objective: The training objective. With ``flow``, the network predicts the velocity of rectified flow. With
             ``noise``, it predicts the noise of DDPM and samples with DDIM.
         sampling_steps: The number of steps from noise to image.
@@ -101,6 +102,7 @@ class Diffusion(EMAGenerator):
         num_classes: PositiveInt = 10,
         image_shape: Sequence[PositiveInt] = (1, 28, 28),
         unet_channels: Sequence[Size] = (64, 112),
+        unet_hidden_dim: Size = 512,
         objective: Literal["flow", "noise"] = "flow",
         sampling_steps: Count = 6,
         solver: Literal["multistep", "heun", "euler"] = "multistep",
@@ -125,7 +127,7 @@ class Diffusion(EMAGenerator):
         if len(guidance_interval) != 2 or guidance_interval[0] > guidance_interval[1]:
             raise UsageError(f"model.guidance_interval is {list(guidance_interval)}. Use two increasing numbers.")
         self.path: Path = RectifiedFlow() if objective == "flow" else VariancePreserving()
-        self.set_network(UNet(self.image_shape, num_classes, unet_channels), ema_decay)
+        self.set_network(UNet(self.image_shape, num_classes, unet_channels, unet_hidden_dim), ema_decay)
         if posterior_images:
             self.posterior = EmpiricalPosterior(posterior_images, self.image_shape, num_classes)
 

@@ -43,13 +43,11 @@ class GlobalBlock(nn.Module):
     Args:
         shape: Input and output shape (channels, H, W).
         embedding_dim: Size of the time and label embedding.
-        narrow_channels: The number of channels in the feature maps that go through the fully connected layers.
         hidden_dim: Size of the hidden layer between the two fully connected layers.
+        narrow_channels: The number of channels in the feature maps that go through the fully connected layers.
     """
 
-    def __init__(
-        self, shape: Sequence[int], embedding_dim: int, narrow_channels: int = 32, hidden_dim: int = 512
-    ) -> None:
+    def __init__(self, shape: Sequence[int], embedding_dim: int, hidden_dim: int, narrow_channels: int = 32) -> None:
         super().__init__()
         channels, height, width = shape
         self.narrow_shape = (narrow_channels, height, width)
@@ -78,6 +76,7 @@ class UNet(nn.Module):
         image_shape: Image shape (C, H, W). H and W must be multiples of 4.
         num_classes: The number of classes. The null label is ``num_classes``.
         channels: The number of channels at half and a quarter of the resolution. Both must be multiples of 8.
+        hidden_dim: Size of the hidden layer in the global block.
         embedding_dim: Size of the time and label embedding.
 
     Raises:
@@ -85,7 +84,12 @@ class UNet(nn.Module):
     """
 
     def __init__(
-        self, image_shape: Sequence[int], num_classes: int, channels: Sequence[int], embedding_dim: int = 256
+        self,
+        image_shape: Sequence[int],
+        num_classes: int,
+        channels: Sequence[int],
+        hidden_dim: int = 512,
+        embedding_dim: int = 256,
     ) -> None:
         super().__init__()
         image_channels, height, width = image_shape
@@ -103,7 +107,7 @@ class UNet(nn.Module):
         self.down = nn.Conv2d(fine, coarse, 3, stride=2, padding=1)
         # one bias per position and channel, based on time and label
         self.position_bias = nn.Linear(embedding_dim, coarse * (height // 4) * (width // 4))
-        self.global_block = GlobalBlock((coarse, height // 4, width // 4), embedding_dim)
+        self.global_block = GlobalBlock((coarse, height // 4, width // 4), embedding_dim, hidden_dim)
         self.middle_block = ResidualBlock(coarse, embedding_dim)
         self.up = nn.Conv2d(coarse, 4 * fine, 1)
         self.up_block = ResidualBlock(fine, embedding_dim)
