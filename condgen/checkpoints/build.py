@@ -10,10 +10,9 @@ from torch import Tensor
 
 from condgen.checkpoints.classes import imported_class
 from condgen.checkpoints.find import find_checkpoint
-from condgen.checkpoints.read import read_checkpoint, read_weights
+from condgen.checkpoints.read import read_checkpoint
 from condgen.data.datamodule import ImageDataModule
 from condgen.errors import UsageError
-from condgen.files.reading import open_regular
 from condgen.generators import ConditionalGenerator
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # load_state_dict converts between these
@@ -23,14 +22,7 @@ REQUEST_SETTINGS = {"labels", "samples_per_label", "sample_seed", "first_index",
 def load_generator(path: str | Path, **settings: Any) -> ConditionalGenerator:
     """Loads a trained generator. See :func:`condgen.load` for the arguments."""
     found = find_checkpoint(path, root=Path())
-    if found.suffix != ".safetensors":
-        return generator_of(read_checkpoint(found), found, settings)
-    try:
-        with open_regular(found) as file:
-            content = file.read()
-    except OSError as error:
-        raise UsageError(f"{found} cannot be read ({error.strerror}): allow reading, or use another file.") from error
-    return generator_of(read_weights(content, found), found, settings)
+    return generator_of(read_checkpoint(found), found, settings)
 
 
 def generator_of(checkpoint: dict[str, Any], path: Path, settings: Mapping[str, Any]) -> ConditionalGenerator:

@@ -6,6 +6,8 @@ from pathlib import Path
 from condgen.errors import UsageError
 
 RUNS = "lightning_logs"
+PRETRAINED = {"mnist": Path(__file__).parent / "pretrained" / "mnist" / "generator.safetensors"}
+"""The generators that come with condgen, by name."""
 
 
 def _versions(root: Path) -> list[tuple[int, Path]]:
@@ -45,8 +47,9 @@ def find_checkpoint(path: str | Path, root: Path) -> Path:
     """Finds the checkpoint given by ``--ckpt_path``.
 
     Args:
-        path: Path to a checkpoint or a run directory (to use its ``last.ckpt``). Can also be ``last`` or ``best`` to
-            use the newest run that has a ``last.ckpt`` or ``best.ckpt``.
+        path: Path to a checkpoint, a run directory (to use its ``last.ckpt``), or a folder from ``condgen export``. Can
+            also be ``last`` or ``best`` to use the newest run that has a ``last.ckpt`` or ``best.ckpt``, or ``mnist``
+            to use the generator that comes with condgen, unless there is a file or folder of that name.
         root: The folder that contains ``lightning_logs``.
 
     Raises:
@@ -58,13 +61,15 @@ def find_checkpoint(path: str | Path, root: Path) -> Path:
             return run / file
         raise UsageError(
             f"No run under {root / RUNS} has a checkpoint {path}.ckpt: train one with "
-            "`condgen fit --config configs/base.yaml`, or set --ckpt_path to the path of a checkpoint."
+            "`condgen fit --config configs/base.yaml`, or set --ckpt_path to mnist or to the path of a checkpoint."
         )
-    path = Path(path)
-    checkpoint = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    path = PRETRAINED.get(str(path), Path(path)) if not Path(path).exists() else Path(path)
+    exported = path / "generator.safetensors"
+    checkpoint = path if not path.is_dir() else exported if exported.is_file() else path / "checkpoints" / "last.ckpt"
     if not checkpoint.is_file():
         raise UsageError(
-            f"There is no checkpoint {checkpoint}: set --ckpt_path to last, best, a checkpoint or a run directory."
+            f"There is no checkpoint {checkpoint}: set --ckpt_path to last, best, mnist, a checkpoint file or a run "
+            "directory."
         )
     return checkpoint
 

@@ -25,7 +25,7 @@ MAX_SETTINGS = 10_000  # the maximum number of values in the hyperparameters
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Loads a checkpoint from ``condgen fit`` on the CPU.
+    """Loads a checkpoint from ``condgen fit`` or a file from ``condgen export --format safetensors`` on the CPU.
 
     We need to pass ``weights_only=True`` explicitly. Otherwise, an environment variable could make torch run code from
     the file.
@@ -35,6 +35,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         with open_regular(path) as file:
+            if path.suffix == ".safetensors":
+                return read_weights(file.read(), path)
             _check_archive(file, path)
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -90,7 +92,9 @@ def _check_version(version: Any, path: Path) -> None:
 
 
 def read_weights(content: bytes, path: Path) -> dict[str, Any]:
-    """Reads the settings and weights of a generator exported with ``condgen export --format safetensors``.
+    """Reads a generator exported with ``condgen export --format safetensors``.
+
+    Returns a dictionary with the same keys as a checkpoint, except for the state of the training run.
 
     Args:
         content: The content of the file.
@@ -103,18 +107,28 @@ def read_weights(content: bytes, path: Path) -> dict[str, Any]:
         state_dict = safetensors.torch.load(content)
         size = int.from_bytes(content[:8], "little")  # the header has the metadata that load() drops
         about = json.loads(content[8 : 8 + size])["__metadata__"]
-        hyper_parameters, version = json.loads(about["settings"]), about["condgen"]
-        if not isinstance(hyper_parameters, dict):
-            raise TypeError("the settings are not a dictionary")
+        data, trained = json.loads(about["datamodule"]), json.loads(about["trained"])
         checkpoint = {
             "state_dict": state_dict,
-            "hyper_parameters": hyper_parameters,
-            "condgen": {"model": about["class"], "version": version},
+            "hyper_parameters": json.loads(about["settings"]),
+            "datamodule_hyper_parameters": data["init_args"],
+            "global_step": trained["steps"],
+            "loops": {"fit_loop": {"epoch_progress": {"current": {"started": trained["epochs"]}}}},
+            "condgen": {
+                "model": about["class"],
+                "data": data["class_path"],
+                "version": about["condgen"],
+                "seed": trained["seed"],
+                "train_seconds": float(trained["minutes"] or 0) * 60,
+                "train_loss": [],
+            },
             "sampler_only": True,
         }
+        if not _is_condgens(checkpoint):
+            raise TypeError("a setting has the wrong type")
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{path} is not a complete file of `condgen export --format safetensors`.") from error
-    _check_version(version, path)
+    _check_version(about["condgen"], path)
     return checkpoint
 
 

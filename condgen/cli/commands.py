@@ -32,7 +32,7 @@ command line, and the option overrides the file:
   --model DNN                --model.latent_dim 16      the model family and its hyperparameters
   --data FashionMNIST        --data.batch_size 128      the dataset and its settings
   --trainer.max_epochs 20    --trainer.devices 2        Lightning's Trainer
-  --ckpt_path last|best|FILE|RUN_DIRECTORY              a checkpoint, with its model and datasettings
+  --ckpt_path last|best|mnist|FILE|RUN_DIRECTORY        a checkpoint, with its model and data settings
   --seed_everything 7                                   the seed
   --import my_module                                    a module with your own classes, for any command
 

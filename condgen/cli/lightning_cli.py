@@ -216,11 +216,28 @@ class CondgenCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         if self.checkpoint is not None and self.checkpoint_path is not None:
+            if self._is_exported:
+                self._check_exported()
+                self.model.remove_training_parts()
             root = self.datamodule.root
             is_outside = root.is_absolute() or ".." in root.parts
             self.datamodule.may_download = not is_outside or "data.root" in self.given
             check_same_images(self.checkpoint, self.checkpoint_path, self.datamodule)
             check_weights(self.checkpoint, self.checkpoint_path, self.model)
+            if self._is_exported:  # Lightning can't load it, since it has no state of the loops
+                self.model.load_state_dict(self.checkpoint["state_dict"])
+
+    @property
+    def _is_exported(self) -> bool:
+        """True if the checkpoint is a file from ``condgen export``, which only has what is needed for sampling."""
+        return self.checkpoint is not None and "sampler_only" in self.checkpoint
+
+    def _check_exported(self) -> None:
+        if self.command != "predict":
+            raise UsageError(
+                f"{self.checkpoint_path} only contains what is needed for sampling. Use `condgen predict`, or use a "
+                f"checkpoint that `condgen fit` wrote."
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init.trainer
@@ -272,7 +289,8 @@ class CondgenCLI(LightningCLI):
 
         Note that ``weights_only`` is always set, so that loading a checkpoint can't run any code.
         """
-        return {"datamodule": self.datamodule, "ckpt_path": self.checkpoint_path, "weights_only": True}
+        path = None if self._is_exported else self.checkpoint_path
+        return {"datamodule": self.datamodule, "ckpt_path": path, "weights_only": True}
 
     def run_directory(self) -> Path | None:
         """Returns the run directory of the checkpoint, or None if there isn't one."""

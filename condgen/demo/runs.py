@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from condgen.checkpoints.build import data_of, load_generator
-from condgen.checkpoints.find import RUNS, find_checkpoint, run_of, runs_with
+from condgen.checkpoints.find import PRETRAINED, RUNS, find_checkpoint, run_of, runs_with
 from condgen.checkpoints.read import read_checkpoint
 from condgen.data.datamodule import ImageDataModule
 from condgen.errors import UsageError
@@ -45,6 +45,8 @@ class Run(NamedTuple):
         Raises:
             UsageError: If there are no scores, or they were computed for a different checkpoint or dataset.
         """
+        if self.checkpoint.suffix == ".safetensors":
+            raise UsageError(f"{self.name} is an exported generator. Its scores are in the README.md of its folder.")
         scores = read_scores(self.folder)
         scored = scores.get("checkpoint") or {}
         basis = Path(str(scored.get("path"))).name, scored.get("steps"), scores["data"]
@@ -94,7 +96,8 @@ def find_runs(paths: Sequence[str], root: Path) -> dict[str, Run]:
     """Finds the runs to show on the page.
 
     Args:
-        paths: Run directories or checkpoint files. If empty, all runs with a checkpoint are used, newest first.
+        paths: Run directories or checkpoint files. If empty, all runs with a checkpoint are used, newest first, or the
+            generator that comes with condgen if there are none.
         root: The folder that contains ``lightning_logs``.
 
     Returns:
@@ -104,7 +107,7 @@ def find_runs(paths: Sequence[str], root: Path) -> dict[str, Run]:
         UsageError: If no runs were found, or one of the given paths can't be loaded.
     """
     checkpoints = []
-    for path in dict.fromkeys(paths) or runs_with("checkpoints/last.ckpt", root):
+    for path in dict.fromkeys(paths) or runs_with("checkpoints/last.ckpt", root) or PRETRAINED:
         try:
             checkpoints.append(find_checkpoint(path, root))
         except UsageError as error:
@@ -139,8 +142,9 @@ def _names(checkpoints: Sequence[Path]) -> list[str]:
     By default, this is the name of the run directory, followed by the file name unless that is ``last.ckpt``. Falls
     back to the full path in case of duplicates.
     """
+    pretrained = {path: name for name, path in PRETRAINED.items()}
     runs = [run_of(path.resolve()) for path in checkpoints]
-    files = [path.name if path.name != "last.ckpt" else "" for path in checkpoints]
+    files = [pretrained.get(path, path.name) if path.name != "last.ckpt" else "" for path in checkpoints]
     names = [f"{run.name}/{file}".rstrip("/") if run else file for run, file in zip(runs, files, strict=True)]
     count = Counter(names)
     return [name if name and count[name] == 1 else str(path) for name, path in zip(names, checkpoints, strict=True)]

@@ -16,7 +16,8 @@ def demo(runs: list[str], port: int = 7860, host: str = "127.0.0.1") -> None:
     """Serves a web page to sample from trained generators side by side. Press Ctrl-C to stop.
 
     Args:
-        runs: Run directories or checkpoint files. Defaults to all runs in lightning_logs that have a checkpoint.
+        runs: Run directories or checkpoint files. Defaults to all runs in lightning_logs that have a checkpoint, or
+            to the generator that comes with condgen if there are none.
         port: The port to listen on.
         host: The address to listen on. Use 0.0.0.0 to make the page accessible from other machines.
     """

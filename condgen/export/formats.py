@@ -101,9 +101,21 @@ def from_pt2(content: bytes) -> Generate:
     return torch.export.load(io.BytesIO(content)).module()
 
 
-def to_safetensors(generator: ConditionalGenerator, metadata: dict[str, str]) -> bytes:
-    weights = {name: tensor.contiguous() for name, tensor in generator.state_dict().items()}
+def to_safetensors(
+    generator: ConditionalGenerator, metadata: dict[str, str], dtype: torch.dtype = torch.float32
+) -> bytes:
+    weights = {
+        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in generator.state_dict().items()
+    }
     return safetensors.torch.save(weights, metadata)
+
+
+def round_weights(generator: ConditionalGenerator) -> None:
+    """Rounds the weights to float16 in-place, but keeps them as float32."""
+    for weights in generator.state_dict().values():
+        if weights.is_floating_point():
+            weights.copy_(weights.half())
 
 
 def from_safetensors(content: bytes) -> Generate:

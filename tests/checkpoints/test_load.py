@@ -6,17 +6,24 @@ import copy
 import json
 import os
 import resource
+import shutil
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from helpers.runs import refused
 
 import condgen
+from condgen.checkpoints.find import PRETRAINED
 from condgen.checkpoints.read import check_optimizer_states
+from condgen.cli.main import main
+from condgen.data.datasets import MNIST
 from condgen.errors import UsageError
+from condgen.evaluation.evaluator import find_evaluator
 from condgen.generators import DNN, GAN, VAE, ConditionalGenerator
 from condgen.generators.base import class_path
+from condgen.metrics.classifier import accuracy
 
 TINY = {"image_shape": (1, 4, 4)}
 
@@ -24,6 +31,8 @@ TINY = {"image_shape": (1, 4, 4)}
 def write_weights(path, generator: ConditionalGenerator, settings=None, weights=None) -> None:
     """Write a file like ``condgen export --format safetensors``, optionally with other hyperparameters or weights."""
     about = {"settings": json.dumps({**generator.hparams, **(settings or {})}), "class": class_path(generator)}
+    about["datamodule"] = json.dumps({"class_path": "condgen.data.datasets.MNIST", "init_args": {}})
+    about["trained"] = json.dumps({"epochs": 1, "steps": 1, "seed": 0, "minutes": None})
     saved = (
         {name: weight.contiguous() for name, weight in generator.state_dict().items()} if weights is None else weights
     )
@@ -213,3 +222,70 @@ def test_optimizer_states_that_do_not_match_the_weights_are_rejected(change):
     change(states)
     with pytest.raises(UsageError, match=r"last\.ckpt"):
         check_optimizer_states(states, [optimizer], "last.ckpt")
+
+
+# Exported generators, and the one that comes with condgen.
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    """The folder of an exported generator."""
+    folder = tmp_path_factory.mktemp("exported") / "generator"
+    run = str(trained / "lightning_logs" / "version_0")
+    assert main(["export", "--ckpt_path", run, "--format", "safetensors", "--output", str(folder)]) == 0
+    return folder
+
+
+def test_exported_generator_generates_the_samples_of_its_checkpoint(exported, last, tmp_path):
+    for name, path in (("checkpoint", last), ("folder", exported), ("file", exported / "generator.safetensors")):
+        options = ["--data.labels", "[3,1]", "--predictions.dirpath", str(tmp_path / name)]
+        assert main(["predict", "--ckpt_path", str(path), *options]) == 0
+    expected = (tmp_path / "checkpoint" / "grid.png").read_bytes()
+    assert (tmp_path / "folder" / "grid.png").read_bytes() == expected
+    assert (tmp_path / "file" / "grid.png").read_bytes() == expected
+
+
+def test_exported_folder_can_be_moved_and_loaded_like_a_download_from_the_hub(exported, last, tmp_path):
+    shutil.copytree(exported, tmp_path / "downloaded")
+    generator, original = condgen.load(tmp_path / "downloaded"), condgen.load(last)
+    labels, noise = torch.arange(10), original.sample_noise(0, range(10))
+    with torch.no_grad():
+        assert torch.equal(generator.generate(labels, noise), original.generate(labels, noise))
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test"])
+def test_exported_generator_is_refused_by_commands_that_need_a_checkpoint(command, exported, capsys):
+    assert "generator.safetensors" in refused([command, "--ckpt_path", str(exported)], capsys)
+
+
+def test_exported_metadata_has_no_local_paths(exported, mnist_root):
+    assert str(mnist_root) not in (exported / "generator.json").read_text()
+    assert str(mnist_root).encode() not in (exported / "generator.safetensors").read_bytes()
+
+
+def test_export_half_halves_the_file_and_rounds_the_weights(exported, last, tmp_path):
+    options = ["--format", "safetensors", "--half", "true", "--output", str(tmp_path / "half")]
+    assert main(["export", "--ckpt_path", last, *options]) == 0
+    half, full = (folder / "generator.safetensors" for folder in (tmp_path / "half", exported))
+    assert half.stat().st_size < 0.51 * full.stat().st_size
+    weights, original = (condgen.load(path).state_dict() for path in (half, full))
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, original[name].half().float() if tensor.is_floating_point() else original[name])
+
+
+def test_pretrained_generator_samples_digits_in_an_empty_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", "--ckpt_path", "mnist", "--predictions.format", "npz"]) == 0
+    samples = np.load(tmp_path / "predictions" / "samples-00000-of-00001.npz")
+    images, labels = (torch.from_numpy(samples[name]) for name in ("images", "labels"))
+    evaluator = find_evaluator(MNIST(source="sample"))
+    assert accuracy(evaluator.classifier, images, labels) > 0.95
+    assert main(["export", "--ckpt_path", "mnist", "--format", "safetensors"]) == 0
+    assert (tmp_path / "export" / "safetensors" / "README.md").is_file()
+    assert PRETRAINED["mnist"].stat().st_size <= 4_000_000
+
+
+def test_folder_named_like_the_pretrained_generator_comes_first(exported, tmp_path, monkeypatch):
+    shutil.copytree(exported, tmp_path / "mnist")
+    monkeypatch.chdir(tmp_path)
+    assert type(condgen.load("mnist")).__name__ == "DNN"

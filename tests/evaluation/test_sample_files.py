@@ -541,7 +541,7 @@ def test_config_of_a_run_without_a_dataset_is_named_unless_data_is_given(
     "settings",
     [{"root": [1]}, {"source": "elsewhere"}, {"split": "letters"}, {"root": {"class_path": "strangers.Data"}}],
 )
-def test_config_of_a_run_with_impossible_datasettings_is_named(settings, inside_run, capsys):
+def test_config_of_a_run_with_impossible_data_settings_is_named(settings, inside_run, capsys):
     path, config = inside_run
     config.write_text(yaml.safe_dump({"data": {"class_path": "condgen.data.datasets.MNIST", "init_args": settings}}))
     assert str(config) in refused(["score", str(path)], capsys)
