@@ -15,8 +15,8 @@ def load(path: str | Path = "last", **settings: Any) -> ConditionalGenerator:
     """Loads a trained generator on the CPU and puts it in eval mode.
 
     Args:
-        path: Path to a checkpoint, to a run directory (to load its last checkpoint), or to the output of ``condgen export
-            --format safetensors``. You can also use ``last`` or ``best`` to load the checkpoint of the
+        path: Path to a checkpoint, to a run directory (to load its last checkpoint), or to the output of ``condgen
+            export --format safetensors``. You can also use ``last`` or ``best`` to load the checkpoint of the
             newest run in ``./lightning_logs``, or ``mnist`` for a diffusion model that comes with condgen.
         settings: Hyperparameters to override, e.g. ``guidance=1.5`` for a diffusion model.
 
