@@ -219,7 +219,7 @@ class ImageDataModule(LightningDataModule):
         if self.batch_size > len(self.train_images):
             raise UsageError(
                 f"data.batch_size is {self.batch_size}, but there are only {len(self.train_images):,} training images: "
-                "give a smaller batch size."
+                "use a smaller batch size."
             )
         module = self.trainer.lightning_module if self.trainer is not None else None
         # A resumed run has to shuffle with its original seed, which the module restores from the checkpoint.

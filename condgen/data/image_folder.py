@@ -1,9 +1,11 @@
 """A dataset of your own images, with one folder per class."""
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,13 +22,23 @@ from condgen.data.datamodule import ImageDataModule
 from condgen.data.loader import Images
 from condgen.errors import UsageError, check_number, short_reason
 from condgen.files.atomic import atomic_write
-from condgen.files.pictures import PICTURE_SUFFIXES, check_levels, gray_8_bit, is_gray, open_picture, upright
+from condgen.files.pictures import (
+    PICTURE_FORMATS,
+    PICTURE_SUFFIXES,
+    check_levels,
+    gray_8_bit,
+    is_gray,
+    open_picture,
+    upright,
+)
 from condgen.files.reading import read_limited
 
 CACHE = ".condgen"  # folder under the root for the decoded images
 CACHE_VERSION = 1  # increment this if the decoding changes
 CHUNK = 256  # number of images to decode before writing them
 HELD_OUT = 10  # one in ten images is used for testing if there is no test folder
+TRAIN_FOLDERS = ("train", "training")
+TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")  # if there are several, we use the first one
 MAX_LISTED_BYTES = 2**26  # maximum size of the list of unreadable images
 
 
@@ -42,9 +54,10 @@ class ImageFolder(ImageDataModule):
     """Your own images: ``root/cat/*.png``, ``root/dog/*.jpg``, or ``root/train/cat/…`` and ``root/test/cat/…``.
 
     Each folder is a class and gives the class its name. Classes are sorted alphabetically. The images can also be in
-    nested folders. If there is no test folder, a tenth of each class is held out for testing. Whether an image is held
-    out depends on a hash of its file name, so adding images doesn't change the split of the existing ones. Hidden files
-    and folders are ignored, and so are files that don't have an image file extension.
+    nested folders. The test folder can also be called ``testing``, ``val``, ``valid``, or ``validation``. If there is
+    none, a tenth of each class is held out for testing. Whether an image is held out depends on a hash of its file
+    name, so adding images doesn't change the split of the existing ones. Hidden files and folders are ignored, and so
+    are files that don't have an image file extension.
 
     Images are rotated based on their EXIF orientation, resized so that the shorter side has ``image_size`` pixels, and
     cropped to the central square. Only the first frame of an animation is used. The decoded images are cached in
@@ -76,14 +89,11 @@ class ImageFolder(ImageDataModule):
     ) -> None:
         check_number("data.image_size", image_size, at_least=16, at_most=64)
         if image_size % 4:
-            raise UsageError(f"data.image_size is {image_size}: give a multiple of 4.")
+            raise UsageError(f"data.image_size is {image_size}: use a multiple of 4.")
         pictures = list_pictures(Path(root)) if classes is None or channels is None else []
         self.classes = tuple(classes if classes is not None else sorted({picture.name for picture in pictures}))
-        if len(self.classes) < 2:
-            raise UsageError(
-                f"{root} has {len(self.classes)} folders of pictures: put the pictures of each of at least two classes "
-                "into a folder with its name."
-            )
+        if len(set(self.classes)) < max(2, len(self.classes)):
+            raise UsageError(f"data.classes is {', '.join(self.classes)!r:.200}. Use at least two different names.")
         channels = channels or (1 if all(_is_gray(Path(root) / picture.path) for picture in pictures) else 3)
         self.image_shape = (channels, image_size, image_size)
         self.background, self.skip_unreadable = background, skip_unreadable
@@ -116,12 +126,8 @@ class ImageFolder(ImageDataModule):
         if skipped:
             rank_zero_warn(f"{len(skipped):,} pictures in {self.root} cannot be read and are left out.")
         if empty := set(self.classes) - {picture.name for picture in pictures[:number]}:
-            raise UsageError(f"{self.root / min(empty)} has no readable training picture: add some.")
-        if number == len(pictures):
-            raise UsageError(
-                f"{self.root} has no test pictures: add more pictures, of which a tenth is used for testing, or put "
-                "them into the folders train and test."
-            )
+            raise UsageError(f"The class {min(empty)} in {self.root} has no readable training picture. Add some.")
+        self._check_test_pictures(pictures)
         return Images(images[:number], labels[:number]), Images(images[number:], labels[number:])
 
     def _read_or_decode(self, pictures: Sequence[Picture]) -> tuple[Tensor, set[str]]:
@@ -138,31 +144,48 @@ class ImageFolder(ImageDataModule):
         if found != sorted(self.classes):
             raise UsageError(
                 f"{self.root} has the classes {', '.join(found):.200}, but the checkpoint or data.classes has "
-                f"{', '.join(self.classes):.200}: give the folder that contains these classes as --data.root."
+                f"{', '.join(self.classes):.200}. Use the folder that contains these classes as --data.root."
             )
+        self._check_test_pictures(pictures)
+        if os.path.lexists(self.own_folder) and not self.own_folder.is_dir():
+            raise UsageError(f"{self.own_folder} is not a folder. Remove it: condgen needs a folder with this name.")
         path = self._cache_path(pictures)
-        if not path.is_file() and not self._can_write:
+        is_cached = path.is_file() and path.with_suffix(".json").is_file()
+        if not is_cached and not self._can_write:
             rank_zero_warn(f"{self.own_folder} cannot be written: the pictures are decoded again in each run.")
             skipped: list[tuple[str, str]] = []
-            return torch.stack(list(self._decode(pictures, skipped))), {name for name, _ in skipped}
-        if not path.is_file():
+            images = [torch.empty(0, *self.image_shape, dtype=torch.uint8)]  # in case all images are unreadable
+            images += [image[None] for image in self._decode(pictures, skipped)]
+            return torch.cat(images), {name for name, _ in skipped}
+        if not is_cached:
             self._write_cache(pictures, path)
-        skipped = json.loads(read_limited(path.with_suffix(".json"), MAX_LISTED_BYTES))
-        shape = (len(pictures) - len(skipped), *self.image_shape)
-        size = torch.Size(shape).numel()
+        try:
+            listed = json.loads(read_limited(path.with_suffix(".json"), MAX_LISTED_BYTES))
+            skipped = [(name, reason) for name, reason in listed]
+            shape = (len(pictures) - len(skipped), *self.image_shape)
+            size = torch.Size(shape).numel()
+        except (OSError, TypeError, ValueError):
+            size = -1
         if path.stat().st_size != size:
-            raise UsageError(f"{path} is damaged: remove the folder {path.parent}. condgen creates it again.")
+            raise UsageError(f"{path} is damaged. Remove it: condgen decodes the pictures again.")
         self._check_readable(skipped)
         # shared=False makes this a copy-on-write mapping, so multiple processes still share its memory.
-        images = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).view(shape)
-        return images, {name for name, _ in skipped}
+        cached = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).view(shape)
+        return cached, {name for name, _ in skipped}
 
     def _check_readable(self, skipped: Sequence[tuple[str, str]]) -> None:
         if skipped and not self.skip_unreadable:
             path, reason = skipped[0]
             raise UsageError(
-                f"{self.root / path} cannot be read ({reason}): replace it, or skip all unreadable files with "
-                "--data.skip_unreadable true."
+                f"{self.root / path} cannot be read ({reason}). Replace it, or use --data.skip_unreadable true "
+                "to leave out all unreadable files."
+            )
+
+    def _check_test_pictures(self, pictures: Sequence[Picture]) -> None:
+        if not any(picture.is_test for picture in pictures):
+            raise UsageError(
+                f"{self.root} has no test pictures. Add more pictures, of which a tenth is used for testing, or put "
+                "them into the folders train and test."
             )
 
     def _cache_path(self, pictures: Sequence[Picture]) -> Path:
@@ -176,15 +199,20 @@ class ImageFolder(ImageDataModule):
     @property
     def _can_write(self) -> bool:
         """Whether we are able and allowed to save decoded images under the root."""
-        return self.may_download and os.access(self.root, os.W_OK)
+        return self.may_download and os.access(self.own_folder if self.own_folder.is_dir() else self.root, os.W_OK)
 
     def _write_cache(self, pictures: Sequence[Picture], path: Path) -> None:
         skipped: list[tuple[str, str]] = []
-        with atomic_write(path) as file:
-            for image in self._decode(pictures, skipped):
-                file.write(image.numpy().tobytes())
-            with atomic_write(path.with_suffix(".json")) as listed:  # written first because it describes the images
-                listed.write(json.dumps(skipped).encode())
+        try:
+            with atomic_write(path) as file:
+                for image in self._decode(pictures, skipped):
+                    file.write(image.numpy().tobytes())
+                with atomic_write(path.with_suffix(".json")) as listed:  # written first because it describes the images
+                    listed.write(json.dumps(skipped).encode())
+        except UsageError:
+            with contextlib.suppress(OSError):  # not empty
+                path.parent.rmdir()
+            raise
         former = path.name.rpartition("-")[0]
         for old in path.parent.glob(f"{former}-*"):
             if old.stem != path.stem:
@@ -214,36 +242,29 @@ def list_pictures(root: Path) -> list[Picture]:
     """Lists the images in a folder. Training images come first, and each split is sorted by class and path.
 
     Raises:
-        UsageError: If the folder doesn't exist, a class has no images, two class names only differ in case, or a link
-            points to a folder or to a file outside of ``root``.
+        UsageError: If the folder doesn't exist, has fewer than two classes, or mixes classes and splits, if a class has
+            no images or a name that can't be used, or if a link points to a folder or to a file outside of ``root``.
     """
-    if not root.is_dir():
-        raise UsageError(
-            f"{root} is not a folder: give one that contains a folder of pictures for each class as --data.root."
-        )
-    folders = {path.name: path for path in _visible(root) if path.is_dir()}
-    test = next((name for name in ("test", "val") if name in folders), None)
-    if "train" in folders and len(folders) == 1 + (test is not None):
-        train_classes = {path.name: path for path in _visible(folders["train"]) if path.is_dir()}
-        test_classes = {path.name: path for path in _visible(folders[test]) if path.is_dir()} if test else {}
-        if unknown := sorted(test_classes.keys() - train_classes.keys()):
-            raise UsageError(
-                f"{folders[test or '']} has the class {unknown[0]}, which {folders['train']} does not have."
-            )
-    else:
-        train_classes, test_classes = folders, {}
-    lower: dict[str, str] = {}
-    for name in train_classes:
-        if (other := lower.setdefault(name.casefold(), name)) != name:
-            raise UsageError(f"{root} has the classes {other} and {name}, which differ only in case: rename one.")
-        if "," in name:
-            raise UsageError(f"{train_classes[name]} has a comma in its name, which separates labels: rename it.")
+    if not os.path.isdir(root):
+        problem = "is not a folder" if os.path.lexists(root) else "does not exist"
+        raise UsageError(f"{root} {problem}. Use a folder with one folder of pictures per class as --data.root.")
+    train, test = _split_folders(root)
+    train_classes, test_classes = _class_folders(train), _class_folders(test) if test else {}
+    if len(train_classes) < 2:
+        inner = next((folder for folder in train_classes.values() if len(_folders(folder)) > 1), None)
+        advice = f"Use --data.root {inner}" if inner else "Put the pictures of each class into a folder with its name"
+        raise UsageError(f"{train} has fewer than two class folders. {advice}.")
+    if test and not test_classes:
+        raise UsageError(f"{test} has no class folders. Add them, or remove {test} to test on a tenth of {train}.")
+    if unknown := sorted(test_classes.keys() - train_classes.keys()):
+        raise UsageError(f"{test} has the class {unknown[0]}, which {train} does not have. Add or remove it.")
     training, testing = [], []
     for name, folder in train_classes.items():
         paths = _pictures_in(folder, root)
         if not paths:
-            raise UsageError(f"{folder} has no pictures: add some, or remove the folder.")
-        held_out = set() if test_classes else {p for p in paths if _hash(Path(p).name) % HELD_OUT == 0}
+            formats = ", ".join(PICTURE_FORMATS)
+            raise UsageError(f"{folder} has no pictures. Add some ({formats}), or remove the folder.")
+        held_out = set() if test else {p for p in paths if _hash(Path(p).name) % HELD_OUT == 0}
         held_out = set() if len(held_out) == len(paths) else held_out  # a class needs at least one training image
         training += [Picture(path, name, False) for path in paths if path not in held_out]
         testing += [Picture(path, name, True) for path in paths if path in held_out]
@@ -252,15 +273,51 @@ def list_pictures(root: Path) -> list[Picture]:
     return training + testing
 
 
+def _split_folders(root: Path) -> tuple[Path, Path | None]:
+    """Returns the folder that contains the training classes, and the one that contains the test classes, if any."""
+    folders = {path.name.lower(): path for path in _folders(root)}
+    train = next((folders[name] for name in TRAIN_FOLDERS if name in folders), None)
+    test = next((folders[name] for name in TEST_FOLDERS if name in folders), None)
+    others = [path for name, path in folders.items() if path != train and name not in TEST_FOLDERS]
+    if train is None or (others and not _folders(train)):  # train can also be the name of a class
+        return root, None
+    if others:
+        raise UsageError(f"{train} contains classes, but {others[0]} is beside it. Move it into {train}.")
+    return train, test
+
+
+def _class_folders(folder: Path) -> dict[str, Path]:
+    """Returns the class folders in a folder by class name. Names are in NFC, since macOS may store them in NFD."""
+    similar: dict[str, Path] = {}
+    classes = {}
+    for path in _folders(folder):
+        name = unicodedata.normalize("NFC", path.name)
+        if (other := similar.setdefault(name.casefold(), path)) != path:
+            raise UsageError(f"The names of {other} and {path} differ only in case or Unicode form. Rename one.")
+        # Labels are separated by commas, and Cs are bytes that aren't valid UTF-8.
+        if "," in name or name != name.strip() or {"Cc", "Cs"} & {unicodedata.category(char) for char in name}:
+            raise UsageError(f"{path} has a comma, a control character or a space at the end in its name. Rename it.")
+        classes[name] = path
+    return classes
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in _visible(folder) if path.is_dir()]
+
+
 def _visible(folder: Path) -> list[Path]:
     """Returns the non-hidden entries of a folder, sorted by name. Raises a UsageError for any link to a folder."""
     try:
-        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        # Zip files from macOS contain a hidden copy of each file in __MACOSX.
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX")))
+        links = [
+            path for path in entries if path.is_symlink() and (path.is_dir() or not (path.exists() or path.suffix))
+        ]
     except OSError as error:
-        raise UsageError(f"{folder} cannot be read ({error.strerror}): change its permissions.") from error
-    for path in entries:
-        if path.is_symlink() and path.is_dir():
-            raise UsageError(f"{path} is a link to a folder: put the folder itself in its place.")
+        raise UsageError(f"{folder} cannot be read ({error.strerror}). Change its permissions.") from error
+    if links:
+        target = "a folder" if links[0].exists() else "a missing folder"
+        raise UsageError(f"{links[0]} is a link to {target}. Replace it with the folder itself.")
     return entries
 
 
@@ -271,8 +328,9 @@ def _pictures_in(folder: Path, root: Path) -> list[str]:
         if path.is_dir():
             found += _pictures_in(path, root)
         elif path.suffix.lower() in PICTURE_SUFFIXES:
-            if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
-                raise UsageError(f"{path} is a link to a file outside {root}: copy the picture into the folder.")
+            # Unlike Path.resolve, realpath doesn't raise an error if a link points to itself.
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+                raise UsageError(f"{path} is a link to a file outside {root}. Replace it with the file itself.")
             found.append(path.relative_to(root).as_posix())
     return found
 
@@ -310,7 +368,7 @@ def read_picture(path: Path, image_shape: tuple[int, int, int], background: str)
     mode = "L" if channels == 1 else "RGB"
     try:
         image = open_picture(path)
-        check_levels(image, path)
+        check_levels(image)
         if image.format == "JPEG":
             image.draft(None, (2 * width, 2 * height))  # decode at a lower resolution if that is enough
         image = upright(image)
@@ -323,7 +381,5 @@ def read_picture(path: Path, image_shape: tuple[int, int, int], background: str)
             image.convert("RGB" if image.mode == "CMYK" else mode), (width, height), Image.Resampling.LANCZOS
         )
         return pil_to_tensor(image.convert(mode))
-    except UsageError as error:
-        return str(error)
     except Exception as error:  # damaged images can raise almost anything
-        return short_reason(error)
+        return getattr(error, "strerror", None) or short_reason(error)

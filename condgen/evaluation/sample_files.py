@@ -159,7 +159,7 @@ def _read_picture(path: Path, data: ImageDataModule) -> Tensor:
         if image.size in ((width, height), (height, width)):  # check before decoding; EXIF data may rotate the image
             if getattr(image, "is_animated", False):
                 raise UsageError(f"{path} contains several pictures. Save each picture as a separate file.")
-            check_levels(image, path)
+            check_levels(image)
             image = upright(image)
         if image.size != (width, height):
             found = f"{image.width} x {image.height}"

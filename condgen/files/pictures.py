@@ -5,9 +5,8 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from condgen.errors import UsageError
 from condgen.files.reading import read_limited
 
 # We can't use catch_warnings because it isn't thread-safe. Pillow only warns about damaged metadata and large images,
@@ -26,11 +25,16 @@ def open_picture(path: Path) -> Image.Image:
     """Opens an image without decoding its pixels.
 
     Raises:
-        OSError: If the file can't be read, is too large, or isn't an image.
-        ValueError: If the image has more than 89 million pixels.
+        OSError: If the file can't be read or is too large.
+        ValueError: If the file isn't an image, or if the image has more than 89 million pixels.
         Image.DecompressionBombError: If the image has more than 179 million pixels.
     """
-    image = Image.open(io.BytesIO(read_limited(path, MAX_PICTURE_BYTES)), formats=PICTURE_FORMATS)
+    content = read_limited(path, MAX_PICTURE_BYTES)
+    try:
+        image = Image.open(io.BytesIO(content), formats=PICTURE_FORMATS)
+    except UnidentifiedImageError as error:
+        formats = ", ".join(PICTURE_FORMATS)
+        raise ValueError(f"its format is not one of {formats}" if content else "the file is empty") from error
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"it has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
     return image
@@ -50,11 +54,11 @@ def upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
-def check_levels(image: Image.Image, path: Path) -> None:
+def check_levels(image: Image.Image) -> None:
     """Checks that the value range of an image is known.
 
     Raises:
-        UsageError: If the range is unknown, e.g. because the pixels are floats.
+        ValueError: If the range is unknown, e.g. because the pixels are floats.
     """
     is_known = image.mode != "F"
     if tags := getattr(
@@ -63,7 +67,7 @@ def check_levels(image: Image.Image, path: Path) -> None:
         is_unsigned = set(tags.get(339, (1,))) == {1}
         is_known = is_unsigned and (not image.mode.startswith("I") or (tags.get(258), tags.get(262)) == ((16,), 1))
     if not is_known:
-        raise UsageError(f"{path} is a {image.format} picture with mode {image.mode}: save it with 8 bits per channel.")
+        raise ValueError(f"the mode {image.mode} of the {image.format} file is not supported: use 8 bits per channel")
 
 
 def gray_8_bit(image: Image.Image) -> Image.Image:
