@@ -170,6 +170,6 @@ def plot_samples(
                 place = {"x": 0.05 + 0.17 * number, "transform": text.transAxes}
                 text.text(y=0.5, s=shown, fontsize=11, va="center", **place)
                 if text is rows[0][1]:
-                    text.text(y=1, s=score.replace("_", "\n"), fontsize=9, va="bottom", **place)
+                    text.text(y=1, s=score.replace("nfe", "NFE").replace("_", "\n"), fontsize=9, va="bottom", **place)
             image.set_axis_off()
             text.set_axis_off()
