@@ -182,7 +182,7 @@ class CondgenCLI(LightningCLI):
     def _parse(
         self, parser: LightningArgumentParser, files: list[tuple[str, dict[str, Any]]], flags: list[Option]
     ) -> Namespace:
-        """Parses the settings of the files, then the flags.
+        """Parses the settings from the files first, followed by the flags.
 
         Raises:
             UsageError: If a name or value is wrong. This includes wrong values that jsonargparse would accept.

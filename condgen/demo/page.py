@@ -16,6 +16,7 @@ from condgen.demo.middleware import PageRequests
 from condgen.demo.requests import (
     MAX_RUNS,
     EpochsRequest,
+    FilmRequest,
     MorphRequest,
     NoiseRequest,
     SamplesRequest,
@@ -130,7 +131,7 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
     with gr.Blocks(title="condgen", analytics_enabled=False) as page:
         gr.HTML("<h1>condgen</h1> One label, many samples: which family varies them?", elem_id="head")
 
-        with gr.Tab("Side by side"):
+        with gr.Tab("Samples"):
             with gr.Group():
                 inputs = several_runs()
                 with gr.Row():
@@ -170,6 +171,16 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
             update(lock, events, NoiseRequest, inputs, views.noise, inputs["label"], value, image, strip)
             update(lock, changes(kept), NoiseRequest, inputs, views.moved_and_range, image, strip)
             update(lock, [value.change], NoiseRequest, inputs, views.moved, image)
+
+        with gr.Tab("Film") as tab:
+            with gr.Group():
+                with gr.Row():
+                    inputs = one_run() | one_label() | {"samples": number(5, "Samples")} | settings()
+                events = [tab.select, *changes(inputs)]
+                inputs["frame"] = gr.Slider(1, 7, 7, step=1, label="Frame", elem_id="frame")
+            image, animation = picture("moment"), picture("emerging")
+            update(lock, events, FilmRequest, inputs, views.film, inputs["label"], inputs["frame"], image, animation)
+            update(lock, [inputs["frame"].change], FilmRequest, inputs, views.frame, image)
 
         with gr.Tab("Epochs") as tab:
             with gr.Row():

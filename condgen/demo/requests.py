@@ -43,6 +43,13 @@ class NoiseRequest(SamplingRequest):
     value: float = Field(ge=-3, le=3)
 
 
+class FilmRequest(SamplingRequest):
+    run: str
+    label: str | None
+    samples: int = Field(ge=1, le=10)
+    frame: int = Field(ge=1, le=1_000)
+
+
 class EpochsRequest(BaseModel):
     run: str
     grid: int = Field(ge=1, le=1_000_000)

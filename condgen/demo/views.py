@@ -13,7 +13,15 @@ from torch import Tensor
 from condgen.data.datamodule import ImageDataModule
 from condgen.data.loader import Images
 from condgen.demo.figures import figure, read_grid, webp
-from condgen.demo.requests import MAX_LABELS, EpochsRequest, MorphRequest, NoiseRequest, SamplesRequest, ScoresRequest
+from condgen.demo.requests import (
+    MAX_LABELS,
+    EpochsRequest,
+    FilmRequest,
+    MorphRequest,
+    NoiseRequest,
+    SamplesRequest,
+    ScoresRequest,
+)
 from condgen.demo.runs import Run, find_run
 from condgen.demo.score_table import score_tables
 from condgen.errors import UsageError, check_number
@@ -23,6 +31,7 @@ from condgen.generators import ConditionalGenerator
 from condgen.metrics.distances import nearest
 from condgen.noise import Distribution, slerp
 from condgen.sampling.generate import generate_uint8
+from condgen.sampling.trajectory import filmed
 
 MAX_NFE = 10_000  # the maximum number of network evaluations per run and request
 # slider ranges for a single noise coordinate
@@ -119,6 +128,35 @@ class Views:
         line = f"sample {request.sample} with coordinate {request.coordinate} at {request.value:.2f}"
         return figure(png(image), f"{run.data.classes[label]} by {run.family}", [line], times=10)
 
+    def film(self, request: FilmRequest) -> list[Any]:
+        """Films how samples emerge from their noise.
+
+        Returns:
+            The label dropdown, the slider set to the last frame, the last frame, and the whole film as an animation.
+        """
+        run, label = self._run_and_label(request)
+        frames = film(run, label, request)
+        shown = webp([grid(frame, request.samples) for frame in frames], [80] * (len(frames) - 1) + [2000])
+        name = f"{run.family}-{run.name}-{run.data.classes[label]}-film.webp"
+        return [
+            label_dropdown(run, label),
+            gr.Slider(1, len(frames), len(frames)),
+            self._frame(run, label, request, frames[-1], "the sample"),
+            figure(shown, "From noise to image", saved={name: shown}, times=2),
+        ]
+
+    def frame(self, request: FilmRequest) -> str:
+        """Shows the frame selected with the slider."""
+        run, label = self._run_and_label(request)
+        frames = film(run, label, request)
+        number = min(request.frame, len(frames))
+        return self._frame(run, label, request, frames[number - 1], f"frame {number} of {len(frames)}")
+
+    def _frame(self, run: Run, label: int, request: FilmRequest, frame: Tensor, text: str) -> str:
+        rows = frame.shape[2] // run.generator().image_shape[1]
+        lines = [text, "above: the noisy image; below: the prediction" if rows > 1 else "interpolated noise"]
+        return figure(png(grid(frame, request.samples)), f"{run.data.classes[label]} by {run.family}", lines, times=4)
+
     def epochs(self, request: EpochsRequest) -> list[Any]:
         """Shows the grid of the last epoch, along with an animation of up to 40 epochs and a slider to choose one."""
         paths = sample_grids(find_run(self.runs, request.run))
@@ -142,7 +180,7 @@ class Views:
         """Compares the scores of the runs with each other and with real images."""
         return score_tables([find_run(self.runs, name) for name in request.runs])
 
-    def _run_and_label(self, request: MorphRequest | NoiseRequest) -> tuple[Run, int]:
+    def _run_and_label(self, request: MorphRequest | NoiseRequest | FilmRequest) -> tuple[Run, int]:
         """Looks up the requested run and label.
 
         Falls back to the first label if the run doesn't have the given one. This happens right after the user switches
@@ -168,6 +206,13 @@ def interpolate(run: Run, label: int, request: MorphRequest, parts: list[float])
     start, end = generator.sample_noise(request.seed, [request.from_sample, request.to_sample])
     noise = slerp(start, end, torch.tensor(parts), generator.noise_distribution)
     return generate(generator, torch.full((len(parts),), label), noise)
+
+
+def film(run: Run, label: int, request: FilmRequest) -> Tensor:
+    """Films the requested samples. Returns the frames as a uint8 tensor of shape (F, N, C, R * H, W)."""
+    generator = run.generator(guidance=request.guidance, sampling_steps=request.sampling_steps)
+    noise = generator.sample_noise(request.seed, range(request.samples))
+    return filmed(generator, torch.full((request.samples,), label), noise)
 
 
 def move(run: Run, label: int, request: NoiseRequest, values: list[float]) -> Tensor:

@@ -19,7 +19,6 @@ def filmed_samples(request: SampleRequest) -> list[int]:
     return sorted(index for index, _ in zip(indices, range(SAMPLES), strict=False))
 
 
-@torch.no_grad()
 def write_trajectory(generator: ConditionalGenerator, request: SampleRequest, folder: Path) -> None:
     """Saves films of up to ten of the requested samples as ``trajectory.gif`` and ``trajectory.png``.
 
@@ -34,13 +33,15 @@ def write_trajectory(generator: ConditionalGenerator, request: SampleRequest, fo
     indices = filmed_samples(request)
     labels = torch.tensor([request.label_of(index) for index in indices], device=generator.device)
     noise = generator.sample_noise(request.seed, [request.noise_of(index) for index in indices]).to(generator.device)
-    film = _stacked(to_bytes(generator.trajectory(labels, noise, FRAMES).float()))
+    film = filmed(generator, labels, noise)
     columns = torch.linspace(0, len(film) - 1, min(COLUMNS, len(film))).long()
     write_png(grid(film[columns].transpose(0, 1).flatten(0, 1), len(columns)), folder / "trajectory.png")
     write_gif([grid(frame, len(indices)) for frame in film], folder / "trajectory.gif", milliseconds=80, pause=2000)
 
 
-def _stacked(film: Tensor) -> Tensor:
-    """Puts the R images per sample on top of each other: (F, R, N, C, H, W) to (F, N, C, R * H, W)."""
+@torch.no_grad()
+def filmed(generator: ConditionalGenerator, labels: Tensor, noise: Tensor) -> Tensor:
+    """Returns the frames as a uint8 tensor of shape (F, N, C, R * H, W), with R images per sample above each other."""
+    film = to_bytes(generator.trajectory(labels, noise, FRAMES).float())  # (F, R, N, C, H, W)
     frames, rows, samples, channels, height, width = film.shape
     return film.permute(0, 2, 3, 1, 4, 5).reshape(frames, samples, channels, rows * height, width)

@@ -178,7 +178,11 @@ def choose(page: Page, run: str) -> None:
 
 
 def open_tab(page: Page, name: str) -> None:
-    page.get_by_role("tab", name=name).click()
+    tab = page.get_by_role("tab", name=name)
+    if not tab.is_visible():  # on a phone, Gradio puts the last tabs into a menu
+        page.locator(".overflow-menu > button").first.click()
+        tab = page.locator(".overflow-dropdown button", has_text=name)
+    tab.click()
 
 
 def slide(page: Page, name: str, value: float) -> None:
@@ -222,7 +226,7 @@ def test_page_on_a_phone_shows_pictures_first_and_digits_of_56_pixels(page):
     assert image.bounding_box()["width"] / 302 * 28 >= 56  # ten samples: the figure scrolls
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert image.bounding_box()["y"] < field(page, "Seed").first.bounding_box()["y"]
-    for tab, name in (("Morph", "interpolated"), ("Noise", "moved"), ("Epochs", "epoch")):
+    for tab, name in (("Morph", "interpolated"), ("Noise", "moved"), ("Film", "moment"), ("Epochs", "epoch")):
         open_tab(page, tab)
         page.locator(f"#{name} img").wait_for()
         assert page.locator(f"#{name} img").bounding_box()["y"] < field(page, "Run").first.bounding_box()["y"]
@@ -241,8 +245,8 @@ def test_page_hints_have_enough_contrast(page):
 
 
 def test_arrow_keys_move_between_the_tabs_of_the_page(page):
-    page.get_by_role("tab", name="Side by side").focus()
-    for key, expected in (("ArrowRight", "Morph"), ("ArrowLeft", "Side by side"), ("ArrowLeft", "Scores")):
+    page.get_by_role("tab", name="Samples").focus()
+    for key, expected in (("ArrowRight", "Morph"), ("ArrowLeft", "Samples"), ("ArrowLeft", "Scores")):
         page.keyboard.press(key)
         focused = page.locator("[role=tab]:focus")
         eventually(page, lambda focused=focused: focused.get_attribute("aria-selected") == "true")
@@ -361,6 +365,27 @@ def test_noise_tab_slider_changes_one_coordinate(page, folder):
 
 def frames_of(source: str) -> int:
     return Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).n_frames
+
+
+def test_film_tab_slider_goes_from_noise_to_the_samples(page, folder):
+    open_tab(page, "Film")
+    choose(page, DIFFUSION)
+    field(page, "Sampling steps").fill("4")
+    field(page, "Samples").fill("2")
+    slider = page.locator("#frame input[type=range]")
+    eventually(page, lambda: slider.get_attribute("max") == "5" and slider.input_value() == "5")
+    images = generated(folder, DIFFUSION, [2] * 2, range(2), sampling_steps=4)
+
+    def shown() -> np.ndarray:
+        return pictures(page, "moment")[0][..., 0]
+
+    eventually(page, lambda: shown().shape == (60, 62))  # two samples; above: the noisy image, below: the prediction
+    eventually(page, lambda: (shown()[2:30, 2:30] == images[0]).all() and (shown()[30:58, 32:60] == images[1]).all())
+    slide(page, "frame", 1)
+    noise = condgen.load(folder / "lightning_logs" / DIFFUSION).sample_noise(0, range(1))
+    expected = to_bytes((noise / 2 + 0.5).clamp(0, 1))[0, 0].numpy()
+    eventually(page, lambda: (shown()[2:30, 2:30] == expected).all())
+    eventually(page, lambda: frames_of(page.locator("#emerging img").get_attribute("src")) == 5)
 
 
 def test_epochs_tab_slider_shows_the_grids_of_all_epochs(page, folder):

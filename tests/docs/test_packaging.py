@@ -40,6 +40,7 @@ def test_wheel_contains_configs_type_marker_and_evaluators(tmp_path):
         assert wheel.read("condgen/configs/gan.yaml") == (ROOT / "configs" / "gan.yaml").read_bytes()
     assert {f"condgen/configs/{name}.yaml" for name in CONFIGS} <= found
     assert {"condgen/py.typed", "condgen/demo/page.css", "condgen/evaluation/evaluators/MNIST.safetensors"} <= found
+    assert "condgen/checkpoints/pretrained/mnist/generator.safetensors" in found
     assert {f"condgen/export/card/{name}.md" for name in ("template", "onnx", "pt2", "safetensors")} <= found
 
 
