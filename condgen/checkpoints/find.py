@@ -63,9 +63,11 @@ def find_checkpoint(path: str | Path, root: Path) -> Path:
             f"No run under {root / RUNS} has a checkpoint {path}.ckpt: train one with "
             "`condgen fit --config configs/base.yaml`, or set --ckpt_path to mnist or to the path of a checkpoint."
         )
-    path = PRETRAINED.get(str(path), Path(path)) if not Path(path).exists() else Path(path)
-    exported = path / "generator.safetensors"
-    checkpoint = path if not path.is_dir() else exported if exported.is_file() else path / "checkpoints" / "last.ckpt"
+    path = Path(path)
+    if not path.exists():
+        path = PRETRAINED.get(str(path), path)
+    in_folder = [path / "generator.safetensors", path / "checkpoints" / "last.ckpt"]
+    checkpoint = next(filter(Path.is_file, in_folder), in_folder[-1]) if path.is_dir() else path
     if not checkpoint.is_file():
         raise UsageError(
             f"There is no checkpoint {checkpoint}: set --ckpt_path to last, best, mnist, a checkpoint file or a run "
