@@ -16,6 +16,7 @@ from condgen.data.requests import SampleBlock, SampleRequest, request_loader
 from condgen.errors import UsageError, check_number
 
 MAX_BLOCK = 4096
+CHUNK = 64  # number of images to convert to float64 at once
 
 
 class ImageDataModule(LightningDataModule):
@@ -187,10 +188,11 @@ class ImageDataModule(LightningDataModule):
     def label_means(self) -> Tensor:
         """The per-class mean of the training images in [0, 1], in float32 and of shape (num_classes, C, H, W)."""
         images, labels = self.train_images.images, self.train_images.labels
-        means = torch.zeros(self.num_classes, *self.image_shape)
-        for label in labels.unique().tolist():
-            means[label] = images[labels == label].double().mean(0).div(255).float()
-        return means
+        sums = torch.zeros(self.num_classes, *self.image_shape, dtype=torch.float64)
+        for chunk, chunk_labels in zip(images.split(CHUNK), labels.split(CHUNK), strict=True):
+            sums.index_add_(0, chunk_labels, chunk.double())
+        counts = labels.bincount(minlength=self.num_classes).clamp(min=1)
+        return sums.div_(counts[:, None, None, None]).div_(255).float()
 
     # Batches
 

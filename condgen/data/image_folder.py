@@ -90,11 +90,11 @@ class ImageFolder(ImageDataModule):
         check_number("data.image_size", image_size, at_least=16, at_most=64)
         if image_size % 4:
             raise UsageError(f"data.image_size is {image_size}: use a multiple of 4.")
-        pictures = list_pictures(Path(root)) if classes is None or channels is None else []
-        self.classes = tuple(classes if classes is not None else sorted({picture.name for picture in pictures}))
+        self.root = Path(root)
+        self.classes = tuple(classes if classes is not None else sorted({picture.name for picture in self._pictures}))
         if len(set(self.classes)) < max(2, len(self.classes)):
             raise UsageError(f"data.classes is {', '.join(self.classes)!r:.200}. Use at least two different names.")
-        channels = channels or (1 if all(_is_gray(Path(root) / picture.path) for picture in pictures) else 3)
+        channels = channels or (1 if all(_is_gray(self.root / picture.path) for picture in self._pictures) else 3)
         self.image_shape = (channels, image_size, image_size)
         self.background, self.skip_unreadable = background, skip_unreadable
         super().__init__(root=root, **settings)
@@ -110,16 +110,19 @@ class ImageFolder(ImageDataModule):
     def own_folder(self) -> Path:
         return self.root / CACHE
 
+    @functools.cached_property
+    def _pictures(self) -> list[Picture]:
+        return list_pictures(self.root)
+
     def download(self) -> None:
         """Decodes the images and writes them to the cache. Lightning calls this in one process per machine."""
         if self._can_write:
-            self._read_or_decode(list_pictures(self.root))
+            self._read_or_decode(self._pictures)
 
     def read(self) -> tuple[Images, Images]:
         self.hparams["source"] = "full"
-        pictures = list_pictures(self.root)
-        images, skipped = self._read_or_decode(pictures)
-        pictures = [picture for picture in pictures if picture.path not in skipped]
+        images, skipped = self._read_or_decode(self._pictures)
+        pictures = [picture for picture in self._pictures if picture.path not in skipped]
         label_of = {name: label for label, name in enumerate(self.classes)}
         labels = torch.tensor([label_of[picture.name] for picture in pictures])
         number = sum(not picture.is_test for picture in pictures)  # number of training images, which come first
