@@ -14,6 +14,7 @@ from PIL import Image
 
 import condgen
 from condgen.cli.main import main
+from condgen.data import image_folder
 from condgen.data.image_folder import ImageFolder, list_pictures
 from condgen.errors import UsageError
 
@@ -150,6 +151,13 @@ def test_odd_folder_is_read(change, folder):
 def test_link_to_a_picture_inside_the_folder_is_read(folder):
     (folder / "dog" / "same.png").symlink_to(folder / "cat" / "0.png")
     assert len(list_pictures(folder)) == 25
+
+
+def test_folder_is_listed_once_per_start(folder, monkeypatch):
+    listed = []
+    monkeypatch.setattr(image_folder, "list_pictures", lambda root: listed.append(root) or list_pictures(root))
+    read(folder)
+    assert listed == [folder]
 
 
 # How pictures are decoded.

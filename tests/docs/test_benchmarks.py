@@ -50,3 +50,12 @@ def test_benchmarks_print_a_table_and_write_it_as_json(mnist_root, tmp_path):
     for row in written["rows"]:
         assert f"{row['name']:70}  {row['median']:.3f}" in printed
         assert 0 < row["median"] < 3
+
+
+@pytest.mark.slow
+def test_benchmark_of_image_folders_prints_both_starts():
+    script = str(Path(__file__).parents[1] / "benchmarks" / "image_folder.py")
+    command = [sys.executable, script, "--images", "500", "--image_size", "16", "--pairs", "1"]
+    printed = subprocess.run(command, text=True, stdout=subprocess.PIPE, check=True).stdout
+    assert "\nfirst start: " in printed
+    assert "\nsecond start: " in printed
