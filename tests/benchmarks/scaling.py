@@ -35,7 +35,7 @@ BATCH_SIZES = {"DNN": 64, "GAN": 64, "VAE": 128, "Drifting": 256, "Diffusion": 3
 BASE = {"images": 20_000, "classes": 10, "side": 32}
 VALUES = {"images": (20_000, 200_000), "classes": (10, 100, 1_000), "side": (16, 32, 64)}
 COSTS = {"setup_s": "set-up s", "setup_mb": "set-up MB", "step_ms": "step ms", "val_ms": "val ms", "peak_mb": "peak MB"}
-STEPS = 15
+STEPS = 10
 TOLERANCE = 1.15  # a cost may grow by this factor more than proportionally before it is listed
 
 
@@ -103,7 +103,7 @@ def measure(family: str, size: dict[str, int]) -> dict[str, float]:
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        limit_val_batches=4,
+        limit_val_batches=2,
         val_check_interval=STEPS,
     )
     trainer.fit(generator, datamodule=data)
