@@ -20,7 +20,7 @@ from torch import Tensor
 from condgen.errors import UsageError
 
 # Different streams give independent random numbers for the same seed.
-SAMPLING, TRAINING, EVALUATION, SHUFFLING, AUGMENTATION = range(5)
+SAMPLING, TRAINING, EVALUATION, SHUFFLING, AUGMENTATION, LIKELIHOOD = range(6)
 
 Distribution = Literal["uniform", "normal"]  # uniform in [0, 1), or normal with mean 0 and variance 1
 

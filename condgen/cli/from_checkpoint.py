@@ -30,7 +30,17 @@ def test(cli: CondgenCLI) -> None:
         assert cli.checkpoint_path is not None
         origin = about_checkpoint(cli.checkpoint, cli.checkpoint_path)
         progress = cli.trainer.progress_bar_callback is not None
-        report(cli.model, cli.datamodule, scored.evaluator, scored.samples, scored.seconds, origin, run, progress)
+        report(
+            cli.model,
+            cli.datamodule,
+            scored.evaluator,
+            scored.samples,
+            scored.seconds,
+            origin,
+            run,
+            scored.likelihoods,
+            progress,
+        )
 
 
 def predict(cli: CondgenCLI) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from condgen.demo.runs import Run
 from condgen.errors import UsageError
-from condgen.evaluation.compare import basis
+from condgen.evaluation.compare import all_scores, basis
 
 NO_SCORE = {"value": None, "uncertainty": None}
 
@@ -34,7 +34,7 @@ def _table(scored: Sequence[tuple[Run, dict[str, Any]]]) -> str:
     contents = [content for _, content in scored]
     heads = "".join(f"<th>{escape(run.family)}<br><small>{escape(run.name)}</small></th>" for run, _ in scored)
     rows = [f"<tr><th></th>{heads}<th>real images</th></tr>"]
-    for name, real in contents[0]["scores"].items():
+    for name, real in all_scores(contents).items():
         scores = [content["scores"].get(name, NO_SCORE) for content in contents]
         distances = [_distance(score["value"], real["real"]) for score in scores]
         cells = [

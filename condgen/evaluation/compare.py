@@ -1,7 +1,7 @@
 """The ``condgen compare`` command, which shows the scores of several runs side by side."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def compare(
         plot_samples(generators, contents, labels, Path(samples))
     plot_scores(contents, Path(output))
     rows = []
-    for name, real in next(iter(contents.values()))["scores"].items():
+    for name, real in all_scores(contents.values()).items():
         numbers = [content["scores"].get(name, {}).get("value") for content in contents.values()]
         rows.append((name, [cell(number) for number in (*numbers, real["real"])]))
     for name in dict.fromkeys(name for content in contents.values() for name in content["cost"]):
@@ -63,6 +63,17 @@ def basis(scores: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the ``BASIS`` fields of a ``scores.json``. Scores can only be compared if all of these match."""
     number = scores.get("samples", {}).get("number")
     return (*(str(scores.get(field)) for field in BASIS[:-1]), str(number))
+
+
+def all_scores(contents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the scores that any run has, each as in the first run that has it.
+
+    Not every run has all scores, since only some families have a likelihood.
+
+    Args:
+        contents: The content of each ``scores.json``.
+    """
+    return {name: score for content in reversed([*contents]) for name, score in content["scores"].items()}
 
 
 def run_names(families: Mapping[str, str]) -> dict[str, str]:

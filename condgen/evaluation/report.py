@@ -13,6 +13,7 @@ from condgen.checkpoints.read import raise_as_incompatible
 from condgen.data.datamodule import ImageDataModule
 from condgen.data.loader import Images
 from condgen.evaluation.evaluator import Evaluator, find_evaluator, no_evaluator
+from condgen.evaluation.likelihood import Likelihoods
 from condgen.evaluation.sample_files import read_samples
 from condgen.evaluation.scores import PER_LABEL, cell, score_samples, table, with_errors, write_nearest
 from condgen.evaluation.scores_file import write_scores
@@ -51,6 +52,7 @@ def report(
     seconds: float,
     origin: dict[str, Any],
     run: Path | None,
+    likelihoods: Likelihoods | None = None,
     progress: bool = True,
 ) -> None:
     """Scores the given samples, saves ``scores.json`` and ``nearest.png``, and prints a table with the scores.
@@ -63,6 +65,7 @@ def report(
         seconds: How long it took to generate the samples, in seconds.
         origin: The checkpoint details returned by :func:`about_checkpoint`.
         run: The run directory to save the files to. If ``None``, nothing is saved.
+        likelihoods: The likelihoods of test images, for families that have a likelihood.
         progress: Whether to show a progress bar.
     """
     about = {
@@ -78,7 +81,7 @@ def report(
         "training_minutes": origin["training_minutes"],
     }
     prefix = None if run is None else f"{run}/"
-    _report(origin["path"], samples, data, evaluator, about, cost, prefix, progress)
+    _report(origin["path"], samples, data, evaluator, about, cost, prefix, likelihoods, progress)
 
 
 def score(path: str, data: ImageDataModule, output: str | None = None) -> None:
@@ -108,6 +111,7 @@ def _report(
     about: dict[str, Any],
     cost: dict[str, float | None],
     prefix: str | None,
+    likelihoods: Likelihoods | None = None,
     progress: bool = True,
 ) -> None:
     """Scores the samples, saves the results, and prints a table with the scores.
@@ -117,8 +121,11 @@ def _report(
         about: Details about the samples and the generator to include in ``scores.json``.
         cost: The training and sampling costs to include in ``scores.json``.
         prefix: The path prefix of the output files. If ``None``, nothing is saved.
+        likelihoods: The likelihoods of test images, if there are any.
     """
     scores, number = score_samples(samples, data, evaluator, progress)
+    if likelihoods is not None:
+        scores |= likelihoods.scores()
     about = {
         **about,
         "samples": {"number": number, **about["samples"]},
@@ -145,6 +152,11 @@ def _report(
         print(
             f"Only {each:,} samples of each label were scored, and {' and '.join(few)} depend on this number. "
             f"Real images reach {reached}. Compare these scores only with runs on the same data."
+        )
+    if likelihoods is not None and not likelihoods.has_converged:
+        print(
+            "bits_per_dimension and likelihood_accuracy are left out because they have not converged: "
+            f"{likelihoods.steps // 2} and {likelihoods.steps} steps differ by {likelihoods.error:.3g} bits per dimension."
         )
     if evaluator is None:
         print(f"Eight more scores, such as accuracy, need an evaluator. {no_evaluator(data)}")

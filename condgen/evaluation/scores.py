@@ -104,14 +104,14 @@ def score_samples(
     scores: dict[str, dict[str, Any]] = {}
     half = len(found) // 2
     for (name, values, error), (_, real_values, real_error) in zip(found[:half], found[half:], strict=True):
-        scores[name] = {"value": _rounded(values.mean()), "uncertainty": _rounded(error)}
-        scores[name] |= {"real": _rounded(real_values.mean()), "real_uncertainty": _rounded(real_error)}
+        scores[name] = {"value": rounded(values.mean()), "uncertainty": rounded(error)}
+        scores[name] |= {"real": rounded(real_values.mean()), "real_uncertainty": rounded(real_error)}
         if values.ndim:
-            scores[name]["per_label"] = dict(zip(map(str, first), map(_rounded, values), strict=True))
+            scores[name]["per_label"] = dict(zip(map(str, first), map(rounded, values), strict=True))
     return scores, len(samples)
 
 
-def _rounded(value: float | Tensor) -> float | None:
+def rounded(value: float | Tensor) -> float | None:
     """Rounds to six significant digits. NaN and infinity become ``None`` because JSON doesn't support them."""
     return float(f"{float(value):.6g}") if math.isfinite(value) else None
 

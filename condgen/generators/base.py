@@ -39,6 +39,9 @@ class ConditionalGenerator(LightningModule, ABC):
         UsageError: If ``num_classes`` is not a positive integer or ``image_shape`` is not three of them.
     """
 
+    likelihood_steps: ClassVar[int] = 0
+    """The number of steps that ``condgen test`` uses for ``log_likelihood``, or 0 for families without a likelihood."""
+
     fixed_by_training: ClassVar[Sequence[str]] = ()
     """Hyperparameters that must not change after training, even if the weights would still load."""
 
@@ -164,6 +167,23 @@ class ConditionalGenerator(LightningModule, ABC):
 
     def reconstruct(self, images: Tensor, labels: Tensor) -> Tensor | None:
         """Reconstructs images of shape (N, C, H, W) in [0, 1], or returns None for families without an encoder."""
+        return None
+
+    def log_likelihood(self, images: Tensor, labels: Tensor, indices: Sequence[int], steps: int) -> Tensor | None:
+        """Estimates log p(image | label) in nats, or returns None for families without a likelihood.
+
+        This is the probability of an image with 256 gray levels, so you can compare it between families. The estimate is
+        reproducible, since its random numbers only depend on the image index.
+
+        Args:
+            images: Images of shape (N, C, H, W). Pixel values must be multiples of 1/255 in [0, 1].
+            labels: Labels of shape (N,).
+            indices: The index of each image. If an index is given twice, e.g. with two labels, so is its noise.
+            steps: The number of ODE steps or latent samples. More of them give a more accurate estimate.
+
+        Returns:
+            A tensor of shape (N,).
+        """
         return None
 
     def predict_step(self, batch: Any) -> Tensor:

@@ -44,13 +44,14 @@ from condgen.generators.settings import (
     Size,
     UnitInterval,
 )
+from condgen.nn.likelihood import dequantize, log_density, ode_times, rademacher
 from condgen.nn.muon import Muon
 from condgen.nn.paths import Path, RectifiedFlow, VariancePreserving
 from condgen.nn.posterior import EmpiricalPosterior
 from condgen.nn.schedule import ScheduleName, with_schedule
 from condgen.nn.solvers import Model, ddim, euler, heun, multistep
 from condgen.nn.unet import UNet
-from condgen.noise import Distribution
+from condgen.noise import LIKELIHOOD, Distribution, uniform
 
 SOLVERS = {"multistep": multistep, "heun": heun, "euler": euler}
 
@@ -96,6 +97,7 @@ class Diffusion(EMAGenerator):
     """
 
     fixed_by_training = ("objective",)
+    likelihood_steps = 16
 
     def __init__(
         self,
@@ -275,6 +277,23 @@ class Diffusion(EMAGenerator):
         image = self.solve(filmed, noise)
         film[1.0] = torch.stack((image, image))
         return (torch.stack(list(film.values())) / 2 + 0.5).clamp(0, 1)
+
+    def log_likelihood(self, images: Tensor, labels: Tensor, indices: Sequence[int], steps: int) -> Tensor:
+        """Computes log p(image | label) in nats using the probability-flow ODE, the EMA weights and no guidance.
+
+        Args:
+            images: Images of shape (N, C, H, W). Pixel values must be multiples of 1/255 in [0, 1].
+            labels: Labels of shape (N,).
+            indices: The index of each image, which determines the noise for dequantization and trace estimation.
+            steps: The number of Runge-Kutta steps.
+        """
+
+        def velocity(x_t: Tensor, t: float) -> Tensor:
+            return self.path.velocity(x_t, self.predict(self.ema, x_t, x_t.new_full((), t), labels), t)
+
+        numbers = uniform(0, indices, (2, *self.image_shape), stream=LIKELIHOOD).to(images)
+        x, log_bin_volume = dequantize(images, numbers[:, 0])
+        return log_density(velocity, x, rademacher(numbers[:, 1]), ode_times(steps)) + log_bin_volume
 
     def is_guided(self, t: float) -> bool:
         """Checks whether guidance is used at time t."""

@@ -36,7 +36,7 @@ from condgen.generators.dnn import DNNNetwork, with_label
 from condgen.generators.settings import Count, NonNegativeInt, PositiveFloat, PositiveInt, Size
 from condgen.nn.coupling import FlowPrior, normal_log_prob
 from condgen.nn.schedule import ScheduleName, fused_group, with_schedule
-from condgen.noise import Distribution
+from condgen.noise import LIKELIHOOD, Distribution, normal, uniform
 
 
 class Encoder(nn.Module):
@@ -114,6 +114,8 @@ class VAE(ConditionalGenerator):
         warmup_steps: The number of steps for the linear learning-rate warm-up.
     """
 
+    likelihood_steps = 16
+
     def __init__(
         self,
         latent_dim: Size = 24,
@@ -165,7 +167,7 @@ class VAE(ConditionalGenerator):
     def elbo(self, images: Tensor, labels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Estimates both ELBO terms using one latent sample per image.
 
-        Returns the log-likelihood and the KL in nats per image, averaged over the batch.
+        Returns the log-likelihood and the KL for each image in nats, both of shape (N,).
 
         Args:
             images: Images of shape (N, C, H, W). Pixel values must be multiples of 1/255 in [0, 1].
@@ -177,12 +179,29 @@ class VAE(ConditionalGenerator):
         log_posterior = normal_log_prob(noise) - log_std.sum(1)
         kl = log_posterior - self.prior.log_prob(latent, labels)
         log_likelihood = discretized_logistic_log_prob(images, self.decode(latent, labels), self.log_scale)
-        return log_likelihood.mean(), kl.mean()
+        return log_likelihood, kl
+
+    def log_likelihood(self, images: Tensor, labels: Tensor, indices: Sequence[int], steps: int) -> Tensor:
+        """Computes the importance-weighted lower bound on log p(image | label) in nats.
+
+        With more latent samples, the bound gets tighter. With a single one, it is the ELBO (Burda et al. 2015,
+        "Importance Weighted Autoencoders", arXiv:1509.00519).
+
+        Args:
+            images: Images of shape (N, C, H, W). Pixel values must be multiples of 1/255 in [0, 1].
+            labels: Labels of shape (N,).
+            indices: The index of each image, which determines the noise of its latents.
+            steps: The number of latent samples per image.
+        """
+        noise = normal(uniform(0, indices, (steps, *self.noise_shape), stream=LIKELIHOOD)).to(images)
+        terms = [self.elbo(images, labels, noise[:, k]) for k in range(steps)]
+        log_weights = torch.stack([log_likelihood - kl for log_likelihood, kl in terms])
+        return log_weights.logsumexp(0) - math.log(steps)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         noise, _ = self.batch_normal(len(labels), batch_idx, self.noise_shape)
-        log_likelihood, kl = self.elbo(images, labels, noise)
+        log_likelihood, kl = (term.mean() for term in self.elbo(images, labels, noise))
         loss = kl - log_likelihood
         self.log_train_loss(loss, reconstruction=-log_likelihood, kl=kl)
         return loss
@@ -190,7 +209,7 @@ class VAE(ConditionalGenerator):
     def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         images, labels = batch
         noise, _ = self.batch_normal(len(labels), batch_idx, self.noise_shape)
-        log_likelihood, kl = self.elbo(images, labels, noise)
+        log_likelihood, kl = (term.mean() for term in self.elbo(images, labels, noise))
         self.measure_variance(self(labels, noise), images, labels)
         return {"loss": kl - log_likelihood, "reconstruction": -log_likelihood, "kl": kl}
 

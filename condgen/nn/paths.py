@@ -23,6 +23,10 @@ class Path(ABC):
         """Returns alpha_t and sigma_t for times t in [0, 1]. Both have the same shape as t."""
 
     @abstractmethod
+    def derivatives(self, t: float) -> tuple[float, float]:
+        """Returns the time derivatives of alpha_t and sigma_t for a time t below 1."""
+
+    @abstractmethod
     def training_times(self, normal: Tensor) -> Tensor:
         """Maps standard normal numbers (N,) to training times (N,) in (0, 1]."""
 
@@ -52,6 +56,18 @@ class Path(ABC):
         a, b = self.target_weights
         alpha_t, sigma_t = (float(part) for part in self.coefficients(torch.tensor(t, dtype=torch.float64)))
         return (sigma_t * prediction - b * x_t) / (a * sigma_t - b * alpha_t)
+
+    def velocity(self, x_t: Tensor, prediction: Tensor, t: float) -> Tensor:
+        """Computes the velocity dx_t/dt of the probability-flow ODE from a prediction of the target, for t below 1.
+
+        The velocity is alpha_t' x + sigma_t' noise, using the image x and the noise that belong to the prediction (Song
+        et al. 2021, arXiv:2011.13456; Lipman et al. 2022, arXiv:2210.02747). See :meth:`image` for the arguments.
+        """
+        a, b = self.target_weights
+        alpha_t, sigma_t = (float(part) for part in self.coefficients(torch.tensor(t, dtype=torch.float64)))
+        d_alpha, d_sigma = self.derivatives(t)
+        noise = (a * x_t - alpha_t * prediction) / (a * sigma_t - b * alpha_t)
+        return d_alpha * self.image(x_t, prediction, t) + d_sigma * noise
 
     def preconditioning(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Computes the preconditioning coefficients c_skip, c_out and c_in.
@@ -87,6 +103,9 @@ class RectifiedFlow(Path):
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return t, 1 - t
 
+    def derivatives(self, t: float) -> tuple[float, float]:
+        return 1.0, -1.0
+
     def training_times(self, normal: Tensor) -> Tensor:
         """Returns logit-normal times, shifted toward the noise since that is where the error is largest.
 
@@ -110,6 +129,11 @@ class VariancePreserving(Path):
         s = 1 - t  # time as used in the papers, from data to noise
         alpha_squared = torch.exp(-0.1 * s - 9.95 * s.square())  # beta increases linearly from 0.1 to 20
         return alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
+
+    def derivatives(self, t: float) -> tuple[float, float]:
+        alpha_t, sigma_t = (float(part) for part in self.coefficients(torch.tensor(t, dtype=torch.float64)))
+        d_alpha = (0.05 + 9.95 * (1 - t)) * alpha_t
+        return d_alpha, -alpha_t * d_alpha / sigma_t  # because alpha_t² + sigma_t² = 1
 
     def training_times(self, normal: Tensor) -> Tensor:
         """Returns uniform times."""

@@ -12,6 +12,7 @@ from condgen.data.datamodule import ImageDataModule
 from condgen.data.loader import Images
 from condgen.errors import UsageError, check_number
 from condgen.evaluation.evaluator import Evaluator, find_evaluator, no_evaluator
+from condgen.evaluation.likelihood import Likelihoods, measure_likelihoods
 from condgen.evaluation.scores import first_of_each_label, rows_of, samples_per_label
 from condgen.generators import ConditionalGenerator
 from condgen.metrics.classifier import accuracy, in_parts
@@ -111,6 +112,8 @@ class TrainingScores(Callback):
 class ScoredSamples(Callback):
     """Generates the samples for ``condgen test`` on all processes, after the test losses have been computed.
 
+    Also computes the likelihood of test images for families that have one.
+
     Args:
         samples_per_label: The number of samples per label. Defaults to 1,000, or fewer if some label doesn't have
             that many test images.
@@ -121,6 +124,7 @@ class ScoredSamples(Callback):
             check_number("scores.samples_per_label", samples_per_label, at_least=2, at_most=1_000)
         self.samples_per_label = samples_per_label
         self.samples: Images | None = None
+        self.likelihoods: Likelihoods | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.evaluator = find_evaluator(trainer.datamodule)  # type: ignore[attr-defined]
@@ -129,3 +133,4 @@ class ScoredSamples(Callback):
         assert isinstance(pl_module, ConditionalGenerator)
         each = self.samples_per_label or samples_per_label(trainer.datamodule)  # type: ignore[attr-defined]
         self.samples, self.seconds = sample_all_ranks(trainer, pl_module, each)
+        self.likelihoods = measure_likelihoods(trainer, pl_module)
