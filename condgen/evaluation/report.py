@@ -156,7 +156,8 @@ def _report(
     if likelihoods is not None and not likelihoods.has_converged:
         print(
             "bits_per_dimension and likelihood_accuracy are left out because they have not converged: "
-            f"{likelihoods.steps // 2} and {likelihoods.steps} steps differ by {likelihoods.error:.3g} bits per dimension."
+            f"{likelihoods.steps // 2} and {likelihoods.steps} steps differ by {likelihoods.error:.3g} "
+            "bits per dimension."
         )
     if evaluator is None:
         print(f"Eight more scores, such as accuracy, need an evaluator. {no_evaluator(data)}")

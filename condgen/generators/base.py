@@ -172,8 +172,8 @@ class ConditionalGenerator(LightningModule, ABC):
     def log_likelihood(self, images: Tensor, labels: Tensor, indices: Sequence[int], steps: int) -> Tensor | None:
         """Estimates log p(image | label) in nats, or returns None for families without a likelihood.
 
-        This is the probability of an image with 256 gray levels, so you can compare it between families. The estimate is
-        reproducible, since its random numbers only depend on the image index.
+        This is the probability of an image with 256 gray levels, so you can compare it between families. The estimate
+        is reproducible, since its random numbers only depend on the image index.
 
         Args:
             images: Images of shape (N, C, H, W). Pixel values must be multiples of 1/255 in [0, 1].

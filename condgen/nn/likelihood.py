@@ -55,8 +55,8 @@ def rademacher(numbers: Tensor) -> Tensor:
 def velocity_and_trace(velocity: Velocity, x_t: Tensor, t: float, probes: Tensor) -> tuple[Tensor, Tensor]:
     """Computes v(x_t, t) as well as Hutchinson's estimate of tr(dv/dx), which has shape (N,).
 
-    The estimate is probeᵀ (dv/dx) probe (Grathwohl et al. 2018, "FFJORD", arXiv:1810.01367). Since the probes are random
-    signs, the diagonal of dv/dx adds no variance. Computing the exact trace would take one backward pass per pixel.
+    The estimate is probeᵀ (dv/dx) probe (Grathwohl et al. 2018, "FFJORD", arXiv:1810.01367). Since the probes are
+    random signs, the diagonal of dv/dx adds no variance. An exact trace would take one backward pass per pixel.
     """
     with torch.enable_grad():
         x_t = x_t.detach().requires_grad_()
