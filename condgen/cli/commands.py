@@ -14,6 +14,7 @@ LIGHTNING_COMMANDS = {  # based on LightningCLI, the function gets the CondgenCL
 FUNCTION_COMMANDS = {  # plain functions whose parameters become the options
     "score": ("evaluation.report:score", "PATH", "compute the scores of sample files from any program"),
     "compare": ("evaluation.compare:compare", "RUN RUN ...", "compare the scores of several runs"),
+    "invert": ("evaluation.inversion:invert", "test", "find the noise of images and generate them with other labels"),
     "evaluator": ("evaluation.evaluator:train_evaluator", "--data KMNIST", "train the classifiers that scores need"),
     "plot": ("evaluation.plot:plot", "RUN RUN ...", "plot the curves of one or more runs"),
     "demo": ("demo.serve:demo", "", "serve a web page to try out the generators of runs"),

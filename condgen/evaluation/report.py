@@ -3,6 +3,7 @@
 Both save ``scores.json`` and ``nearest.png``, and print a table with the scores.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from condgen.checkpoints.read import raise_as_incompatible
 from condgen.data.datamodule import ImageDataModule
 from condgen.data.loader import Images
 from condgen.evaluation.evaluator import Evaluator, find_evaluator, no_evaluator
+from condgen.evaluation.inversion import reconstruction_score
 from condgen.evaluation.likelihood import Likelihoods
 from condgen.evaluation.sample_files import read_samples
 from condgen.evaluation.scores import PER_LABEL, cell, score_samples, table, with_errors, write_nearest
@@ -81,7 +83,8 @@ def report(
         "training_minutes": origin["training_minutes"],
     }
     prefix = None if run is None else f"{run}/"
-    _report(origin["path"], samples, data, evaluator, about, cost, prefix, likelihoods, progress)
+    inverted = {"reconstruction_error": reconstruction_score(generator, data)}
+    _report(origin["path"], samples, data, evaluator, about, cost, prefix, likelihoods, progress, inverted)
 
 
 def score(path: str, data: ImageDataModule, output: str | None = None) -> None:
@@ -113,6 +116,7 @@ def _report(
     prefix: str | None,
     likelihoods: Likelihoods | None = None,
     progress: bool = True,
+    more_scores: Mapping[str, dict[str, Any]] | None = None,
 ) -> None:
     """Scores the samples, saves the results, and prints a table with the scores.
 
@@ -122,8 +126,10 @@ def _report(
         cost: The training and sampling costs to include in ``scores.json``.
         prefix: The path prefix of the output files. If ``None``, nothing is saved.
         likelihoods: The likelihoods of test images, if there are any.
+        more_scores: Scores of the generator itself to add to those of the samples.
     """
     scores, number = score_samples(samples, data, evaluator, progress)
+    scores |= more_scores or {}
     if likelihoods is not None:
         scores |= likelihoods.scores()
     about = {

@@ -51,22 +51,26 @@ def read_samples(path: Path, data: ImageDataModule) -> Images:
         UsageError: If a file is missing, damaged, or too large, if the images don't match the dataset, or if a label
             has no samples.
     """
+    found = read_pictures(path, data)
+    missing = sorted(set(range(data.num_classes)) - set(found.labels.tolist()))
+    if missing:
+        raise UsageError(f"{path} has no samples of the labels {missing[:20]}. Scores need samples of every label.")
+    return found
+
+
+def read_pictures(path: Path, data: ImageDataModule) -> Images:
+    """Loads images and labels like :func:`read_samples`, but labels may be missing."""
     try:
         if not path.is_dir():
-            found = _read_npz(path, data)
-        elif os.path.lexists(path / "manifest.csv"):
-            found = _read_predictions(path, data)
-        else:
-            found = _read_pictures(_list_pictures(path, data), data)
+            return _read_npz(path, data)
+        if os.path.lexists(path / "manifest.csv"):
+            return _read_predictions(path, data)
+        return _read_pictures(_list_pictures(path, data), data)
     except OSError as error:
         raise UsageError(
             f"{error.filename or path} cannot be read ({error.strerror or error}). Use a folder of `condgen predict`, "
             "an npz file, or a folder with a subfolder of pictures for each label."
         ) from error
-    missing = sorted(set(range(data.num_classes)) - set(found.labels.tolist()))
-    if missing:
-        raise UsageError(f"{path} has no samples of the labels {missing[:20]}. Scores need samples of every label.")
-    return found
 
 
 def _check_labels(path: Path, labels: Sequence[int], data: ImageDataModule) -> None:

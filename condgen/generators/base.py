@@ -16,8 +16,10 @@ import condgen
 from condgen.errors import UsageError
 from condgen.generators.settings import PositiveInt, plain_settings
 from condgen.metrics import VarianceRatio
+from condgen.nn.inversion import optimize_noise
 from condgen.noise import EVALUATION, TRAINING, Distribution, normal, uniform
 
+INVERSION_STARTS = 2  # how many samples the optimization in ConditionalGenerator.invert starts from
 FROM_DATA = ("num_classes", "image_shape")  # hyperparameters that are inferred from the dataset
 
 
@@ -164,6 +166,22 @@ class ConditionalGenerator(LightningModule, ABC):
         return torch.stack(
             [self.generate(labels, torch.lerp(torch.full_like(noise, center), noise, w)) for w in weights]
         )[:, None]
+
+    def invert(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Finds noise from which ``generate`` reconstructs the images, as well as this family can.
+
+        By default, we optimize the noise, starting from a few samples. The generator must be in eval mode.
+
+        Args:
+            images: Images of shape (N, C, H, W) in [0, 1].
+            labels: int64 tensor of shape (N,).
+
+        Returns:
+            The noise, of shape (N, *noise_shape). Uniform noise stays in [0, 1).
+        """
+        starts = self.sample_noise(0, range(INVERSION_STARTS))[:, None]
+        starts = starts.expand(-1, len(images), *self.noise_shape).to(images)
+        return optimize_noise(lambda noise: self(labels, noise), images, starts, self.noise_distribution == "uniform")
 
     def reconstruct(self, images: Tensor, labels: Tensor) -> Tensor | None:
         """Reconstructs images of shape (N, C, H, W) in [0, 1], or returns None for families without an encoder."""

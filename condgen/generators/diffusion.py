@@ -24,6 +24,7 @@ On top of the plain method, there are two improvements, which can be turned off:
   has not seen any will mistake a shape that looks like a 9 for an unusual 4.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -53,6 +54,7 @@ from condgen.nn.solvers import Model, ddim, euler, heun, multistep
 from condgen.nn.unet import UNet
 from condgen.noise import LIKELIHOOD, Distribution, uniform
 
+MAX_ROUND_TRIP_ERROR = 0.01  # mean squared error per pixel in [0, 1], above which invert fails
 SOLVERS = {"multistep": multistep, "heun": heun, "euler": euler}
 
 
@@ -294,6 +296,36 @@ class Diffusion(EMAGenerator):
         numbers = uniform(0, indices, (2, *self.image_shape), stream=LIKELIHOOD).to(images)
         x, log_bin_volume = dequantize(images, numbers[:, 0])
         return log_density(velocity, x, rademacher(numbers[:, 1]), ode_times(steps)) + log_bin_volume
+
+    @torch.no_grad()
+    def invert(self, images: Tensor, labels: Tensor, steps: int | None = None) -> Tensor:
+        """Finds the noise of images by solving the ODE backwards, from the image to the noise, without guidance.
+
+        Args:
+            images: Images of shape (N, C, H, W) in [0, 1].
+            labels: Labels of shape (N,).
+            steps: The number of steps, which doesn't depend on ``sampling_steps``. Defaults to 10 for ``flow``, and to
+                50 for ``noise``, whose solver is only first order.
+
+        Raises:
+            UsageError: If solving the ODE forward again doesn't return the images.
+        """
+        is_flow = self.hparams.objective == "flow"
+        steps = steps or (10 if is_flow else 50)
+        times = [step / steps for step in range(steps + 1)]
+
+        def model(x_t: Tensor, t: float) -> Tensor:
+            return self.predict(self.ema, x_t, x_t.new_full((), t), labels)
+
+        solver = heun if is_flow else functools.partial(ddim, path=self.path)
+        noise = solver(model, 2 * images - 1, times[::-1])
+        error = (solver(model, noise, times) / 2 + 0.5 - images).square().mean()
+        if not error <= MAX_ROUND_TRIP_ERROR:  # not `>`, so that NaN is caught as well
+            raise UsageError(
+                f"This is not an inversion: the round trip has a mean squared error of {float(error):.3g} per pixel, "
+                f"above {MAX_ROUND_TRIP_ERROR}. Use more than {steps} steps in invert, or train the model for longer."
+            )
+        return noise
 
     def is_guided(self, t: float) -> bool:
         """Checks whether guidance is used at time t."""

@@ -164,6 +164,13 @@ class VAE(ConditionalGenerator):
         mean, _ = self.encoder(images, labels)
         return self.decode(mean, labels).clamp(0, 1)
 
+    @torch.no_grad()
+    def invert(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Finds the noise of the posterior mean, using the inverse of the prior's flow."""
+        mean, _ = self.encoder(images, labels)
+        noise, _ = self.prior.to_noise(mean, labels)
+        return noise
+
     def elbo(self, images: Tensor, labels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Estimates both ELBO terms using one latent sample per image.
 

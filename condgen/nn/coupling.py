@@ -79,12 +79,17 @@ class FlowPrior(nn.Module):
             z = layer.inverse(z[:, permutation.argsort()], labels)
         return z
 
-    def log_prob(self, latent: Tensor, labels: Tensor) -> Tensor:
-        """Computes log p(latent | label) in nats for latents (N, dim). The result has shape (N,)."""
+    def to_noise(self, latent: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The inverse of ``sample``. Also returns the log determinant of its Jacobian (N,)."""
         z, log_determinant = latent, latent.new_zeros(len(latent))
         for layer, permutation in zip(self.layers, self.permutations, strict=True):
             z, log_det = layer(z, labels)
             z, log_determinant = z[:, permutation], log_determinant + log_det
+        return z, log_determinant
+
+    def log_prob(self, latent: Tensor, labels: Tensor) -> Tensor:
+        """Computes log p(latent | label) in nats for latents (N, dim). The result has shape (N,)."""
+        z, log_determinant = self.to_noise(latent, labels)
         return normal_log_prob(z) + log_determinant
 
 

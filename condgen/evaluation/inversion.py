@@ -1,0 +1,95 @@
+"""The ``condgen invert`` command and the reconstruction error: can a generator reproduce an image it has never seen?"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from condgen.checkpoints.build import data_of, generator_of
+from condgen.checkpoints.find import PRETRAINED, find_checkpoint, run_of
+from condgen.checkpoints.read import read_checkpoint
+from condgen.data.datamodule import ImageDataModule
+from condgen.data.loader import Images
+from condgen.errors import UsageError
+from condgen.evaluation.figures import check_png
+from condgen.evaluation.sample_files import read_pictures
+from condgen.evaluation.scores import all_cores, first_of_each_label, rows_of
+from condgen.files.images import grid, write_png
+from condgen.generators import ConditionalGenerator
+from condgen.nn.inversion import squared_error
+from condgen.sampling.generate import generate_uint8
+
+MAX_ROWS = 100  # images to invert; any others are ignored
+SCORED = 30  # test images for the reconstruction error, so that it takes seconds on a CPU
+
+
+def reconstruct_from_noise(generator: ConditionalGenerator, images: Images) -> tuple[Tensor, Tensor, Tensor]:
+    """Inverts images, and generates them again.
+
+    Returns the noise of shape (N, *noise_shape), the reconstructions as uint8 of shape (N, C, H, W), and the mean
+    squared error per pixel of each image, of shape (N,). All are on the CPU.
+    """
+    real, labels = images.images.float() / 255, images.labels
+    noise = generator.invert(real.to(generator.device), labels.to(generator.device)).cpu()
+    found = generate_uint8(generator, labels, noise)
+    return noise, found, squared_error(found.double() / 255, real.double())
+
+
+def reconstruction_score(generator: ConditionalGenerator, data: ImageDataModule) -> dict[str, Any]:
+    """Computes the ``reconstruction_error`` for ``scores.json``, using the first test images.
+
+    This is the mean squared error per pixel in [0, 1]. It is None if the images could not be inverted. Real images have
+    no reference value. Compare with the DNN, which can only generate the average image of a label.
+    """
+    score: dict[str, Any] = dict.fromkeys(("value", "uncertainty", "real", "real_uncertainty"))
+    images = rows_of(data.val_images, torch.arange(min(SCORED, len(data.val_images))))
+    try:
+        with all_cores():
+            _, _, errors = reconstruct_from_noise(generator.eval(), images)
+    except UsageError:  # not an inversion
+        return score
+    error = float(errors.std() / math.sqrt(len(errors))) if len(errors) > 1 else None
+    return score | {"value": float(f"{float(errors.mean()):.6g}"), "uncertainty": error and float(f"{error:.6g}")}
+
+
+def invert(path: str, ckpt_path: str = "last", output: str | None = None, model: dict[str, Any] | None = None) -> None:
+    """Finds the noise of images, and saves a picture of their reconstructions and of the same noise with other labels.
+
+    Args:
+        path: The images to invert. Use test for the first test image of each label, or a path to images with labels as
+            for ``condgen score``. At most 100 images are used.
+        ckpt_path: The checkpoint. Either last or best (of the newest run), mnist (which comes with condgen), a
+            checkpoint file or a run directory.
+        output: Path to the PNG file. Defaults to inversion.png in the run directory. Each row shows an image, its
+            reconstruction, and the same noise with every label.
+        model: Hyperparameters to override for sampling, e.g. --model.guidance 1.
+    """
+    check_png("output", output)
+    checkpoint_path = find_checkpoint(ckpt_path, Path())
+    run = Path() if checkpoint_path in PRETRAINED.values() else run_of(checkpoint_path)
+    if output is None and run is None:
+        raise UsageError(f"{checkpoint_path} is not in a run directory: give a PNG file as --output.")
+    checkpoint = read_checkpoint(checkpoint_path)
+    generator = generator_of(checkpoint, checkpoint_path, model or {}).requires_grad_(False)
+    images = _read(path, data_of(checkpoint, checkpoint_path))
+    noise, found, errors = reconstruct_from_noise(generator, images)
+    classes = generator.num_classes
+    every_label = torch.arange(classes).repeat(len(noise))
+    others = generate_uint8(generator, every_label, noise.repeat_interleave(classes, 0)).unflatten(0, (-1, classes))
+    rows = torch.cat((images.images[:, None], found[:, None], others), dim=1)
+    target = Path(output) if output else run / "inversion.png"  # type: ignore[operator]
+    write_png(grid(rows.flatten(0, 1), 2 + classes), target)
+    print(f"Reconstruction error of {len(errors)} images (mean squared error per pixel): {errors.mean():.5f}")
+    print(f"Picture: {target} (columns: image, reconstruction, same noise with labels 0 to {classes - 1})")
+
+
+def _read(path: str, data: ImageDataModule) -> Images:
+    if path != "test":
+        images = read_pictures(Path(path), data)
+        return rows_of(images, torch.arange(min(MAX_ROWS, len(images))))
+    data.prepare_data()
+    data.setup("test")
+    first = first_of_each_label(data.val_images, dict.fromkeys(range(data.num_classes), 1))
+    return rows_of(data.val_images, first[:MAX_ROWS])
