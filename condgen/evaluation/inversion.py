@@ -15,7 +15,7 @@ from condgen.data.loader import Images
 from condgen.errors import UsageError
 from condgen.evaluation.figures import check_png
 from condgen.evaluation.sample_files import read_pictures
-from condgen.evaluation.scores import all_cores, first_of_each_label, rows_of
+from condgen.evaluation.scores import all_cores, first_of_each_label, rounded, rows_of, samples_per_label
 from condgen.files.images import grid, write_png
 from condgen.generators import ConditionalGenerator
 from condgen.nn.inversion import squared_error
@@ -44,14 +44,13 @@ def reconstruction_score(generator: ConditionalGenerator, data: ImageDataModule)
     no reference value. Compare with the DNN, which can only generate the average image of a label.
     """
     score: dict[str, Any] = dict.fromkeys(("value", "uncertainty", "real", "real_uncertainty"))
-    images = rows_of(data.val_images, torch.arange(min(SCORED, len(data.val_images))))
+    images = rows_of(data.val_images, torch.arange(min(SCORED, samples_per_label(data), len(data.val_images))))
     try:
         with all_cores():
             _, _, errors = reconstruct_from_noise(generator.eval(), images)
     except UsageError:  # not an inversion
         return score
-    error = float(errors.std() / math.sqrt(len(errors))) if len(errors) > 1 else None
-    return score | {"value": float(f"{float(errors.mean()):.6g}"), "uncertainty": error and float(f"{error:.6g}")}
+    return score | {"value": rounded(errors.mean()), "uncertainty": rounded(errors.std() / math.sqrt(len(errors)))}
 
 
 def invert(path: str, ckpt_path: str = "last", output: str | None = None, model: dict[str, Any] | None = None) -> None:
