@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from condgen.data.augmentation import Augmentation
 from condgen.data.loader import ImageLoader, Images, ImageSampler
+from condgen.data.mixes import Mix, is_mixed, parse_mixes
 from condgen.data.requests import SampleBlock, SampleRequest, request_loader
 from condgen.errors import UsageError, check_number
 
@@ -40,7 +41,8 @@ class ImageDataModule(LightningDataModule):
             letters.
         max_shift: The maximum random shift of the training images in either direction, in pixels.
         labels: The labels to generate with predict, either as a list like ``[3,1,4]`` or as a word made up of class
-            names like ``2026``. Defaults to all labels.
+            names like ``2026``, or as mixes like ``4+9`` and ``4:0.3,9:0.7``. For the diffusion, ``7-1`` means a 7 and
+            not a 1, and ``none`` means no label. Defaults to all labels.
         samples_per_label: The number of samples to generate per label with predict.
         sample_seed: The noise seed for predict.
         first_index: The index of the first sample to generate with predict.
@@ -75,10 +77,11 @@ class ImageDataModule(LightningDataModule):
         super().__init__()
         self.save_hyperparameters()
         self.root, self.source, self.batch_size, self.num_workers = Path(root), source, batch_size, num_workers
-        self.word = labels if isinstance(labels, str) else None
-        if isinstance(labels, str):
-            labels = self.parse_labels(labels)
-        self.labels = list(range(self.num_classes)) if labels is None else labels
+        requested = self.parse_mixed_labels(labels) if isinstance(labels, str) else labels
+        self.labels: Sequence[int | Mix] = range(self.num_classes) if requested is None else requested
+        self.word = (
+            labels if isinstance(labels, str) and not any(isinstance(label, Mix) for label in self.labels) else None
+        )
         self.samples_per_label, self.sample_seed, self.first_index = samples_per_label, sample_seed, first_index
         self.shared_noise = shared_noise
         self.images_per_class = images_per_class
@@ -97,7 +100,8 @@ class ImageDataModule(LightningDataModule):
         if not self.labels:
             raise UsageError("data.labels is []: give one or more labels.")
         for label in self.labels:
-            check_number("data.labels", label, at_least=0, at_most=self.num_classes - 1)
+            if not isinstance(label, Mix):
+                check_number("data.labels", label, at_least=0, at_most=self.num_classes - 1)
         end = len(self.labels) * self.samples_per_label
         check_number("data.first_index", self.first_index, at_least=0, at_most=end - 1)
         if self.source == "sample" and not self.sample_available:
@@ -141,6 +145,15 @@ class ImageDataModule(LightningDataModule):
                 f"data.labels is {text!r:.60}: {self.full_name} has no {unknown[0]!r:.20}, but {', '.join(labels)}."
             )
         return [labels[part] for part in parts]
+
+    def parse_mixed_labels(self, text: str) -> Sequence[int | Mix]:
+        """Like :meth:`parse_labels`, but also supports the mixes of :func:`condgen.data.mixes.parse_mixes`."""
+        try:
+            return self.parse_labels(text)
+        except UsageError:
+            if not is_mixed(text):
+                raise
+        return parse_mixes(text, self.classes, self.full_name)
 
     # Reading
 

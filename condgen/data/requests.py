@@ -1,12 +1,14 @@
 """Sample requests, which are split into blocks and distributed across processes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from condgen.data.mixes import Mix, label_tensor
 
 
 class SampleBlock(NamedTuple):
@@ -15,7 +17,7 @@ class SampleBlock(NamedTuple):
     All blocks have the same size B, so the first and last block may contain samples that weren't requested.
     """
 
-    labels: Tensor  # (B,) int64
+    labels: Tensor  # (B,) int64, or class weights (B, num_classes) if the block contains a mix
     indices: Tensor  # (B,) int64, sample indices within the request
     noise: Tensor  # (B,) int64, noise indices
     seed: int
@@ -29,7 +31,7 @@ class SampleRequest(Dataset[SampleBlock]):
     samples in the same blocks as the full request.
 
     Args:
-        labels: The labels to generate.
+        labels: The labels or mixes of labels to generate.
         samples_per_label: The number of samples per label.
         first_index: The index of the first sample to generate.
         seed: The noise seed.
@@ -38,7 +40,7 @@ class SampleRequest(Dataset[SampleBlock]):
             the noise with its own index.
     """
 
-    labels: list[int]
+    labels: Sequence[int | Mix]
     samples_per_label: int
     first_index: int
     seed: int
@@ -50,8 +52,8 @@ class SampleRequest(Dataset[SampleBlock]):
         """The index of the last sample plus 1."""
         return len(self.labels) * self.samples_per_label
 
-    def label_of(self, index: int) -> int:
-        """Returns the label for a sample index in [0, end)."""
+    def label_of(self, index: int) -> int | Mix:
+        """Returns the label or mix for a sample index in [0, end)."""
         return self.labels[index // self.samples_per_label]
 
     def noise_of(self, index: int) -> int:
@@ -66,7 +68,7 @@ class SampleRequest(Dataset[SampleBlock]):
         indices = range(start, start + self.block_size)
         labels = [self.label_of(min(index, self.end - 1)) for index in indices]
         noise = [self.noise_of(index) for index in indices]
-        return SampleBlock(torch.tensor(labels), torch.tensor(indices), torch.tensor(noise), self.seed)
+        return SampleBlock(label_tensor(labels), torch.tensor(indices), torch.tensor(noise), self.seed)
 
 
 class BlockSampler(DistributedSampler[int]):

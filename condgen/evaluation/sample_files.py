@@ -9,6 +9,7 @@ import io
 import itertools
 import math
 import os
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -106,7 +107,9 @@ def _read_predictions(folder: Path, data: ImageDataModule) -> Images:
     manifest = folder / "manifest.csv"
     with _damaged(manifest, "manifest of `condgen predict`"):
         text = io.StringIO(read_limited(manifest, MAX_MANIFEST_BYTES).decode(), newline="")
-        rows = itertools.islice(csv.DictReader(text), MAX_PER_LABEL * data.num_classes + 1)
+        rows = list(itertools.islice(csv.DictReader(text), MAX_PER_LABEL * data.num_classes + 1))
+        if mixed := [row["label"] for row in rows if re.search(r"\d[+:-]|none", row["label"])]:
+            raise UsageError(f"{manifest} lists the mix {mixed[0]!r:.60}. Scores need samples of plain labels.")
         files = [(folder / Path(row["file"]).name, int(row["label"])) for row in rows]
     if not files:
         raise UsageError(f"{manifest} lists no samples. Generate some with `condgen predict`.")

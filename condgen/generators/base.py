@@ -17,6 +17,7 @@ from condgen.errors import UsageError
 from condgen.generators.settings import PositiveInt, plain_settings
 from condgen.metrics import VarianceRatio
 from condgen.nn.inversion import optimize_noise
+from condgen.nn.labels import plain_labels
 from condgen.noise import EVALUATION, TRAINING, Distribution, normal, uniform
 
 INVERSION_STARTS = 2  # how many samples the optimization in ConditionalGenerator.invert starts from
@@ -46,6 +47,8 @@ class ConditionalGenerator(LightningModule, ABC):
 
     fixed_by_training: ClassVar[Sequence[str]] = ()
     """Hyperparameters that must not change after training, even if the weights would still load."""
+    has_null_label: ClassVar[bool] = False
+    """Whether the family can generate images without a label, and with negative guidance."""
 
     def __init__(self, num_classes: PositiveInt, image_shape: Sequence[PositiveInt]) -> None:
         super().__init__()
@@ -102,39 +105,74 @@ class ConditionalGenerator(LightningModule, ABC):
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
         """Generates images of shape (N, C, H, W) in [0, 1] from labels (N,) and noise (N, *noise_shape).
 
-        Unlike ``generate``, this does not validate the inputs. During training, checking the label values would force a
-        GPU sync in every step.
+        Class weights (N, num_classes) work as well, see ``generate``. Unlike ``generate``, this does not validate the
+        inputs. During training, checking the label values would force a GPU sync in every step.
         """
 
     def generate(self, labels: Tensor, noise: Tensor) -> Tensor:
         """Generates images of shape (N, C, H, W) in [0, 1].
 
+        Instead of labels, you can pass class weights. Positive weights that sum to 1 mix the labels. A batch of one-hot
+        weights gives exactly the same images as the labels. In a batch that also contains mixes, the difference is at
+        most a rounding error.
+
+        Families with a null label (the diffusion) also allow positive weights with a sum below 1. The null label gets
+        the rest, so a row of zeros means no label at all. Negative weights are negative guidance: guidance moves away
+        from these labels instead of the null label. If they sum to more than -1, the null label gets the rest. For
+        "a 7, not a 1", use 1 for label 7 and -1 for label 1.
+
         Args:
-            labels: int64 tensor of shape (N,).
+            labels: int64 tensor of shape (N,), or floating-point class weights of shape (N, num_classes).
             noise: Tensor of shape (N, *noise_shape), e.g. from :meth:`sample_noise`.
 
         Raises:
-            UsageError: If the labels or the noise have the wrong dtype or shape, or if a label is out of range.
+            UsageError: If the labels or the noise have the wrong dtype or shape, if a label is out of range, or if the
+                family doesn't support the class weights.
         """
         self.check_labels_and_noise(labels, noise)
         if not len(labels):  # pixel_shuffle returns a wrong shape for an empty batch
             return noise.new_zeros(0, *self.image_shape)
-        return self(labels, noise)
+        return self(plain_labels(labels) if labels.ndim == 2 else labels, noise)
 
     def check_labels_and_noise(self, labels: Tensor, noise: Tensor) -> None:
         """Raises a UsageError if the labels or the noise have the wrong type, shape or range."""
-        if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.ndim != 1:
-            raise UsageError(
-                f"The labels are {_kind(labels)}. Use int64 with shape (N,), such as torch.tensor([3, 1, 4])."
-            )
-        wrong = labels[(labels < 0) | (labels >= self.num_classes)]
-        if len(wrong):
-            raise UsageError(f"There is no label {int(wrong[0])}. Use labels from 0 to {self.num_classes - 1}.")
+        self.check_labels(labels)
         shape = (len(labels), *self.noise_shape)
         if not isinstance(noise, Tensor) or not noise.is_floating_point() or noise.shape != shape:
             raise UsageError(
                 f"The noise is {_kind(noise)}. For {len(labels)} labels use floating-point numbers with shape {shape}, "
                 f"such as generator.sample_noise(0, range({len(labels)}))."
+            )
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Raises a UsageError if these are neither valid labels (N,) nor class weights (N, num_classes)."""
+        if isinstance(labels, Tensor) and labels.is_floating_point() and labels.shape[1:] == (self.num_classes,):
+            self.check_class_weights(labels)
+            return
+        if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.ndim != 1:
+            raise UsageError(
+                f"The labels are {_kind(labels)}. Use int64 with shape (N,), such as torch.tensor([3, 1, 4]), or "
+                f"class weights with shape (N, {self.num_classes})."
+            )
+        wrong = labels[(labels < 0) | (labels >= self.num_classes)]
+        if len(wrong):
+            raise UsageError(f"There is no label {int(wrong[0])}. Use labels from 0 to {self.num_classes - 1}.")
+
+    def check_class_weights(self, weights: Tensor) -> None:
+        """Raises a UsageError if the family doesn't support these class weights (N, num_classes)."""
+        positive, negative = weights.clamp(min=0).sum(1), weights.clamp(max=0).sum(1)
+        if not weights.isfinite().all() or (positive > 1 + 1e-3).any() or (negative < -1 - 1e-3).any():
+            raise UsageError(
+                "The class weights are not finite or too large. Positive weights must have a sum of 1, negative ones "
+                "a sum of -1 or above."
+            )
+        if self.has_null_label:
+            return
+        if (negative < 0).any():
+            raise UsageError(f"{type(self).__name__} has no negative guidance, so class weights must be 0 or above.")
+        if (positive < 1 - 1e-3).any():
+            raise UsageError(
+                f"{type(self).__name__} has no null label, so the class weights of an image must have a sum of 1."
             )
 
     def sample_noise(self, seed: int, indices: Sequence[int] | Tensor) -> Tensor:
@@ -154,7 +192,7 @@ class ConditionalGenerator(LightningModule, ABC):
         from the center of the noise distribution to the noise of the sample.
 
         Args:
-            labels: int64 tensor of shape (N,).
+            labels: int64 tensor of shape (N,), or class weights of shape (N, num_classes).
             noise: Tensor of shape (N, *noise_shape).
             frames: The maximum number of frames, at least 2.
 

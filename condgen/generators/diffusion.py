@@ -45,6 +45,7 @@ from condgen.generators.settings import (
     Size,
     UnitInterval,
 )
+from condgen.nn.labels import plain_labels, with_null_label
 from condgen.nn.likelihood import dequantize, log_density, ode_times, rademacher
 from condgen.nn.muon import Muon
 from condgen.nn.paths import Path, RectifiedFlow, VariancePreserving
@@ -100,6 +101,7 @@ class Diffusion(EMAGenerator):
 
     fixed_by_training = ("objective",)
     likelihood_steps = 16
+    has_null_label = True
 
     def __init__(
         self,
@@ -150,7 +152,7 @@ class Diffusion(EMAGenerator):
             network: The U-Net, or its EMA.
             x_t: Noisy images of shape (N, C, H, W).
             t: Times of shape (N,), or a single time of shape ().
-            labels: Labels of shape (N,).
+            labels: Labels of shape (N,), or class weights of shape (N, num_classes + 1), including the null label.
         """
         c_skip, c_out, c_in = self.path.preconditioning(t)
         return c_skip * x_t + c_out * network(c_in * x_t, t, labels).float()
@@ -239,8 +241,13 @@ class Diffusion(EMAGenerator):
         return (self.solve(self.guided_model(labels), noise) / 2 + 0.5).clamp(0, 1)
 
     def guided_model(self, labels: Tensor) -> Model:
-        """Returns the model for the solver, which predicts the target for x_t (N, C, H, W) using guidance."""
+        """Returns the model for the solver, which predicts the target for x_t (N, C, H, W) using guidance.
+
+        Guidance moves away from the null label, or from the labels with negative weights, if there are any.
+        """
         no_label = torch.full_like(labels, self.num_classes)
+        if labels.ndim == 2:
+            labels, no_label = with_null_label(labels.clamp(min=0)), with_null_label(-labels.clamp(max=0))
 
         def model(x_t: Tensor, t: float) -> Tensor:
             time = x_t.new_full((), t)
@@ -267,7 +274,7 @@ class Diffusion(EMAGenerator):
     def trajectory(self, labels: Tensor, noise: Tensor, frames: int) -> Tensor:
         """Films the sampling process. Each frame shows x_t, and the model's prediction of the image at that time."""
         self.check_labels_and_noise(labels, noise)
-        model, film = self.guided_model(labels), dict[float, Tensor]()
+        model, film = self.guided_model(plain_labels(labels) if labels.ndim == 2 else labels), dict[float, Tensor]()
         shown = {self.sampling_times[int(n)] for n in torch.linspace(0, self.hparams.sampling_steps, frames)}
 
         def filmed(x_t: Tensor, t: float) -> Tensor:

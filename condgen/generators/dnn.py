@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from condgen.errors import UsageError
 from condgen.generators.base import ConditionalGenerator
 from condgen.generators.settings import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Size, UnitInterval
+from condgen.nn.labels import one_hot
 from condgen.nn.schedule import ScheduleName, fused_group, with_schedule
 
 
@@ -62,8 +63,8 @@ class DNNNetwork(nn.Module):
 
 
 def with_label(latent: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Appends one-hot labels to latents or features (N, latent_dim). Returns (N, latent_dim + num_classes)."""
-    return torch.cat((latent, F.one_hot(labels, num_classes).to(latent)), dim=1)
+    """Appends one-hot labels or class weights to (N, latent_dim). Returns (N, latent_dim + num_classes)."""
+    return torch.cat((latent, one_hot(labels, num_classes).to(latent)), dim=1)
 
 
 class DNN(ConditionalGenerator):

@@ -3,8 +3,9 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from condgen.nn.labels import one_hot
 
 
 class AffineCoupling(nn.Module):
@@ -38,8 +39,8 @@ class AffineCoupling(nn.Module):
 
         ``fixed`` is the first half of z, of shape (N, dim // 2).
         """
-        one_hot = F.one_hot(labels, self.num_classes).to(fixed)
-        log_scale, shift = self.network(torch.cat((fixed, one_hot), dim=1)).float().chunk(2, dim=1)
+        condition = one_hot(labels, self.num_classes).to(fixed)
+        log_scale, shift = self.network(torch.cat((fixed, condition), dim=1)).float().chunk(2, dim=1)
         return 2 * torch.tanh(log_scale / 2), shift
 
     def forward(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,7 +73,7 @@ class FlowPrior(nn.Module):
         self.register_buffer("permutations", torch.rand(steps, dim).argsort(1))
 
     def sample(self, noise: Tensor, labels: Tensor) -> Tensor:
-        """Maps standard normal noise (N, dim) to latents (N, dim) for the given labels (N,)."""
+        """Maps standard normal noise (N, dim) to latents (N, dim) for the given labels (N,) or class weights."""
         z = noise
         for layer, permutation in zip(reversed(self.layers), self.permutations.flip(0), strict=True):
             assert isinstance(layer, AffineCoupling)

@@ -121,16 +121,20 @@ class UNet(nn.Module):
             images: Noisy images of shape (N, C, H, W).
             t: Times in [0, 1] of shape (N,), or a single time of shape () for the whole batch. The latter is used for
                 sampling and is faster, because it only needs one embedding per label.
-            labels: Labels of shape (N,).
+            labels: Labels of shape (N,), or class weights of shape (N, num_classes + 1), including the null label. The
+                embedding is the weighted sum of label embeddings.
         """
         rows: Rows = slice(None)
-        embedded_labels = labels
-        if not t.ndim:  # embed each label only once
-            rows, embedded_labels = labels, torch.arange(self.label_embed.num_embeddings, device=labels.device)
-            t = t.expand(len(embedded_labels))
+        if labels.ndim == 2:
+            label_embedding = labels.to(self.label_embed.weight) @ self.label_embed.weight
+        elif t.ndim:
+            label_embedding = self.label_embed(labels)
+        else:  # embed each label only once
+            rows, label_embedding = labels, self.label_embed.weight
+        t = t.expand(len(label_embedding))
         angles = t[:, None] * self.frequencies  # (N, 32)
         time_embedding = self.time_embed(torch.cat((angles.cos(), angles.sin()), dim=1))
-        embedding = F.silu(time_embedding + self.label_embed(embedded_labels))
+        embedding = F.silu(time_embedding + label_embedding)
         x = self.stem(F.pixel_unshuffle(images, 2))  # (N, 4C, H/2, W/2) to (N, fine, H/2, W/2)
         x = self.down_block(x, embedding, rows)
         h = self.down(x)  # (N, coarse, H/4, W/4)

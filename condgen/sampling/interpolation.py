@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from condgen.data.mixes import label_tensor
 from condgen.data.requests import SampleRequest
 from condgen.files.images import grid, write_gif, write_png
 from condgen.generators import ConditionalGenerator
@@ -23,7 +24,7 @@ def interpolate(
 
     Args:
         generator: The generator to use.
-        labels: Tensor of shape (L,).
+        labels: Tensor of shape (L,), or class weights of shape (L, num_classes).
         noise: Tensor of shape (L, S, *noise_shape), where S is the number of samples per label.
         steps: The number of interpolation steps between two samples.
         progress: Whether to show a progress bar.
@@ -36,7 +37,7 @@ def interpolate(
     for number in tqdm(numbers, desc="Interpolating", disable=not progress, leave=False, mininterval=1, delay=1):
         ends = zip(noise[:, number], following[:, number], strict=True)
         paths = torch.stack([slerp(a, b, weights, generator.noise_distribution) for a, b in ends], dim=1)
-        images = generate_uint8(generator, labels.repeat(steps), paths.flatten(0, 1))
+        images = generate_uint8(generator, torch.cat([labels] * steps), paths.flatten(0, 1))
         frames.append(images.unflatten(0, (steps, len(labels))))
     return torch.cat(frames)
 
@@ -57,7 +58,7 @@ def write_interpolation(
         progress: Whether to show a progress bar.
     """
     each = min(request.samples_per_label, MAX_SAMPLES)
-    labels = torch.tensor(request.labels[:MAX_LABELS])
+    labels = label_tensor(request.labels[:MAX_LABELS])
     starts = torch.arange(len(labels))[:, None] * request.samples_per_label
     indices = [request.noise_of(index) for index in (starts + torch.arange(each)).flatten().tolist()]
     noise = generator.sample_noise(request.seed, indices).unflatten(0, (len(labels), each))

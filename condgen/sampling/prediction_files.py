@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
+from condgen.data.mixes import Mix, label_tensor
 from condgen.data.requests import SampleBlock, SampleRequest
 from condgen.errors import CollectiveError, UsageError, check_number
 from condgen.files.atomic import write_errors_name
@@ -22,6 +23,7 @@ from condgen.files.images import grid, png, to_bytes, write_png
 from condgen.files.reading import open_regular
 from condgen.files.staging import StagingDirectory
 from condgen.generators import ConditionalGenerator
+from condgen.sampling.guidance import check_guidance_grid, write_guidance_grid
 from condgen.sampling.interpolation import write_interpolation
 from condgen.sampling.trajectory import write_trajectory
 
@@ -30,8 +32,8 @@ GRID_ROWS, GRID_COLUMNS = 100, 32  # maximum number of rows and columns in grid.
 
 HEADER = ("index", "label", "seed", "noise", "file")
 WRITTEN = re.compile(  # files we may find in a predictions folder, including those from `condgen score`
-    r"\d{6,}-label-\d+\.png|samples-\d{5}-of-\d{5}\.npz|\.samples|manifest\.csv"
-    r"|(grid|word|walk|trajectory|nearest)\.png|(walk|trajectory)\.gif|scores\.json|\.[\w.]+\.[0-9a-f]{8}\.partial"
+    r"\d{6,}-label-(\d+|[\dnoe._+-]+|mix)\.png|samples-\d{5}-of-\d{5}\.npz|\.samples|manifest\.csv"
+    r"|(grid|word|walk|trajectory|guidance|nearest)\.png|(walk|trajectory)\.gif|scores\.json|\.[\w.]+\.[0-9a-f]{8}\.partial"
 )
 
 
@@ -41,6 +43,10 @@ class PredictionFiles(Callback):
     In addition to the samples themselves, this creates ``grid.png`` with one row per label, and ``manifest.csv`` with
     the index, label, seed, noise index and file name of each sample. If the labels were given as a word, there is also
     a ``word.png`` with the word spelled out in each row.
+
+    A mix of labels has its own row in ``grid.png``. Its name, such as ``4+9`` or ``4:0.3+9:0.7``, is the label in
+    ``manifest.csv`` and in file names, which have ``_`` instead of ``:``. If there is a mix, the array ``labels`` in
+    npz files contains class weights (float32, N×num_classes).
 
     All ranks write to a temporary folder ``.DIRPATH.partial``, which is renamed once everything is complete. This
     requires a shared file system. The output doesn't depend on the number of processes.
@@ -56,6 +62,8 @@ class PredictionFiles(Callback):
             with the predicted image below. All other families generate images in a single step, so their film
             interpolates the noise from the center of its distribution. Creates ``trajectory.gif`` and
             ``trajectory.png``.
+        guidance_grid: Guidance scales for ``guidance.png``, which shows up to ten samples with one row per sample and
+            one column per scale. Only for the diffusion model.
     """
 
     def __init__(
@@ -65,11 +73,14 @@ class PredictionFiles(Callback):
         overwrite: bool = False,
         walk: int | None = None,
         trajectory: bool = False,
+        guidance_grid: list[float] | None = None,
     ) -> None:
+        if guidance_grid is not None:
+            check_guidance_grid(guidance_grid)
         if walk is not None:
             check_number("predictions.walk", walk, at_least=1, at_most=100)
         self.dirpath, self.format, self.overwrite = dirpath, format, overwrite
-        self.walk, self.trajectory = walk, trajectory
+        self.walk, self.trajectory, self.guidance_grid = walk, trajectory, guidance_grid
         self._staging: StagingDirectory | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -85,6 +96,16 @@ class PredictionFiles(Callback):
             raise UsageError(
                 f"predictions.walk is {self.walk}, but there is only one sample of each label to interpolate between: "
                 "give data.samples_per_label 2 or more."
+            )
+        try:
+            pl_module.check_labels(label_tensor(self.request.labels))
+        except UsageError as refusal:
+            labels = trainer.datamodule.hparams.labels  # type: ignore[attr-defined]
+            raise UsageError(f"data.labels is {labels!s:.60}. {refusal}") from None
+        if self.guidance_grid is not None and "guidance" not in pl_module.hparams:
+            raise UsageError(
+                f"predictions.guidance_grid is {self.guidance_grid}, but {type(pl_module).__name__} has no guidance. "
+                "Use a Diffusion checkpoint."
             )
         self._staging = StagingDirectory(self.folder, WRITTEN)
         self.partial = self._staging.path
@@ -173,6 +194,8 @@ class PredictionFiles(Callback):
                 write_interpolation(generator, self.request, self.walk, self.partial, progress)
             if self.trajectory:
                 write_trajectory(generator, self.request, self.partial)
+            if self.guidance_grid is not None:
+                write_guidance_grid(generator, self.request, self.guidance_grid, self.partial)
 
     def _grid_rows(self) -> Tensor:
         """Loads the samples for the grid as a tensor of shape (labels, samples, C, H, W)."""
@@ -196,11 +219,12 @@ class PredictionFiles(Callback):
 
     def _write_shards(self) -> None:
         """Converts the raw file to npz shards. Goes from back to front so that it can be truncated along the way."""
+        labels = label_tensor(self.request.labels)
         for indices in reversed(self._shards()):
             np.savez(
                 self.partial / self._file_of(indices.start),
                 images=self._raw_images(indices),
-                labels=np.array([self.request.label_of(index) for index in indices]),
+                labels=labels[[index // self.request.samples_per_label for index in indices]].numpy(),
                 indices=np.array(indices),
             )
             os.truncate(self._raw, (indices.start - self.request.first_index) * math.prod(self.image_shape))
@@ -228,4 +252,5 @@ class PredictionFiles(Callback):
         if self.format == "npz":
             shard, shards = (index - self.request.first_index) // SHARD_SIZE, -(-len(self._indices) // SHARD_SIZE)
             return f"samples-{shard:05d}-of-{shards:05d}.npz"
-        return f"{index:06d}-label-{self.request.label_of(index)}.png"
+        label = self.request.label_of(index)
+        return f"{index:06d}-label-{label.file_name if isinstance(label, Mix) else label}.png"

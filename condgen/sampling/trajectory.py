@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from condgen.data.mixes import label_tensor
 from condgen.data.requests import SampleRequest
 from condgen.files.images import grid, to_bytes, write_gif, write_png
 from condgen.generators import ConditionalGenerator
@@ -31,7 +32,7 @@ def write_trajectory(generator: ConditionalGenerator, request: SampleRequest, fo
         folder: The output folder.
     """
     indices = filmed_samples(request)
-    labels = torch.tensor([request.label_of(index) for index in indices], device=generator.device)
+    labels = label_tensor([request.label_of(index) for index in indices]).to(generator.device)
     noise = generator.sample_noise(request.seed, [request.noise_of(index) for index in indices]).to(generator.device)
     film = filmed(generator, labels, noise)
     columns = torch.linspace(0, len(film) - 1, min(COLUMNS, len(film))).long()

@@ -1,0 +1,44 @@
+"""Pictures of the same noise at several guidance scales."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from condgen.data.mixes import label_tensor
+from condgen.data.requests import SampleRequest
+from condgen.errors import UsageError
+from condgen.files.images import grid, write_png
+from condgen.generators import ConditionalGenerator
+from condgen.sampling.generate import generate_uint8
+from condgen.sampling.trajectory import filmed_samples
+
+MAX_SCALES = 20
+
+
+def check_guidance_grid(scales: Sequence[float]) -> None:
+    """Raises a UsageError if there are too few or too many guidance scales, or if one is negative or not finite."""
+    if not 1 <= len(scales) <= MAX_SCALES or not all(math.isfinite(scale) and scale >= 0 for scale in scales):
+        raise UsageError(
+            f"predictions.guidance_grid is {list(scales)!s:.60}. Use 1 to {MAX_SCALES} numbers of 0 or above, such as "
+            "[1,1.5,2]."
+        )
+
+
+@torch.no_grad()
+def write_guidance_grid(
+    generator: ConditionalGenerator, request: SampleRequest, scales: Sequence[float], folder: Path
+) -> None:
+    """Saves ``guidance.png`` with a row for each of up to ten samples and a column for each guidance scale."""
+    indices = filmed_samples(request)
+    labels = label_tensor([request.label_of(index) for index in indices])
+    noise = generator.sample_noise(request.seed, [request.noise_of(index) for index in indices])
+    guidance, columns = generator.hparams.guidance, []
+    try:
+        for scale in scales:
+            generator.hparams.guidance = scale
+            columns.append(generate_uint8(generator, labels, noise))
+    finally:
+        generator.hparams.guidance = guidance
+    write_png(grid(torch.stack(columns, 1).flatten(0, 1), len(scales)), folder / "guidance.png")
