@@ -17,6 +17,7 @@ from condgen.demo.requests import (
     MAX_RUNS,
     EpochsRequest,
     FilmRequest,
+    MixRequest,
     MorphRequest,
     NoiseRequest,
     SamplesRequest,
@@ -171,6 +172,17 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
             update(lock, events, NoiseRequest, inputs, views.noise, inputs["label"], value, image, strip)
             update(lock, changes(kept), NoiseRequest, inputs, views.moved_and_range, image, strip)
             update(lock, [value.change], NoiseRequest, inputs, views.moved, image)
+
+        with gr.Tab("Mix") as tab:
+            with gr.Group():
+                with gr.Row():
+                    other = gr.Dropdown(classes, value=classes[-1], label="Other label", min_width=110)
+                    inputs = one_run() | one_label() | {"other": other, "samples": number(5, "Samples")} | settings()
+                events = [tab.select, *changes(inputs)]
+                inputs["weight"] = gr.Slider(0, 1, 0.5, step=0.01, label="Weight of the other label", elem_id="weight")
+            image, strip = picture("mixed"), picture("mixes")
+            update(lock, events, MixRequest, inputs, views.mix, inputs["label"], other, image, strip)
+            update(lock, [inputs["weight"].change], MixRequest, inputs, views.mixed, image)
 
         with gr.Tab("Film") as tab:
             with gr.Group():

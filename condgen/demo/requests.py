@@ -43,6 +43,14 @@ class NoiseRequest(SamplingRequest):
     value: float = Field(ge=-3, le=3)
 
 
+class MixRequest(SamplingRequest):
+    run: str
+    label: str | None
+    other: str | None
+    samples: int = Field(ge=1, le=10)
+    weight: float = Field(ge=0, le=1)
+
+
 class FilmRequest(SamplingRequest):
     run: str
     label: str | None

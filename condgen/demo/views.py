@@ -17,6 +17,7 @@ from condgen.demo.requests import (
     MAX_LABELS,
     EpochsRequest,
     FilmRequest,
+    MixRequest,
     MorphRequest,
     NoiseRequest,
     SamplesRequest,
@@ -128,6 +129,31 @@ class Views:
         line = f"sample {request.sample} with coordinate {request.coordinate} at {request.value:.2f}"
         return figure(png(image), f"{run.data.classes[label]} by {run.family}", [line], times=10)
 
+    def mix(self, request: MixRequest) -> list[Any]:
+        """Shows what happens to samples when their label gradually changes to another one.
+
+        Returns:
+            Both label dropdowns, the samples at the current slider position, and a strip of the whole way.
+        """
+        run, label, other = self._run_and_labels(request)
+        images = mixed(run, label, other, request, torch.linspace(0, 1, 11).tolist())
+        strip = png(grid(images.transpose(0, 1).flatten(0, 1), 11))
+        name = f"{run.family}-{run.name}-{run.data.classes[label]}-to-{run.data.classes[other]}.png"
+        return [
+            label_dropdown(run, label),
+            label_dropdown(run, other),
+            self.mixed(request),
+            figure(strip, "The whole way", saved={name: strip}, wide=True),
+        ]
+
+    def mixed(self, request: MixRequest) -> str:
+        """Shows the samples at the current slider position."""
+        run, label, other = self._run_and_labels(request)
+        images = mixed(run, label, other, request, [request.weight])[0]
+        names = run.data.classes[label], run.data.classes[other]
+        line = f"{1 - request.weight:.0%} {names[0]} and {request.weight:.0%} {names[1]}"
+        return figure(png(grid(images, request.samples)), f"{names[0]} to {names[1]} by {run.family}", [line], times=4)
+
     def film(self, request: FilmRequest) -> list[Any]:
         """Films how samples emerge from their noise.
 
@@ -180,7 +206,13 @@ class Views:
         """Compares the scores of the runs with each other and with real images."""
         return score_tables([find_run(self.runs, name) for name in request.runs])
 
-    def _run_and_label(self, request: MorphRequest | NoiseRequest | FilmRequest) -> tuple[Run, int]:
+    def _run_and_labels(self, request: MixRequest) -> tuple[Run, int, int]:
+        """Looks up the requested run and both labels. Uses the last label if the run doesn't have the other one."""
+        run, label = self._run_and_label(request)
+        classes = list(run.data.classes)
+        return run, label, classes.index(request.other) if request.other in classes else len(classes) - 1
+
+    def _run_and_label(self, request: MorphRequest | NoiseRequest | FilmRequest | MixRequest) -> tuple[Run, int]:
         """Looks up the requested run and label.
 
         Falls back to the first label if the run doesn't have the given one. This happens right after the user switches
@@ -206,6 +238,26 @@ def interpolate(run: Run, label: int, request: MorphRequest, parts: list[float])
     start, end = generator.sample_noise(request.seed, [request.from_sample, request.to_sample])
     noise = slerp(start, end, torch.tensor(parts), generator.noise_distribution)
     return generate(generator, torch.full((len(parts),), label), noise)
+
+
+def mixed(run: Run, label: int, other: int, request: MixRequest, weights: list[float]) -> Tensor:
+    """Generates the requested samples for mixes of two labels.
+
+    Args:
+        run: The run to sample from.
+        label: The label with weight 1 - w.
+        other: The label with weight w.
+        request: Provides the seed and the number of samples.
+        weights: The weights w in [0, 1].
+
+    Returns:
+        A uint8 tensor of shape (len(weights), N, C, H, W).
+    """
+    generator = run.generator(guidance=request.guidance, sampling_steps=request.sampling_steps)
+    noise, one_hot = generator.sample_noise(request.seed, range(request.samples)), torch.eye(generator.num_classes)
+    labels = torch.stack([torch.lerp(one_hot[label], one_hot[other], weight) for weight in weights])
+    images = generate(generator, labels.repeat_interleave(len(noise), 0), torch.cat([noise] * len(weights)))
+    return images.unflatten(0, (len(weights), -1))
 
 
 def film(run: Run, label: int, request: FilmRequest) -> Tensor:

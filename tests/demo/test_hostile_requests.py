@@ -48,6 +48,8 @@ CALLS: dict[str, list[Any]] = {  # valid values of the inputs of each view
     "noise": [RUN, "2", 0, 0, 1, "", "", 0.5],
     "moved_and_range": [RUN, "2", 0, 0, 1, "", "", 0.5],
     "moved": [RUN, "2", 0, 0, 1, "", "", 0.5],
+    "mix": [RUN, "2", 0, "3", 2, "", "", 0.5],
+    "mixed": [RUN, "2", 0, "3", 2, "", "", 0.5],
     "film": [RUN, "2", 0, 2, "", "", 1],
     "frame": [RUN, "2", 0, 2, "", "", 1],
     "epochs": [RUN, 1],

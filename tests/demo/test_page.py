@@ -226,7 +226,13 @@ def test_page_on_a_phone_shows_pictures_first_and_digits_of_56_pixels(page):
     assert image.bounding_box()["width"] / 302 * 28 >= 56  # ten samples: the figure scrolls
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert image.bounding_box()["y"] < field(page, "Seed").first.bounding_box()["y"]
-    for tab, name in (("Morph", "interpolated"), ("Noise", "moved"), ("Film", "moment"), ("Epochs", "epoch")):
+    for tab, name in (
+        ("Morph", "interpolated"),
+        ("Noise", "moved"),
+        ("Mix", "mixed"),
+        ("Film", "moment"),
+        ("Epochs", "epoch"),
+    ):
         open_tab(page, tab)
         page.locator(f"#{name} img").wait_for()
         assert page.locator(f"#{name} img").bounding_box()["y"] < field(page, "Run").first.bounding_box()["y"]
@@ -365,6 +371,24 @@ def test_noise_tab_slider_changes_one_coordinate(page, folder):
 
 def frames_of(source: str) -> int:
     return Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).n_frames
+
+
+def test_mix_tab_slider_goes_from_one_label_to_the_other(page, folder):
+    open_tab(page, "Mix")
+    choose(page, DIFFUSION)
+    field(page, "Samples").fill("2")
+
+    def shown() -> np.ndarray:
+        return tiles(pictures(page, "mixed")[0], 1, 2)
+
+    eventually(page, lambda: pictures(page, "mixed")[0].shape == (32, 62, 3))
+    for weight, label in ((0, 2), (1, 9)):
+        slide(page, "weight", weight)
+        expected = generated(folder, DIFFUSION, [label] * 2, range(2))
+        eventually(page, lambda expected=expected: (shown() == expected).all())
+    slide(page, "weight", 0.5)
+    eventually(page, lambda: "50% 2 and 50% 9" in page.locator("#mixed").inner_text())
+    assert (shown() != expected).any()
 
 
 def test_film_tab_slider_goes_from_noise_to_the_samples(page, folder):
