@@ -176,8 +176,11 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
         with gr.Tab("Mix") as tab:
             with gr.Group():
                 with gr.Row():
-                    other = gr.Dropdown(classes, value=classes[-1], label="Other label", min_width=110)
-                    inputs = one_run() | one_label() | {"other": other, "samples": number(5, "Samples")} | settings()
+                    inputs = one_run() | one_label()
+                    other = inputs["other"] = gr.Dropdown(
+                        classes, value=classes[-1], label="Other label", min_width=110
+                    )
+                    inputs |= {"samples": number(5, "Samples")} | settings()
                 events = [tab.select, *changes(inputs)]
                 inputs["weight"] = gr.Slider(0, 1, 0.5, step=0.01, label="Weight of the other label", elem_id="weight")
             image, strip = picture("mixed"), picture("mixes")
