@@ -87,6 +87,8 @@ def invert(path: str, ckpt_path: str = "last", output: str | None = None, model:
 def _read(path: str, data: ImageDataModule) -> Images:
     if path != "test":
         images = read_pictures(Path(path), data)
+        if len(images) > MAX_ROWS:
+            print(f"Inverting the first {MAX_ROWS} of {len(images):,} images.")
         return rows_of(images, torch.arange(min(MAX_ROWS, len(images))))
     data.prepare_data()
     data.setup("test")
