@@ -330,7 +330,8 @@ class Diffusion(EMAGenerator):
         if not error <= MAX_ROUND_TRIP_ERROR:  # not `>`, so that NaN is caught as well
             raise UsageError(
                 f"This is not an inversion: the round trip has a mean squared error of {float(error):.3g} per pixel, "
-                f"above {MAX_ROUND_TRIP_ERROR}. Use generator.invert with more than {steps} steps, or train the model for longer."
+                f"above {MAX_ROUND_TRIP_ERROR}. Use more than {steps} steps in generator.invert, or "
+                "train the model for longer."
             )
         return noise
 
