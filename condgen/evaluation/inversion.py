@@ -61,7 +61,8 @@ def invert(path: str, ckpt_path: str = "last", output: str | None = None, model:
             for ``condgen score``. At most 100 images are used.
         ckpt_path: The checkpoint. Either last or best (of the newest run), mnist (which comes with condgen), a
             checkpoint file or a run directory.
-        output: Path to the PNG file. Defaults to inversion.png in the run directory. Each row shows an image, its
+        output: Path to the PNG file. Defaults to inversion.png in the run directory, or in the working directory for
+            mnist. Each row shows an image, its
             reconstruction, and the same noise with every label.
         model: Hyperparameters to override for sampling, e.g. --model.guidance 1.
     """
@@ -90,6 +91,7 @@ def _read(path: str, data: ImageDataModule) -> Images:
         if len(images) > MAX_ROWS:
             print(f"Inverting the first {MAX_ROWS} of {len(images):,} images.")
         return rows_of(images, torch.arange(min(MAX_ROWS, len(images))))
+    data.source = "auto"  # the checkpoint may have been trained on files that are not on this machine
     data.prepare_data()
     data.setup("test")
     first = first_of_each_label(data.val_images, dict.fromkeys(range(data.num_classes), 1))

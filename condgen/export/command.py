@@ -103,7 +103,8 @@ def export(
     for name, written in files.items():
         with atomic_write(name) as replaced:
             replaced.write(written)
-    print(f"Largest difference from PyTorch: {difference:.1e} (pixels in [0, 1])")
+    rounded = " with the same rounded weights" if half else ""
+    print(f"Largest difference from PyTorch{rounded}: {difference:.1e} (pixels in [0, 1])")
     print(f"Exported: {file} ({len(content) / 1e6:.1f} MB), with generator.json, README.md and grid.png beside it")
 
 
