@@ -90,6 +90,14 @@ def run_of(checkpoint: Path) -> Path | None:
     return None
 
 
+def output_directory(checkpoint: Path) -> Path | None:
+    """Returns the default folder for output made from a checkpoint, or None if there is no such folder.
+
+    This is the run directory, or the working directory for the generators that come with condgen.
+    """
+    return Path() if checkpoint in PRETRAINED.values() else run_of(checkpoint)
+
+
 def is_last(checkpoint: Path) -> bool:
     """Checks if this is the ``last.ckpt`` of a run, which ``condgen fit`` resumes in the same directory."""
     return "last.ckpt" in (checkpoint.name, checkpoint.resolve().name)

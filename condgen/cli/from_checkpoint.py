@@ -1,8 +1,6 @@
 """The commands that use a trained checkpoint: ``condgen validate``, ``test`` and ``predict``."""
 
-from pathlib import Path
-
-from condgen.checkpoints.find import PRETRAINED
+from condgen.checkpoints.find import output_directory
 from condgen.cli.lightning_cli import CondgenCLI
 from condgen.cli.output import say
 from condgen.errors import UsageError
@@ -50,8 +48,8 @@ def predict(cli: CondgenCLI) -> None:
         UsageError: If the number of batches is limited, or if no output folder is given for a checkpoint that is not in
             a run directory.
     """
-    is_pretrained = cli.checkpoint_path in PRETRAINED.values()
-    cli.trainer.run_directory = Path() if is_pretrained else cli.run_directory()
+    assert cli.checkpoint_path is not None
+    cli.trainer.run_directory = output_directory(cli.checkpoint_path)
     files = next(callback for callback in cli.trainer.callbacks if isinstance(callback, PredictionFiles))
     if cli.trainer.limit_predict_batches != 1.0 or cli.trainer.fast_dev_run:
         raise UsageError("predict always generates all samples: leave out limit_predict_batches and fast_dev_run.")

@@ -171,6 +171,11 @@ class CondgenCLI(LightningCLI):
     def _read_checkpoint(self, path: Path) -> dict[str, Any]:
         """Reads and validates a checkpoint, and returns its settings as a config."""
         self.checkpoint = read_checkpoint(path)
+        if self._is_exported and self.command != "predict":
+            raise UsageError(
+                f"{path} only contains what is needed for sampling. Use `condgen predict`, or use a checkpoint that "
+                "`condgen fit` wrote."
+            )
         found = settings(self.checkpoint, path)
         check_settings(self.checkpoint, path)
         if "data" in found:
@@ -217,7 +222,6 @@ class CondgenCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         if self.checkpoint is not None and self.checkpoint_path is not None:
             if self._is_exported:
-                self._check_exported()
                 self.model.remove_training_parts()
             root = self.datamodule.root
             is_outside = root.is_absolute() or ".." in root.parts
@@ -231,13 +235,6 @@ class CondgenCLI(LightningCLI):
     def _is_exported(self) -> bool:
         """True if the checkpoint is a file from ``condgen export``, which only has what is needed for sampling."""
         return self.checkpoint is not None and "sampler_only" in self.checkpoint
-
-    def _check_exported(self) -> None:
-        if self.command != "predict":
-            raise UsageError(
-                f"{self.checkpoint_path} only contains what is needed for sampling. Use `condgen predict`, or use a "
-                f"checkpoint that `condgen fit` wrote."
-            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init.trainer

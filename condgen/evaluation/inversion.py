@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from condgen.checkpoints.build import data_of, generator_of
-from condgen.checkpoints.find import PRETRAINED, find_checkpoint, run_of
+from condgen.checkpoints.find import find_checkpoint, output_directory
 from condgen.checkpoints.read import read_checkpoint
 from condgen.data.datamodule import ImageDataModule
 from condgen.data.loader import Images
@@ -68,7 +68,7 @@ def invert(path: str, ckpt_path: str = "last", output: str | None = None, model:
     """
     check_png("output", output)
     checkpoint_path = find_checkpoint(ckpt_path, Path())
-    run = Path() if checkpoint_path in PRETRAINED.values() else run_of(checkpoint_path)
+    run = output_directory(checkpoint_path)
     if output is None and run is None:
         raise UsageError(f"{checkpoint_path} is not in a run directory: give a PNG file as --output.")
     checkpoint = read_checkpoint(checkpoint_path)

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
-from tqdm import tqdm
 
 from condgen.data.datamodule import ImageDataModule
 from condgen.data.loader import Images
 from condgen.evaluation.scores import rounded, rows_of
 from condgen.generators import ConditionalGenerator
+from condgen.sampling.generate import rank_zero_progress
 
 PAIRS = 1000  # pairs of an image and a label, i.e. 100 test images for 10 classes
 BLOCK = 50  # how many pairs to compute at once
@@ -38,13 +38,17 @@ class Likelihoods(NamedTuple):
     @property
     def bits_per_dimension(self) -> Tensor:
         """Bits per dimension of shape (M,), i.e. how many bits a pixel takes if the model is used for compression."""
-        return -self.fine.double() / (self.images.images[0].numel() * math.log(2))
+        return self._bits(-self.fine)
 
     @property
     def error(self) -> float:
         """Mean absolute difference between the two numbers of steps, in bits per dimension."""
         own = self.coarse.gather(1, self.images.labels[:, None])[:, 0]
-        return float((own - self.fine).abs().double().mean()) / (self.images.images[0].numel() * math.log(2))
+        return float(self._bits((own - self.fine).abs()).mean())
+
+    def _bits(self, nats: Tensor) -> Tensor:
+        """Converts nats per image to bits per dimension."""
+        return nats.double() / (self.images.images[0].numel() * math.log(2))
 
     @property
     def has_converged(self) -> bool:
@@ -97,8 +101,7 @@ def measure_likelihoods(trainer: Trainer, generator: ConditionalGenerator) -> Li
     ]
     found = [torch.zeros(len(pairs), device=generator.device) for _, pairs in blocks]
     own = range(trainer.global_rank, len(blocks), trainer.world_size)
-    is_silent = trainer.global_rank > 0 or trainer.progress_bar_callback is None
-    for number in tqdm(own, desc="Likelihood", disable=is_silent, leave=False, mininterval=1):
+    for number in rank_zero_progress(trainer, own, "Likelihood"):
         block_steps, (rows, labels) = blocks[number][0], blocks[number][1].unbind(1)
         pixels = images.images[rows].to(generator.device) / 255
         log_likelihood = generator.log_likelihood(pixels, labels.to(generator.device), rows.tolist(), block_steps)

@@ -11,7 +11,7 @@ import torch
 
 import condgen
 from condgen.checkpoints.build import data_of, generator_of
-from condgen.checkpoints.find import PRETRAINED, find_checkpoint, run_of
+from condgen.checkpoints.find import find_checkpoint, output_directory
 from condgen.checkpoints.read import read_checkpoint
 from condgen.data.datamodule import ImageDataModule
 from condgen.errors import UsageError
@@ -48,7 +48,7 @@ def export(
     if half and format != "safetensors":
         raise UsageError(f"half is true, but format is {format}. Use --format safetensors.")
     path = find_checkpoint(ckpt_path, Path())
-    run = Path() if path in PRETRAINED.values() else run_of(path)
+    run = output_directory(path)
     if output is None and run is None:
         raise UsageError(f"{path} is not in a run directory: give a folder as --output.")
     checkpoint = read_checkpoint(path)

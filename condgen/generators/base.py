@@ -132,7 +132,7 @@ class ConditionalGenerator(LightningModule, ABC):
         self.check_labels_and_noise(labels, noise)
         if not len(labels):  # pixel_shuffle returns a wrong shape for an empty batch
             return noise.new_zeros(0, *self.image_shape)
-        return self(plain_labels(labels) if labels.ndim == 2 else labels, noise)
+        return self(plain_labels(labels), noise)
 
     def check_labels_and_noise(self, labels: Tensor, noise: Tensor) -> None:
         """Raises a UsageError if the labels or the noise have the wrong type, shape or range."""

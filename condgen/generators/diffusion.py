@@ -51,7 +51,7 @@ from condgen.nn.muon import Muon
 from condgen.nn.paths import Path, RectifiedFlow, VariancePreserving
 from condgen.nn.posterior import EmpiricalPosterior
 from condgen.nn.schedule import ScheduleName, with_schedule
-from condgen.nn.solvers import Model, ddim, euler, heun, multistep
+from condgen.nn.solvers import Model, ddim, equal_steps, euler, heun, multistep
 from condgen.nn.unet import UNet
 from condgen.noise import LIKELIHOOD, Distribution, uniform
 
@@ -268,14 +268,14 @@ class Diffusion(EMAGenerator):
     @property
     def sampling_times(self) -> list[float]:
         """The times from 0 (noise) to 1 (image) at which sampling steps begin or end."""
-        steps = self.hparams.sampling_steps
-        return [step / steps for step in range(steps + 1)]
+        return equal_steps(self.hparams.sampling_steps)
 
     def trajectory(self, labels: Tensor, noise: Tensor, frames: int) -> Tensor:
         """Films the sampling process. Each frame shows x_t, and the model's prediction of the image at that time."""
         self.check_labels_and_noise(labels, noise)
-        model, film = self.guided_model(plain_labels(labels) if labels.ndim == 2 else labels), dict[float, Tensor]()
-        shown = {self.sampling_times[int(n)] for n in torch.linspace(0, self.hparams.sampling_steps, frames)}
+        model, film = self.guided_model(plain_labels(labels)), dict[float, Tensor]()
+        times = self.sampling_times
+        shown = {times[int(n)] for n in torch.linspace(0, len(times) - 1, frames)}
 
         def filmed(x_t: Tensor, t: float) -> Tensor:
             prediction = model(x_t, t)
@@ -319,7 +319,7 @@ class Diffusion(EMAGenerator):
         """
         is_flow = self.hparams.objective == "flow"
         steps = steps or (10 if is_flow else 50)
-        times = [step / steps for step in range(steps + 1)]
+        times = equal_steps(steps)
 
         def model(x_t: Tensor, t: float) -> Tensor:
             return self.predict(self.ema, x_t, x_t.new_full((), t), labels)
@@ -337,9 +337,9 @@ class Diffusion(EMAGenerator):
 
     def is_guided(self, t: float) -> bool:
         """Checks whether guidance is used at time t."""
-        alpha_t, sigma_t = self.path.coefficients(torch.tensor(t, dtype=torch.float64))
+        alpha_t, sigma_t = self.path.coefficients_at(t)
         start, end = self.hparams.guidance_interval
-        return self.hparams.guidance != 1 and start <= float(alpha_t / (alpha_t + sigma_t)) <= end
+        return self.hparams.guidance != 1 and start <= alpha_t / (alpha_t + sigma_t) <= end
 
     @property
     def nfe(self) -> int:

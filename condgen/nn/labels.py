@@ -11,7 +11,9 @@ def one_hot(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def plain_labels(weights: Tensor) -> Tensor:
-    """Converts class weights (N, num_classes) to int64 labels (N,) if all rows are one-hot."""
+    """Converts class weights (N, num_classes) to int64 labels (N,) if all rows are one-hot. Labels stay as they are."""
+    if weights.ndim == 1:
+        return weights
     labels = weights.argmax(1)
     return labels if torch.equal(weights, F.one_hot(labels, weights.shape[1]).to(weights)) else weights
 

@@ -7,12 +7,12 @@ arXiv:1806.07366). To compute log p(x), we start at the image, solve the ODE bac
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-Velocity = Callable[[Tensor, float], Tensor]  # maps x_t (N, C, H, W) and t to dx_t/dt (N, C, H, W)
+from condgen.nn.solvers import Model
 
 END_TIME = 1 - 1e-5  # as in Song et al. 2021, because the derivative of sigma_t can be infinite at t = 1
 RHO = 6  # how much shorter the steps get toward the image
@@ -52,7 +52,7 @@ def rademacher(numbers: Tensor) -> Tensor:
     return torch.where(numbers < 0.5, -1.0, 1.0)
 
 
-def velocity_and_trace(velocity: Velocity, x_t: Tensor, t: float, probes: Tensor) -> tuple[Tensor, Tensor]:
+def velocity_and_trace(velocity: Model, x_t: Tensor, t: float, probes: Tensor) -> tuple[Tensor, Tensor]:
     """Computes v(x_t, t) as well as Hutchinson's estimate of tr(dv/dx), which has shape (N,).
 
     The estimate is probeᵀ (dv/dx) probe (Grathwohl et al. 2018, "FFJORD", arXiv:1810.01367). Since the probes are
@@ -65,7 +65,7 @@ def velocity_and_trace(velocity: Velocity, x_t: Tensor, t: float, probes: Tensor
     return v.detach(), (gradient * probes).flatten(1).sum(1)
 
 
-def log_density(velocity: Velocity, x: Tensor, probes: Tensor, times: Sequence[float]) -> Tensor:
+def log_density(velocity: Model, x: Tensor, probes: Tensor, times: Sequence[float]) -> Tensor:
     """Computes log p(x) in nats by solving the ODE from the images to noise, using the classic Runge-Kutta method.
 
     Args:

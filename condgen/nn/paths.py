@@ -22,6 +22,11 @@ class Path(ABC):
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Returns alpha_t and sigma_t for times t in [0, 1]. Both have the same shape as t."""
 
+    def coefficients_at(self, t: float) -> tuple[float, float]:
+        """Returns alpha_t and sigma_t for a single time as numbers in double precision."""
+        alpha_t, sigma_t = self.coefficients(torch.tensor(t, dtype=torch.float64))
+        return float(alpha_t), float(sigma_t)
+
     @abstractmethod
     def derivatives(self, t: float) -> tuple[float, float]:
         """Returns the time derivatives of alpha_t and sigma_t for a time t below 1."""
@@ -54,7 +59,7 @@ class Path(ABC):
             t: A single time for all images.
         """
         a, b = self.target_weights
-        alpha_t, sigma_t = (float(part) for part in self.coefficients(torch.tensor(t, dtype=torch.float64)))
+        alpha_t, sigma_t = self.coefficients_at(t)
         return (sigma_t * prediction - b * x_t) / (a * sigma_t - b * alpha_t)
 
     def velocity(self, x_t: Tensor, prediction: Tensor, t: float) -> Tensor:
@@ -64,7 +69,7 @@ class Path(ABC):
         et al. 2021, arXiv:2011.13456; Lipman et al. 2022, arXiv:2210.02747). See :meth:`image` for the arguments.
         """
         a, b = self.target_weights
-        alpha_t, sigma_t = (float(part) for part in self.coefficients(torch.tensor(t, dtype=torch.float64)))
+        alpha_t, sigma_t = self.coefficients_at(t)
         d_alpha, d_sigma = self.derivatives(t)
         noise = (a * x_t - alpha_t * prediction) / (a * sigma_t - b * alpha_t)
         return d_alpha * self.image(x_t, prediction, t) + d_sigma * noise
@@ -131,7 +136,7 @@ class VariancePreserving(Path):
         return alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
 
     def derivatives(self, t: float) -> tuple[float, float]:
-        alpha_t, sigma_t = (float(part) for part in self.coefficients(torch.tensor(t, dtype=torch.float64)))
+        alpha_t, sigma_t = self.coefficients_at(t)
         d_alpha = (0.05 + 9.95 * (1 - t)) * alpha_t
         return d_alpha, -alpha_t * d_alpha / sigma_t  # because alpha_t² + sigma_t² = 1
 

@@ -16,6 +16,11 @@ from condgen.nn.paths import Path
 Model = Callable[[Tensor, float], Tensor]  # maps x_t (N, C, H, W) and t to a prediction (N, C, H, W)
 
 
+def equal_steps(steps: int) -> list[float]:
+    """Returns the ``steps`` + 1 times from 0 (noise) to 1 (image) at which steps of equal size begin or end."""
+    return [step / steps for step in range(steps + 1)]
+
+
 def euler(velocity: Model, x: Tensor, times: Sequence[float]) -> Tensor:
     """Solves the ODE using Euler's method. First order, one evaluation per step."""
     for t, t_next in itertools.pairwise(times):

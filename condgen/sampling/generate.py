@@ -1,7 +1,8 @@
 """Functions for generating large numbers of samples, on a single process or distributed."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import torch
 from lightning.pytorch import Trainer
@@ -15,6 +16,7 @@ from condgen.data.requests import SampleRequest, request_loader
 from condgen.files.images import grid, to_bytes
 from condgen.generators import ConditionalGenerator
 
+T = TypeVar("T")
 BLOCK = 64  # how many images to generate at once, to save memory
 
 
@@ -33,6 +35,12 @@ def generate_uint8(generator: ConditionalGenerator, labels: Tensor, noise: Tenso
     blocks = zip(labels.split(BLOCK), noise.split(BLOCK), strict=True)
     device = generator.device
     return torch.cat([to_bytes(generator.generate(*(part.to(device) for part in block)).float()) for block in blocks])
+
+
+def rank_zero_progress(trainer: Trainer, items: Iterable[T], title: str) -> Iterable[T]:
+    """Shows a progress bar on rank 0 while iterating over the items, unless the trainer's progress bar is disabled."""
+    is_silent = trainer.global_rank > 0 or trainer.progress_bar_callback is None
+    return tqdm(items, desc=title, disable=is_silent, leave=False, mininterval=1)
 
 
 def sample_all_ranks(trainer: Trainer, generator: ConditionalGenerator, samples_per_label: int) -> tuple[Images, float]:
@@ -55,8 +63,7 @@ def sample_all_ranks(trainer: Trainer, generator: ConditionalGenerator, samples_
     images = torch.zeros(request.end, *generator.image_shape, dtype=torch.uint8, device=generator.device)
     blocks = request_loader(request, trainer.world_size, trainer.global_rank)
     with torch.no_grad(), trainer.precision_plugin.forward_context():
-        is_silent = trainer.global_rank > 0 or trainer.progress_bar_callback is None
-        for block in tqdm(blocks, desc="Sampling", disable=is_silent, leave=False, mininterval=1):
+        for block in rank_zero_progress(trainer, blocks, "Sampling"):
             requested = block.indices < request.end
             block = block._replace(labels=block.labels.to(generator.device))
             images[block.indices[requested]] = to_bytes(generator.predict_step(block))[requested].to(images)

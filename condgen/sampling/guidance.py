@@ -6,13 +6,12 @@ from pathlib import Path
 
 import torch
 
-from condgen.data.mixes import label_tensor
 from condgen.data.requests import SampleRequest
 from condgen.errors import UsageError
 from condgen.files.images import grid, write_png
 from condgen.generators import ConditionalGenerator
 from condgen.sampling.generate import generate_uint8
-from condgen.sampling.trajectory import filmed_samples
+from condgen.sampling.trajectory import labels_and_noise
 
 MAX_SCALES = 20
 
@@ -31,9 +30,7 @@ def write_guidance_grid(
     generator: ConditionalGenerator, request: SampleRequest, scales: Sequence[float], folder: Path
 ) -> None:
     """Saves ``guidance.png`` with a row for each of up to ten samples and a column for each guidance scale."""
-    indices = filmed_samples(request)
-    labels = label_tensor([request.label_of(index) for index in indices])
-    noise = generator.sample_noise(request.seed, [request.noise_of(index) for index in indices])
+    labels, noise = labels_and_noise(generator, request)
     guidance, columns = generator.hparams.guidance, []
     try:
         for scale in scales:

@@ -32,7 +32,7 @@ GRID_ROWS, GRID_COLUMNS = 100, 32  # maximum number of rows and columns in grid.
 
 HEADER = ("index", "label", "seed", "noise", "file")
 WRITTEN = re.compile(  # files we may find in a predictions folder, including those from `condgen score`
-    r"\d{6,}-label-(\d+|[\dnoe._+-]+|mix)\.png|samples-\d{5}-of-\d{5}\.npz|\.samples|manifest\.csv"
+    r"\d{6,}-label-([\dnoe._+-]+|mix)\.png|samples-\d{5}-of-\d{5}\.npz|\.samples|manifest\.csv"
     r"|(grid|word|walk|trajectory|guidance|nearest)\.png|(walk|trajectory)\.gif|scores\.json|\.[\w.]+\.[0-9a-f]{8}\.partial"
 )
 

@@ -20,6 +20,13 @@ def filmed_samples(request: SampleRequest) -> list[int]:
     return sorted(index for index, _ in zip(indices, range(SAMPLES), strict=False))
 
 
+def labels_and_noise(generator: ConditionalGenerator, request: SampleRequest) -> tuple[Tensor, Tensor]:
+    """Returns the labels and the noise of the samples to film, on the CPU."""
+    indices = filmed_samples(request)
+    labels = label_tensor([request.label_of(index) for index in indices])
+    return labels, generator.sample_noise(request.seed, [request.noise_of(index) for index in indices])
+
+
 def write_trajectory(generator: ConditionalGenerator, request: SampleRequest, folder: Path) -> None:
     """Saves films of up to ten of the requested samples as ``trajectory.gif`` and ``trajectory.png``.
 
@@ -31,13 +38,11 @@ def write_trajectory(generator: ConditionalGenerator, request: SampleRequest, fo
         request: The samples to choose from.
         folder: The output folder.
     """
-    indices = filmed_samples(request)
-    labels = label_tensor([request.label_of(index) for index in indices]).to(generator.device)
-    noise = generator.sample_noise(request.seed, [request.noise_of(index) for index in indices]).to(generator.device)
-    film = filmed(generator, labels, noise)
+    labels, noise = labels_and_noise(generator, request)
+    film = filmed(generator, labels.to(generator.device), noise.to(generator.device))
     columns = torch.linspace(0, len(film) - 1, min(COLUMNS, len(film))).long()
     write_png(grid(film[columns].transpose(0, 1).flatten(0, 1), len(columns)), folder / "trajectory.png")
-    write_gif([grid(frame, len(indices)) for frame in film], folder / "trajectory.gif", milliseconds=80, pause=2000)
+    write_gif([grid(frame, len(labels)) for frame in film], folder / "trajectory.gif", milliseconds=80, pause=2000)
 
 
 @torch.no_grad()
