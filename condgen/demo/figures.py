@@ -20,6 +20,11 @@ def _data_uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{b64encode(content).decode()}"
 
 
+def alert(problem: str) -> str:
+    """Returns an HTML paragraph with an error message."""
+    return f"<p role=alert>{escape(problem[:600])}</p>"
+
+
 def figure(
     content: bytes,
     title: str,

@@ -1,7 +1,6 @@
 """Defines the layout of the page and connects its inputs to its outputs."""
 
 import asyncio
-import html
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,9 +11,14 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ValidationError
 from starlette.middleware import Middleware
 
+from condgen.demo.canvas import canvas
+from condgen.demo.editing import Editor
+from condgen.demo.figures import alert
 from condgen.demo.middleware import PageRequests
 from condgen.demo.requests import (
+    MAX_MIXED,
     MAX_RUNS,
+    EditRequest,
     EpochsRequest,
     FilmRequest,
     MixRequest,
@@ -25,7 +29,7 @@ from condgen.demo.requests import (
     explain,
 )  # fmt: skip
 from condgen.demo.runs import Run
-from condgen.demo.views import Views
+from condgen.demo.views import WEIGHTS, Views
 from condgen.errors import UsageError
 
 MAX_SESSIONS = 50  # Gradio keeps about 100 kB of state per session
@@ -77,8 +81,8 @@ def update(
             return view(request_type(**dict(zip(inputs, values, strict=True))))
         except (UsageError, ValidationError) as error:
             problem = explain(error) if isinstance(error, ValidationError) else str(error).removeprefix("data.")
-            texts = iter([f"<p role=alert>{html.escape(problem[:600])}</p>"])
-            found = [next(texts, "") if isinstance(output, gr.HTML) else gr.skip() for output in outputs]
+            texts = iter([alert(problem)])
+            found = [next(texts, "") if "shown" in output.elem_classes else gr.skip() for output in outputs]
             return found if len(found) > 1 else found[0]
 
     async def respond(request: gr.Request, *values: Any) -> Any:
@@ -95,7 +99,7 @@ def update(
 
 def build(runs: dict[str, Run]) -> gr.Blocks:
     """Builds the Gradio page. ``runs`` is keyed by run name, with the newest run first."""
-    views, lock, newest = Views(runs), asyncio.Lock(), next(iter(runs.values()))
+    views, editor, lock, newest = Views(runs), Editor(runs), asyncio.Lock(), next(iter(runs.values()))
     same_data = [name for name, run in runs.items() if run.data.full_name == newest.data.full_name][:MAX_RUNS]
     choices = [(f"{run.family} · {name}", name) for name, run in runs.items()]
     classes = list(newest.data.classes)
@@ -176,16 +180,51 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
         with gr.Tab("Mix") as tab:
             with gr.Group():
                 with gr.Row():
-                    inputs = one_run() | one_label()
-                    other = inputs["other"] = gr.Dropdown(
-                        classes, value=classes[-1], label="Other label", min_width=110
+                    inputs = one_run()
+                    mix = [label, classes[-1]]
+                    labels = inputs["labels"] = gr.Dropdown(
+                        classes, value=mix, multiselect=True, max_choices=MAX_MIXED, label="Labels", min_width=220
                     )
-                    inputs |= {"samples": number(5, "Samples")} | settings()
-                events = [tab.select, *changes(inputs)]
-                inputs["weight"] = gr.Slider(0, 1, 0.5, step=0.01, label="Weight of the other label", elem_id="weight")
-            image, strip = picture("mixed"), picture("mixes")
-            update(lock, events, MixRequest, inputs, views.mix, inputs["label"], other, image, strip)
-            update(lock, [inputs["weight"].change], MixRequest, inputs, views.mixed, image)
+                    kept = {"samples": number(5, "Samples"), "seed": number(0, "Seed")} | settings()
+                titles = [f"Part of {name}" for name in mix] + [""] * (MAX_MIXED - len(mix))
+                sliders = {
+                    name: gr.Slider(0, 1, 1, step=0.01, label=title, visible=bool(title), elem_id=name)
+                    for name, title in zip(WEIGHTS, titles, strict=True)
+                }
+            image, alone = picture("mixed"), picture("alone")
+            # input instead of change: the event must not be triggered again when the dropdown itself is updated
+            resets = [inputs["run"].change, labels.input]
+            inputs |= kept | sliders
+            update(lock, resets, MixRequest, inputs, views.mix, labels, *sliders.values(), image, alone)
+            update(lock, [tab.select, *changes(kept)], MixRequest, inputs, views.mixed_and_alone, image, alone)
+            update(lock, changes(sliders), MixRequest, inputs, views.mixed, image)
+
+        with gr.Tab("Edit") as tab:
+            with gr.Row():
+                with gr.Column(min_width=320):
+                    drawing = canvas()
+                    with gr.Group():
+                        gr.Radio(
+                            ["Draw", "Erase", "Inpaint"], value="Draw", label="Brush", interactive=True, elem_id="brush"
+                        )
+                        gr.Slider(1, 9, 3, step=1, label="Thickness", interactive=True, elem_id="thickness")
+                    again = gr.Button("Start over", size="sm")
+                with gr.Column(scale=2, min_width=320):
+                    with gr.Row():
+                        inputs = one_run(next((run for run in runs.values() if run.family == "Diffusion"), newest))
+                        inputs |= one_label()
+                        inputs["start"] = gr.Dropdown(
+                            ["Sample", "Test image", "Nothing"], value="Sample", label="Start with", min_width=160
+                        )
+                        inputs["number"] = number(0, "Number")
+                    inversion, inpainting = picture("inversion"), picture("inpainting")
+            inputs["drawing"] = drawing
+            outputs = inputs["label"], drawing, inversion, inpainting
+            starts = [tab.select, again.click, inputs["start"].change, inputs["number"].change]
+            others = [inputs["run"].change, inputs["label"].input, inputs["seed"].change]
+            update(lock, starts, EditRequest, inputs, editor.edit, *outputs)
+            update(lock, others, EditRequest, inputs, editor.keep_or_edit, *outputs)
+            update(lock, [drawing.input], EditRequest, inputs, editor.edited, inversion, inpainting)
 
         with gr.Tab("Film") as tab:
             with gr.Group():

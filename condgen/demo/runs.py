@@ -92,6 +92,16 @@ def find_run(runs: dict[str, Run], name: str) -> Run:
     return runs[name]
 
 
+def find_run_and_label(runs: dict[str, Run], name: str, label: str | None) -> tuple[Run, int]:
+    """Looks up a run and one of its labels.
+
+    Falls back to the first label if the run doesn't have the given one. This happens right after the user switches to a
+    run that was trained on a different dataset.
+    """
+    run = find_run(runs, name)
+    return run, run.data.classes.index(label) if label in run.data.classes else 0
+
+
 def find_runs(paths: Sequence[str], root: Path) -> dict[str, Run]:
     """Finds the runs to show on the page.
 

@@ -13,8 +13,10 @@ from torch import Tensor
 from condgen.data.datamodule import ImageDataModule
 from condgen.data.loader import Images
 from condgen.demo.figures import figure, read_grid, webp
+from condgen.demo.images import film, flat_noise, generate, interpolate, mixed, move, nearest_training_images
 from condgen.demo.requests import (
     MAX_LABELS,
+    MAX_MIXED,
     EpochsRequest,
     FilmRequest,
     MixRequest,
@@ -23,20 +25,17 @@ from condgen.demo.requests import (
     SamplesRequest,
     ScoresRequest,
 )
-from condgen.demo.runs import Run, find_run
+from condgen.demo.runs import Run, find_run, find_run_and_label
 from condgen.demo.score_table import score_tables
-from condgen.errors import UsageError, check_number
+from condgen.errors import UsageError
 from condgen.evaluation.scores_file import main_scores
 from condgen.files.images import grid, png
 from condgen.generators import ConditionalGenerator
-from condgen.metrics.distances import nearest
-from condgen.noise import Distribution, slerp
-from condgen.sampling.generate import generate_uint8
-from condgen.sampling.trajectory import filmed
+from condgen.noise import Distribution
 
-MAX_NFE = 10_000  # the maximum number of network evaluations per run and request
 # slider ranges for a single noise coordinate
 RANGES: dict[Distribution, tuple[int, int]] = {"uniform": (0, 1), "normal": (-3, 3)}
+WEIGHTS = [f"weight_{number}" for number in range(1, 1 + MAX_MIXED)]
 AMBER = torch.tensor([255, 196, 110]).view(3, 1, 1)
 
 
@@ -77,7 +76,7 @@ class Views:
             The label dropdown, the image at the current slider position, and the full interpolation as both a strip and
             an animation.
         """
-        run, label = self._run_and_label(request)
+        run, label = find_run_and_label(self.runs, request.run, request.label)
         images = interpolate(run, label, request, torch.linspace(0, 1, 21).tolist())
         strip = png(grid(images[::2], 11))
         animation = webp([*images, *images[1:-1].flip(0)], milliseconds=83, times=10)
@@ -91,7 +90,7 @@ class Views:
 
     def interpolated(self, request: MorphRequest) -> str:
         """Shows the interpolated image at the current slider position."""
-        run, label = self._run_and_label(request)
+        run, label = find_run_and_label(self.runs, request.run, request.label)
         image = interpolate(run, label, request, [request.part])[0]
         line = f"{request.part:.0%} of the way from sample {request.from_sample} to sample {request.to_sample}"
         return figure(png(image), f"{run.data.classes[label]} by {run.family}", [line], times=10)
@@ -103,7 +102,7 @@ class Views:
             The label dropdown, the slider set to the original value of the coordinate, the image, and a strip of images
             that covers the full slider range.
         """
-        run, label = self._run_and_label(request)
+        run, label = find_run_and_label(self.runs, request.run, request.label)
         low, high = RANGES[run.generator().noise_distribution]
         own = float(flat_noise(run.generator(), request)[request.coordinate])
         own = min(high, max(low, round(own, 2)))  # clamp to the slider range and round to its step size
@@ -112,7 +111,7 @@ class Views:
 
     def moved_and_range(self, request: NoiseRequest) -> tuple[str, str]:
         """Shows the image at the current slider value, along with a strip for the full slider range."""
-        run, label = self._run_and_label(request)
+        run, label = find_run_and_label(self.runs, request.run, request.label)
         generator = run.generator()
         low, high = RANGES[generator.noise_distribution]
         images = move(run, label, request, torch.linspace(low, high, 11).tolist())
@@ -124,35 +123,42 @@ class Views:
 
     def moved(self, request: NoiseRequest) -> str:
         """Shows the image at the current slider value."""
-        run, label = self._run_and_label(request)
+        run, label = find_run_and_label(self.runs, request.run, request.label)
         image = move(run, label, request, [request.value])[0]
         line = f"sample {request.sample} with coordinate {request.coordinate} at {request.value:.2f}"
         return figure(png(image), f"{run.data.classes[label]} by {run.family}", [line], times=10)
 
     def mix(self, request: MixRequest) -> list[Any]:
-        """Shows what happens to samples when their label gradually changes to another one.
+        """Starts with equal parts of the selected labels.
 
         Returns:
-            Both label dropdowns, the samples at the current slider position, and a strip of the whole way.
+            The label dropdown, one slider per label, the samples of the mix, and the samples of the labels alone.
         """
-        run, label, other = self._run_and_labels(request)
-        images = mixed(run, label, other, request, torch.linspace(0, 1, 11).tolist())
-        strip = png(grid(images.transpose(0, 1).flatten(0, 1), 11))
-        name = f"{run.family}-{run.name}-{run.data.classes[label]}-to-{run.data.classes[other]}.png"
-        return [
-            label_dropdown(run, label),
-            label_dropdown(run, other),
-            self.mixed(request),
-            figure(strip, "The whole way", saved={name: strip}, wide=True),
-        ]
+        run, labels = self._run_and_mixed_labels(request)
+        names = [run.data.classes[label] for label in labels]
+        equal = request.model_copy(update={"labels": names} | dict.fromkeys(WEIGHTS, 1.0))
+        sliders = [gr.Slider(label=f"Part of {name}", value=1.0, visible=True) for name in names]
+        hidden = [gr.Slider(visible=False)] * (MAX_MIXED - len(names))
+        return [gr.Dropdown(list(run.data.classes), value=names), *sliders, *hidden, *self.mixed_and_alone(equal)]
+
+    def mixed_and_alone(self, request: MixRequest) -> tuple[str, str]:
+        """Shows the samples of the mix, along with those of each label alone."""
+        run, labels = self._run_and_mixed_labels(request)
+        alone = torch.cat([mixed(run, [label], [1.0], request) for label in labels])
+        return self.mixed(request), figure(png(grid(alone, request.samples)), "Each label alone", times=4)
 
     def mixed(self, request: MixRequest) -> str:
-        """Shows the samples at the current slider position."""
-        run, label, other = self._run_and_labels(request)
-        images = mixed(run, label, other, request, [request.weight])[0]
-        names = run.data.classes[label], run.data.classes[other]
-        line = f"{1 - request.weight:.0%} {names[0]} and {request.weight:.0%} {names[1]}"
-        return figure(png(grid(images, request.samples)), f"{names[0]} to {names[1]} by {run.family}", [line], times=4)
+        """Shows the samples of the mix at the current slider positions."""
+        run, labels = self._run_and_mixed_labels(request)
+        total = sum(request.weights)
+        if not total:
+            raise UsageError("All parts of the mix are 0: move a slider to the right.")
+        weights = [weight / total for weight in request.weights]
+        images = mixed(run, labels, weights, request)
+        parts = [f"{weight:.0%} {run.data.classes[label]}" for label, weight in zip(labels, weights, strict=True)]
+        name = f"{run.family}-{run.name}-mix.png"
+        content = png(grid(images, request.samples))
+        return figure(content, f"Mixed by {run.family}", [", ".join(parts)], {name: content}, times=4)
 
     def film(self, request: FilmRequest) -> list[Any]:
         """Films how samples emerge from their noise.
@@ -160,7 +166,7 @@ class Views:
         Returns:
             The label dropdown, the slider set to the last frame, the last frame, and the whole film as an animation.
         """
-        run, label = self._run_and_label(request)
+        run, label = find_run_and_label(self.runs, request.run, request.label)
         frames = film(run, label, request)
         shown = webp([grid(frame, request.samples) for frame in frames], [80] * (len(frames) - 1) + [2000])
         name = f"{run.family}-{run.name}-{run.data.classes[label]}-film.webp"
@@ -173,7 +179,7 @@ class Views:
 
     def frame(self, request: FilmRequest) -> str:
         """Shows the frame selected with the slider."""
-        run, label = self._run_and_label(request)
+        run, label = find_run_and_label(self.runs, request.run, request.label)
         frames = film(run, label, request)
         number = min(request.frame, len(frames))
         return self._frame(run, label, request, frames[number - 1], f"frame {number} of {len(frames)}")
@@ -206,97 +212,12 @@ class Views:
         """Compares the scores of the runs with each other and with real images."""
         return score_tables([find_run(self.runs, name) for name in request.runs])
 
-    def _run_and_labels(self, request: MixRequest) -> tuple[Run, int, int]:
-        """Looks up the requested run and both labels. Uses the last label if the run doesn't have the other one."""
-        run, label = self._run_and_label(request)
-        classes = list(run.data.classes)
-        return run, label, classes.index(request.other) if request.other in classes else len(classes) - 1
-
-    def _run_and_label(self, request: MorphRequest | NoiseRequest | FilmRequest | MixRequest) -> tuple[Run, int]:
-        """Looks up the requested run and label.
-
-        Falls back to the first label if the run doesn't have the given one. This happens right after the user switches
-        to a run that was trained on a different dataset.
-        """
+    def _run_and_mixed_labels(self, request: MixRequest) -> tuple[Run, list[int]]:
+        """Looks up the requested run and labels. Uses the first and last label if the run has none of them."""
         run = find_run(self.runs, request.run)
-        return run, run.data.classes.index(request.label) if request.label in run.data.classes else 0
-
-
-def interpolate(run: Run, label: int, request: MorphRequest, parts: list[float]) -> Tensor:
-    """Generates the images between the two requested samples.
-
-    Args:
-        run: The run to sample from.
-        label: The label for all of the images.
-        request: Provides the seed and the indices of the two samples.
-        parts: Interpolation weights between 0 (first sample) and 1 (second sample).
-
-    Returns:
-        A uint8 tensor of shape (N, C, H, W), with one image per weight.
-    """
-    generator = run.generator(guidance=request.guidance, sampling_steps=request.sampling_steps)
-    start, end = generator.sample_noise(request.seed, [request.from_sample, request.to_sample])
-    noise = slerp(start, end, torch.tensor(parts), generator.noise_distribution)
-    return generate(generator, torch.full((len(parts),), label), noise)
-
-
-def mixed(run: Run, label: int, other: int, request: MixRequest, weights: list[float]) -> Tensor:
-    """Generates the requested samples for mixes of two labels.
-
-    Args:
-        run: The run to sample from.
-        label: The label with weight 1 - w.
-        other: The label with weight w.
-        request: Provides the seed and the number of samples.
-        weights: The weights w in [0, 1].
-
-    Returns:
-        A uint8 tensor of shape (len(weights), N, C, H, W).
-    """
-    generator = run.generator(guidance=request.guidance, sampling_steps=request.sampling_steps)
-    noise, one_hot = generator.sample_noise(request.seed, range(request.samples)), torch.eye(generator.num_classes)
-    labels = torch.stack([torch.lerp(one_hot[label], one_hot[other], weight) for weight in weights])
-    images = generate(generator, labels.repeat_interleave(len(noise), 0), torch.cat([noise] * len(weights)))
-    return images.unflatten(0, (len(weights), -1))
-
-
-def film(run: Run, label: int, request: FilmRequest) -> Tensor:
-    """Films the requested samples. Returns the frames as a uint8 tensor of shape (F, N, C, R * H, W)."""
-    generator = run.generator(guidance=request.guidance, sampling_steps=request.sampling_steps)
-    noise = generator.sample_noise(request.seed, range(request.samples))
-    return filmed(generator, torch.full((request.samples,), label), noise)
-
-
-def move(run: Run, label: int, request: NoiseRequest, values: list[float]) -> Tensor:
-    """Regenerates the requested sample with each of the given values for one noise coordinate.
-
-    Returns:
-        A uint8 tensor of shape (N, C, H, W), with one image per value.
-    """
-    generator = run.generator(guidance=request.guidance, sampling_steps=request.sampling_steps)
-    noise = flat_noise(generator, request).repeat(len(values), 1)
-    noise[:, request.coordinate] = torch.tensor(values)
-    return generate(generator, torch.full((len(values),), label), noise.unflatten(1, generator.noise_shape))
-
-
-def flat_noise(generator: ConditionalGenerator, request: NoiseRequest) -> Tensor:
-    """Returns the noise for the requested sample as a vector of shape (D,).
-
-    Raises:
-        UsageError: If the coordinate is not between 0 and D - 1.
-    """
-    check_number("coordinate", request.coordinate, at_least=0, at_most=math.prod(generator.noise_shape) - 1)
-    return generator.sample_noise(request.seed, [request.sample]).flatten()
-
-
-def generate(generator: ConditionalGenerator, labels: Tensor, noise: Tensor) -> Tensor:
-    """Same as ``generate_uint8``, but raises a UsageError if it would take more than MAX_NFE network evaluations."""
-    if (evaluations := len(labels) * generator.nfe) > MAX_NFE:
-        raise UsageError(
-            f"{evaluations:,} evaluations of the network would take too long: choose fewer samples or sampling steps, "
-            f"for at most {MAX_NFE:,} evaluations."
-        )
-    return generate_uint8(generator, labels, noise)
+        classes = list(run.data.classes)
+        labels = [classes.index(name) for name in request.labels if name in classes]
+        return run, labels or sorted({0, len(classes) - 1})
 
 
 def label_dropdown(run: Run, label: int) -> gr.Dropdown:
@@ -311,31 +232,6 @@ def parse_labels(data: ImageDataModule, text: str) -> list[int]:
     if len(labels) > MAX_LABELS:
         raise UsageError(f"{text!r:.60} has {len(labels)} labels: type at most {MAX_LABELS}.")
     return labels
-
-
-def nearest_training_images(run: Run, samples: Images) -> tuple[Tensor, Tensor]:
-    """For each sample, finds the nearest training image with the same label.
-
-    Returns:
-        A tuple with the nearest images (uint8, of shape (N, C, H, W)) and their distances (of shape (N,)). The distance
-        is Euclidean, computed on pixels in [0, 1]. If there are no training images for a label, the result is a black
-        image at infinite distance.
-
-    Raises:
-        UsageError: If the dataset is not available locally.
-    """
-    try:
-        run.data.setup("fit")  # skip prepare_data() so that nothing is downloaded
-    except UsageError as error:
-        raise UsageError(f"The training images of {run.name} are not on this disk ({error})") from error
-    training = run.data.train_images
-    found, distances = torch.zeros_like(samples.images), torch.full((len(samples),), math.inf)
-    for label in samples.labels.unique():
-        rows, references = samples.labels == label, training.images[training.labels == label]
-        if len(references):
-            label_distances, indices = nearest(samples.images[rows].flatten(1), references.flatten(1))
-            found[rows], distances[rows] = references[indices], label_distances.float() / 255
-    return found, distances
 
 
 def caption(run: Run, generator: ConditionalGenerator) -> list[str]:

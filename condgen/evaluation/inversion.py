@@ -37,6 +37,19 @@ def reconstruct_from_noise(generator: ConditionalGenerator, images: Images) -> t
     return noise, found, squared_error(found.double() / 255, real.double())
 
 
+def image_and_other_labels(generator: ConditionalGenerator, images: Images) -> tuple[Tensor, Tensor]:
+    """Inverts images, and generates images from the same noise with every label.
+
+    Returns the image, its reconstruction, and one image per label as uint8 of shape (N, 2 + num_classes, C, H, W), and
+    the mean squared errors of the reconstructions of shape (N,).
+    """
+    noise, found, errors = reconstruct_from_noise(generator, images)
+    classes = generator.num_classes
+    every_label = torch.arange(classes).repeat(len(noise))
+    others = generate_uint8(generator, every_label, noise.repeat_interleave(classes, 0)).unflatten(0, (-1, classes))
+    return torch.cat((images.images[:, None], found[:, None], others), dim=1), errors
+
+
 def reconstruction_score(generator: ConditionalGenerator, data: ImageDataModule) -> dict[str, Any]:
     """Computes the ``reconstruction_error`` for ``scores.json``, using the first test images.
 
@@ -74,15 +87,13 @@ def invert(path: str, ckpt_path: str = "last", output: str | None = None, model:
     checkpoint = read_checkpoint(checkpoint_path)
     generator = generator_of(checkpoint, checkpoint_path, model or {}).requires_grad_(False)
     images = _read(path, data_of(checkpoint, checkpoint_path))
-    noise, found, errors = reconstruct_from_noise(generator, images)
-    classes = generator.num_classes
-    every_label = torch.arange(classes).repeat(len(noise))
-    others = generate_uint8(generator, every_label, noise.repeat_interleave(classes, 0)).unflatten(0, (-1, classes))
-    rows = torch.cat((images.images[:, None], found[:, None], others), dim=1)
+    rows, errors = image_and_other_labels(generator, images)
     target = Path(output) if output else run / "inversion.png"  # type: ignore[operator]
-    write_png(grid(rows.flatten(0, 1), 2 + classes), target)
+    write_png(grid(rows.flatten(0, 1), rows.shape[1]), target)
     print(f"Reconstruction error of {len(errors)} images (mean squared error per pixel): {errors.mean():.5f}")
-    print(f"Picture: {target} (columns: image, reconstruction, same noise with labels 0 to {classes - 1})")
+    print(
+        f"Picture: {target} (columns: image, reconstruction, same noise with labels 0 to {generator.num_classes - 1})"
+    )
 
 
 def _read(path: str, data: ImageDataModule) -> Images:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gc
 import http.client
@@ -41,6 +42,7 @@ from condgen.errors import UsageError
 
 RUN = "version_0"
 FILE = {"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}
+DRAWING = "28x28x1:" + base64.b64encode(bytes([0, 0, 0, 255]) * 784).decode()
 CALLS: dict[str, list[Any]] = {  # valid values of the inputs of each view
     "samples": [[RUN], "2", 1, 0, "", "", False],
     "morph": [RUN, "2", 0, 0, 1, "", "", 0.5],
@@ -48,8 +50,12 @@ CALLS: dict[str, list[Any]] = {  # valid values of the inputs of each view
     "noise": [RUN, "2", 0, 0, 1, "", "", 0.5],
     "moved_and_range": [RUN, "2", 0, 0, 1, "", "", 0.5],
     "moved": [RUN, "2", 0, 0, 1, "", "", 0.5],
-    "mix": [RUN, "2", 0, "3", 2, "", "", 0.5],
-    "mixed": [RUN, "2", 0, "3", 2, "", "", 0.5],
+    "mix": [RUN, ["2", "3"], 2, 0, "", "", 1, 0.5, 1, 1, 1],
+    "mixed_and_alone": [RUN, ["2", "3"], 2, 0, "", "", 1, 0.5, 1, 1, 1],
+    "mixed": [RUN, ["2", "3"], 2, 0, "", "", 1, 0.5, 1, 1, 1],
+    "edit": [RUN, "2", 0, "Sample", 0, None],
+    "keep_or_edit": [RUN, "2", 0, "Nothing", 0, DRAWING],
+    "edited": [RUN, "2", 0, "Sample", 0, DRAWING],
     "film": [RUN, "2", 0, 2, "", "", 1],
     "frame": [RUN, "2", 0, 2, "", "", 1],
     "epochs": [RUN, 1],
@@ -59,7 +65,7 @@ CALLS: dict[str, list[Any]] = {  # valid values of the inputs of each view
 VALUES: list[Any] = [
     None, True, -1, 0, 1, 1.5, 1e308, 2**53, 10**400, float("nan"), float("inf"), "", "2", "nan", "1e400", "x" * 1000,
     "\0", "é", "\ud800", "<img src=x>", "../..", RUN, [], [RUN], ["x"], [RUN] * 9, [1], [None], {}, FILE,
-    [FILE], [[[]]],
+    [FILE], [[[]]], "28x28x1:", "28x28x1:é", f"1x1x1:{DRAWING[8:]}", DRAWING[:-4],
 ]  # fmt: skip
 
 

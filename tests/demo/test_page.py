@@ -13,18 +13,30 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.idx_files import write_idx
-from helpers.processes import condgen_process, free_port, python_process
-from helpers.runs import FIVE_SMALL_BATCHES, SMALL
+from helpers.browser import (
+    DIFFUSION,
+    DNN,
+    LETTERS,
+    choose,
+    eventually,
+    field,
+    focus_with_keyboard,
+    generated,
+    has_picture,
+    open_tab,
+    pictures,
+    slide,
+    tiles,
+    wait_for,
+)
+from helpers.processes import free_port, python_process
 from PIL import Image
-from playwright.sync_api import BrowserContext, Page, sync_playwright
 
 import condgen
 from condgen.cli.main import main
@@ -34,165 +46,6 @@ from condgen.demo.views import Views
 from condgen.errors import UsageError
 from condgen.files.images import to_bytes
 from condgen.noise import slerp
-
-LETTERS, DNN, DIFFUSION = "version_0", "version_1", "version_2"
-
-
-@pytest.fixture(scope="module")
-def folder(trained, mnist_root, digits, tmp_path_factory) -> Path:
-    """Three finished runs: a DNN on letters, a DNN on digits with scores, and a diffusion, the newest."""
-    folder = tmp_path_factory.mktemp("demo")
-    for part in ("train", "test"):
-        raw = folder / "data" / "EMNIST" / "raw"
-        write_idx(raw / f"emnist-letters-{part}-images-idx3-ubyte", digits[0][:64])
-        write_idx(raw / f"emnist-letters-{part}-labels-idx1-ubyte", np.arange(64, dtype=np.uint8) % 26 + 1)
-    letters = ["--data", "EMNIST", "--data.split", "letters", "--data.root", str(folder / "data")]
-    diffusion = ["--model", "Diffusion", *SMALL["Diffusion"], "--data.root", str(mnist_root)]
-    options = [
-        "--trainer.default_root_dir",
-        str(folder),
-        "--trainer.max_epochs",
-        "1",
-        "--trainer.log_every_n_steps",
-        "1",
-    ]
-    options += [*FIVE_SMALL_BATCHES, "--training_scores.every_n_epochs", "null"]
-    runs = folder / "lightning_logs"
-    assert main(["fit", *letters, *options]) == 0
-    shutil.copytree(trained / "lightning_logs" / "version_0", runs / DNN)
-    (runs / DNN / "scores.json").write_text(json.dumps(scores_of(runs / DNN)))
-    assert main(["fit", *diffusion, *options]) == 0
-    return folder
-
-
-def scores_of(run: Path) -> dict:
-    """The part of the content of ``scores.json`` that the page needs."""
-    steps = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
-    score = {"value": 0.125, "uncertainty": 0.01, "real": 0.9375, "real_uncertainty": 0.02}
-    return {
-        "generator": "DNN",
-        "settings": {},
-        "checkpoint": {"path": str(run / "checkpoints" / "last.ckpt"), "steps": steps},
-        "data": "MNIST",
-        "source": "full",
-        "test_images": 70,
-        "evaluator": "0",
-        "scores": {"accuracy": score, "coverage": score},
-        "cost": {"parameters": 6_650_433},
-    }
-
-
-@pytest.fixture(scope="module")
-def address(folder) -> Iterator[str]:
-    """The address of the page of these runs, served in an environment with an unreachable proxy."""
-    port = free_port()
-    proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
-    process = condgen_process(["demo", "--port", port], folder, **proxies)
-    wait_for(int(port), process)
-    yield f"http://127.0.0.1:{port}"
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in output
-
-
-def wait_for(port: int, process) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        with socket.socket() as client:
-            if client.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise AssertionError(process.communicate(timeout=1)[0])
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    """A browser whose windows share a cache."""
-    with sync_playwright() as playwright:
-        options = ["--no-sandbox", "--disable-dev-shm-usage"]  # a container allows no sandbox and has a small /dev/shm
-        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=options)
-        yield chromium.new_context(viewport={"width": 1280, "height": 900})
-        chromium.close()
-
-
-@pytest.fixture
-def page(browser, address) -> Iterator[Page]:
-    """The page in a new window. After the test, it must have sent no request to another host and logged no error."""
-    page = browser.new_page()
-    foreign_requests, errors = [], []
-    page.on(
-        "request",
-        lambda r: None if r.url.startswith((f"{address}/", "data:", "blob:")) else foreign_requests.append(r.url),
-    )
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(address)
-    page.locator("#samples img").first.wait_for(timeout=60_000)
-    yield page
-    page.close()
-    assert not foreign_requests
-    assert not errors
-
-
-def eventually(page: Page, condition: Callable[[], object]) -> None:
-    """Waits until a condition holds."""
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, f"not within 30 seconds: {page.locator('.shown:visible').all_inner_texts()}"
-        page.wait_for_timeout(50)
-
-
-def pictures(page: Page, name: str) -> list[np.ndarray]:
-    """The pictures that a part of the page shows: (H, W, 3) uint8 each."""
-    sources = page.locator(f"#{name} img").evaluate_all("images => images.map(image => image.src)")
-    contents = [base64.b64decode(source.partition(",")[2]) for source in sources]
-    return [np.asarray(Image.open(io.BytesIO(content)).convert("RGB")) for content in contents]
-
-
-def tiles(picture: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """The red channel of the images of a grid: (rows * columns, 28, 28)."""
-    assert picture.shape == (30 * rows + 2, 30 * columns + 2, 3)
-    return np.stack(
-        [picture[30 * r + 2 : 30 * r + 30, 30 * c + 2 : 30 * c + 30, 0] for r in range(rows) for c in range(columns)]
-    )
-
-
-def generated(
-    folder: Path, run: str, labels: list[int], indices: list[int] | range, seed: int = 0, **settings
-) -> np.ndarray:
-    """The images that ``generate`` returns in Python: (N, 28, 28) uint8."""
-    generator = condgen.load(folder / "lightning_logs" / run, **settings)
-    with torch.no_grad():
-        return to_bytes(generator.generate(torch.tensor(labels), generator.sample_noise(seed, indices)))[:, 0].numpy()
-
-
-def field(page: Page, label: str):
-    return page.get_by_label(label, exact=True).locator("visible=true")
-
-
-def choose(page: Page, run: str) -> None:
-    """Selects another run in the open tab."""
-    field(page, "Run").click()
-    page.get_by_role("option", name=run).click()
-
-
-def open_tab(page: Page, name: str) -> None:
-    tab = page.get_by_role("tab", name=name)
-    if not tab.is_visible():  # on a phone, Gradio puts the last tabs into a menu
-        page.locator(".overflow-menu > button").first.click()
-        tab = page.locator(".overflow-dropdown button", has_text=name)
-    tab.click()
-
-
-def slide(page: Page, name: str, value: float) -> None:
-    page.locator(f"#{name} input[type=range]").fill(str(value))
-
-
-def has_picture(page: Page, name: str, image: np.ndarray) -> Callable[[], bool]:
-    """A function that says whether a part of the page has exactly one picture, this image (28, 28)."""
-    return lambda: [picture[..., 0].tolist() for picture in pictures(page, name)] == [image.tolist()]
-
 
 # In a browser.
 
@@ -230,6 +83,7 @@ def test_page_on_a_phone_shows_pictures_first_and_digits_of_56_pixels(page):
         ("Morph", "interpolated"),
         ("Noise", "moved"),
         ("Mix", "mixed"),
+        ("Edit", "inversion"),
         ("Film", "moment"),
         ("Epochs", "epoch"),
     ):
@@ -257,6 +111,21 @@ def test_arrow_keys_move_between_the_tabs_of_the_page(page):
         focused = page.locator("[role=tab]:focus")
         eventually(page, lambda focused=focused: focused.get_attribute("aria-selected") == "true")
         assert focused.inner_text() == expected
+
+
+@pytest.mark.parametrize(
+    ("tab", "slider", "shown"),
+    [("Mix", "weight_1", "mixed"), ("Film", "frame", "moment"), ("Morph", "part", "interpolated")],
+)
+def test_sliders_of_the_page_work_with_the_keyboard_alone(page, tab, slider, shown):
+    page.get_by_role("tab", name="Samples").focus()
+    while page.locator("[role=tab]:focus").inner_text() != tab:
+        page.keyboard.press("ArrowRight")
+    eventually(page, lambda: pictures(page, shown))
+    before = pictures(page, shown)
+    focus_with_keyboard(page, f"#{slider} input[type=range]")
+    page.keyboard.press("Home" if tab != "Morph" else "End")
+    eventually(page, lambda: pictures(page, shown) and (pictures(page, shown)[0] != before[0]).any())
 
 
 def test_page_samples_with_the_selected_settings_and_runs(page, folder):
@@ -373,7 +242,7 @@ def frames_of(source: str) -> int:
     return Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).n_frames
 
 
-def test_mix_tab_slider_goes_from_one_label_to_the_other(page, folder):
+def test_mix_tab_has_a_slider_for_each_selected_label(page, folder):
     open_tab(page, "Mix")
     choose(page, DIFFUSION)
     field(page, "Samples").fill("2")
@@ -382,13 +251,28 @@ def test_mix_tab_slider_goes_from_one_label_to_the_other(page, folder):
         return tiles(pictures(page, "mixed")[0], 1, 2)
 
     eventually(page, lambda: pictures(page, "mixed")[0].shape == (32, 62, 3))
-    for weight, label in ((0, 2), (1, 9)):
-        slide(page, "weight", weight)
+    for first, second, label in ((1, 0, 2), (0, 1, 9)):
+        slide(page, "weight_1", first)
+        slide(page, "weight_2", second)
         expected = generated(folder, DIFFUSION, [label] * 2, range(2))
         eventually(page, lambda expected=expected: (shown() == expected).all())
-    slide(page, "weight", 0.5)
-    eventually(page, lambda: "50% 2 and 50% 9" in page.locator("#mixed").inner_text())
+    slide(page, "weight_1", 1)
+    eventually(page, lambda: "50% 2, 50% 9" in page.locator("#mixed").inner_text())
     assert (shown() != expected).any()
+    field(page, "Labels").click()
+    page.get_by_role("option", name="4").click()
+    eventually(page, lambda: "33% 2, 33% 9, 33% 4" in page.locator("#mixed").inner_text())
+    weights = torch.zeros(2, 10)
+    weights[:, [2, 4, 9]] = 1 / 3
+    generator = condgen.load(folder / "lightning_logs" / DIFFUSION)
+    with torch.no_grad():
+        images = to_bytes(generator.generate(weights, generator.sample_noise(0, range(2))))[:, 0].numpy()
+    assert np.abs(shown().astype(int) - images).max() <= 1
+    fours = tiles(pictures(page, "alone")[0], 3, 2)[4:]
+    assert (fours == generated(folder, DIFFUSION, [4] * 2, range(2))).all()
+    for number in (1, 2, 3):
+        slide(page, f"weight_{number}", 0)
+    page.get_by_text("All parts of the mix are 0").wait_for()
 
 
 def test_film_tab_slider_goes_from_noise_to_the_samples(page, folder):
@@ -485,14 +369,14 @@ DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def call(address: str, view: str, *values: object) -> str:
-    """Calls a view with the values of a tab's inputs, as the page does. Returns the first value of the response."""
+    """Calls a view with the values of a tab's inputs, as the page does. Returns the first text of the response."""
     with DIRECT.open(f"{address}/config") as response:
         functions = json.load(response)["dependencies"]
     number = next(function["id"] for function in functions if function["api_name"] == view)
     body = {"data": values, "fn_index": number, "session_hash": "program"}
     url = f"{address}/gradio_api/run/predict"
     with DIRECT.open(urllib.request.Request(url, json.dumps(body).encode(), JSON), timeout=60) as response:
-        return json.load(response)["data"][0]
+        return next(value for value in json.load(response)["data"] if isinstance(value, str))
 
 
 def test_demo_request_returns_the_images_of_generate(address, folder):
@@ -528,6 +412,10 @@ def test_demo_request_returns_the_images_of_generate(address, folder):
         ("moved", (DNN, "2", 0, 0, 62, "", "", 0), "coordinate is 62: use 0 to 61"),
         ("moved", (DNN, "2", 0, 0, 10**30, "", "", 0), "coordinate is 1"),
         ("moved", (DNN, "2", 0, 0, 0, "", "", 4), "value is 4. Input should be less than or equal to 3"),
+        ("mixed", (DNN, ["2"] * 6, 2, 0, "", "", 1, 1, 1, 1, 1), "at most 5 items"),
+        ("mixed", (DNN, ["2"], 2, 0, "", "", -1, 1, 1, 1, 1), "weight 1 is -1"),
+        ("edit", (DNN, "2", 0, "upload", 0, None), "start is 'upload'"),
+        ("edit", (DNN, "2", 0, "Test image", 999_999, None), "number is 999999: use 0 to"),
         ("epoch", ("..", 1), "There is no run '..' here"),
         ("scores", (["../.."],), "There is no run"),
     ],

@@ -1,0 +1,131 @@
+"""Edits an image: shows its inversion, the same noise with all labels, and the inpainting of marked pixels."""
+
+from typing import Any
+
+import gradio as gr
+import torch
+from torch import Tensor
+
+from condgen.data.loader import Images
+from condgen.demo.canvas import decode, encode, prefix
+from condgen.demo.figures import alert, figure
+from condgen.demo.images import generate, local_images
+from condgen.demo.requests import EditRequest
+from condgen.demo.runs import Run, find_run_and_label
+from condgen.demo.views import label_dropdown
+from condgen.errors import UsageError, check_number
+from condgen.evaluation.inversion import image_and_other_labels
+from condgen.files.images import grid, png, to_bytes
+from condgen.generators import Diffusion
+from condgen.sampling.inpainting import inpaint
+
+
+class Editor:
+    """Event handlers for the Edit tab, like those in :class:`condgen.demo.views.Views`.
+
+    Args:
+        runs: The available runs, keyed by name.
+    """
+
+    def __init__(self, runs: dict[str, Run]) -> None:
+        self.runs = runs
+
+    def edit(self, request: EditRequest) -> list[Any]:
+        """Shows a new image to edit.
+
+        Returns:
+            The label dropdown, the image for the canvas, its inversion, and its inpainting.
+        """
+        run, label = find_run_and_label(self.runs, request.run, request.label)
+        image, label = start_image(run, label, request)
+        changed = {"drawing": encode(image), "label": run.data.classes[label]}
+        edited = self.edited(request.model_copy(update=changed))
+        return [label_dropdown(run, label), changed["drawing"], *edited]
+
+    def keep_or_edit(self, request: EditRequest) -> list[Any]:
+        """Keeps the image after the run, label or seed has changed, unless it is a sample or has the wrong size."""
+        run, label = find_run_and_label(self.runs, request.run, request.label)
+        fits = (request.drawing or "").startswith(prefix(run.generator().image_shape))
+        if request.start == "Sample" or not fits:
+            return self.edit(request)
+        return [label_dropdown(run, label), gr.skip(), *self.edited(request)]
+
+    def edited(self, request: EditRequest) -> tuple[str, str]:
+        """Shows the inversion and the inpainting of the image on the canvas."""
+        run, label = find_run_and_label(self.runs, request.run, request.label)
+        generator = run.generator()
+        image, known = decode(request.drawing or "", generator.image_shape)
+        return self._inversion(run, label, image), self._inpainting(run, label, image, known, request.seed)
+
+    def _inversion(self, run: Run, label: int, image: Tensor) -> str:
+        try:
+            images, error = inverted(run, label, image)
+        except UsageError as problem:
+            return alert(str(problem))
+        content, name = png(grid(images, min(12, len(images)))), f"{run.family}-{run.name}-inversion.png"
+        line = f"your picture · its reconstruction (mean squared error {error:.4f}) · its noise with every label"
+        return figure(content, "Inversion", [line], {name: content}, wide=True)
+
+    def _inpainting(self, run: Run, label: int, image: Tensor, known: Tensor, seed: int) -> str:
+        generator = run.generator()
+        if not isinstance(generator, Diffusion):
+            return f"<p>{run.family} cannot inpaint. Select a diffusion model.</p>"
+        if known.all():
+            return "<p>To generate a part of the picture again, paint over it with the brush Inpaint.</p>"
+        images = inpainted(generator, label, image, known, seed)
+        content, name = png(grid(images, len(images))), f"{run.family}-{run.name}-inpainting.png"
+        line = f"ten ways to fill the marked pixels of a {run.data.classes[label]}"
+        return figure(content, "Inpainting", [line], {name: content}, wide=True)
+
+
+def start_image(run: Run, label: int, request: EditRequest) -> tuple[Tensor, int]:
+    """Returns the image to edit (uint8, of shape (C, H, W)) and its label.
+
+    Raises:
+        UsageError: If a test image is requested, but there is none with this number or the dataset is not available.
+    """
+    generator = run.generator()
+    if request.start == "Nothing":
+        return torch.zeros(generator.image_shape, dtype=torch.uint8), label
+    if request.start == "Sample":
+        noise = generator.sample_noise(request.seed, [request.number])
+        return generate(generator, torch.tensor([label]), noise)[0], label
+    test_images = local_images(run, "test")
+    check_number("number", request.number, at_least=0, at_most=len(test_images) - 1)
+    return test_images.images[request.number], int(test_images.labels[request.number])
+
+
+def inverted(run: Run, label: int, image: Tensor) -> tuple[Tensor, float]:
+    """Inverts an image.
+
+    Args:
+        run: The run to use.
+        label: The label of the image.
+        image: The image as uint8 of shape (C, H, W).
+
+    Returns:
+        The image, its reconstruction, and the same noise with every label, as uint8 of shape (2 + num_classes, C, H,
+        W), and the mean squared error of the reconstruction per pixel in [0, 1].
+
+    Raises:
+        UsageError: If the image can't be inverted.
+    """
+    images, errors = image_and_other_labels(run.generator(), Images(image[None], torch.tensor([label])))
+    return images[0], float(errors)
+
+
+def inpainted(generator: Diffusion, label: int, image: Tensor, known: Tensor, seed: int) -> Tensor:
+    """Generates the unknown pixels of an image in ten ways.
+
+    Args:
+        generator: The diffusion model to use.
+        label: The label of the image.
+        image: The image as uint8 of shape (C, H, W).
+        known: Boolean tensor of shape (H, W).
+        seed: The sampling seed.
+
+    Returns:
+        A uint8 tensor of shape (10, C, H, W).
+    """
+    noise, labels = generator.sample_noise(seed, range(10)), torch.full((10,), label)
+    return to_bytes(inpaint(generator, image.expand_as(noise) / 255, known, labels, noise))
