@@ -41,7 +41,7 @@ def demo(runs: list[str], port: int = 7860, host: str = "127.0.0.1") -> None:
         except ModuleNotFoundError as error:
             if error.name not in ("gradio", "uvicorn"):
                 raise
-            raise UsageError("The page needs gradio: pip install 'gradio>=6.20'.") from error
+            raise UsageError("The page needs gradio: pip install 'gradio>=6.27'.") from error
         app = application(found, host)
         config = uvicorn.Config(app, log_level="error", limit_concurrency=MAX_CONNECTIONS, ws="none")
         server = threading.Thread(target=uvicorn.Server(config).run, args=[[listener]], daemon=True)

@@ -14,6 +14,7 @@ from helpers.browser import (
     focus_with_keyboard,
     generated,
     open_tab,
+    open_tab_with_keyboard,
     pictures,
     slide,
     tiles,
@@ -139,10 +140,7 @@ def test_edit_tab_keeps_a_drawing_when_the_run_or_label_changes(page):
 
 
 def test_edit_tab_works_with_the_keyboard_alone(page):
-    page.get_by_role("tab", name="Samples").focus()
-    for _ in range(4):
-        page.keyboard.press("ArrowRight")
-    assert page.locator("[role=tab]:focus").inner_text() == "Edit"
+    open_tab_with_keyboard(page, "Edit")
     eventually(page, lambda: pictures(page, "inversion"))
     before = drawing(page)
 

@@ -30,6 +30,7 @@ from helpers.browser import (
     generated,
     has_picture,
     open_tab,
+    open_tab_with_keyboard,
     pictures,
     slide,
     tiles,
@@ -118,9 +119,7 @@ def test_arrow_keys_move_between_the_tabs_of_the_page(page):
     [("Mix", "weight_1", "mixed"), ("Film", "frame", "moment"), ("Morph", "part", "interpolated")],
 )
 def test_sliders_of_the_page_work_with_the_keyboard_alone(page, tab, slider, shown):
-    page.get_by_role("tab", name="Samples").focus()
-    while page.locator("[role=tab]:focus").inner_text() != tab:
-        page.keyboard.press("ArrowRight")
+    open_tab_with_keyboard(page, tab)
     eventually(page, lambda: pictures(page, shown))
     before = pictures(page, shown)
     focus_with_keyboard(page, f"#{slider} input[type=range]")
@@ -251,9 +250,9 @@ def test_mix_tab_has_a_slider_for_each_selected_label(page, folder):
         return tiles(pictures(page, "mixed")[0], 1, 2)
 
     eventually(page, lambda: pictures(page, "mixed")[0].shape == (32, 62, 3))
-    for first, second, label in ((1, 0, 2), (0, 1, 9)):
-        slide(page, "weight_1", first)
-        slide(page, "weight_2", second)
+    for one, other, label in (("weight_1", "weight_2", 2), ("weight_2", "weight_1", 9)):
+        slide(page, one, 1)
+        slide(page, other, 0)
         expected = generated(folder, DIFFUSION, [label] * 2, range(2))
         eventually(page, lambda expected=expected: (shown() == expected).all())
     slide(page, "weight_1", 1)

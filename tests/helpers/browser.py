@@ -80,6 +80,15 @@ def open_tab(page: Page, name: str) -> None:
     tab.click()
 
 
+def open_tab_with_keyboard(page: Page, name: str) -> None:
+    page.get_by_role("tab", name="Samples").focus()
+    for _ in range(8):
+        if page.locator("[role=tab]:focus").inner_text() == name:
+            return
+        page.keyboard.press("ArrowRight")
+    raise AssertionError(f"{name} cannot be reached with ArrowRight")
+
+
 def slide(page: Page, name: str, value: float) -> None:
     page.locator(f"#{name} input[type=range]").fill(str(value))
 
