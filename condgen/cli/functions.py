@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 
 from condgen.checkpoints.classes import imported_families, known_names, short_name
 from condgen.cli.commands import load
-from condgen.cli.options import PARSER_SETTINGS, is_question, last_value, read_options
+from condgen.cli.options import PARSER_SETTINGS, is_question, last_value, read_options, read_paths_and_options
 from condgen.cli.suggestions import explain
 from condgen.data.datamodule import ImageDataModule
 from condgen.errors import UsageError
@@ -41,11 +41,10 @@ def call(command: str, words: list[str]) -> None:
         parser.add_subclass_arguments(ImageDataModule, "data", as_group=False, help="The dataset.")
     if is_question(words):
         parser.parse_args(words)  # prints the answer and exits
-    first = next((number for number, word in enumerate(words) if word.startswith("-")), len(words))
-    paths, options = words[:first], read_options(words[first:])
     takes = {"path": "one path", "paths": "paths", "runs": "runs"}.get(parameters[0], "no path")
-    if not {"one path": len(paths) == 1, "paths": paths, "runs": True, "no path": not paths}[takes]:
-        raise UsageError(f"condgen {command} takes {takes} before its options: see condgen {command} --help.")
+    paths, options = ([], read_options(words)) if takes == "no path" else read_paths_and_options(words)
+    if not {"one path": len(paths) == 1, "paths": paths, "runs": True, "no path": True}[takes]:
+        raise UsageError(f"condgen {command} takes {takes}, not {len(paths)}: see condgen {command} --help.")
     if "data" in parameters:
         data = last_value(options, "data")
         default = MNIST if data else _data_beside(paths)

@@ -27,14 +27,25 @@ class Option(NamedTuple):
 
 
 def read_options(words: Iterable[str]) -> list[Option]:
-    """Reads the options from the command line.
+    """Reads the options from a command line that takes no paths. See :func:`read_paths_and_options`."""
+    paths, options = read_paths_and_options(words)
+    if paths:
+        raise UsageError(
+            f"{paths[0]!r} is not an option: use --config FILE for a config, --ckpt_path PATH for a checkpoint."
+        )
+    return options
+
+
+def read_paths_and_options(words: Iterable[str]) -> tuple[list[str], list[Option]]:
+    """Separates the paths on the command line from the options. Each option is followed by its value.
 
     Use ``str(option)`` to get them as ``--name=value``. Otherwise, jsonargparse would take a value like -1e-3 for an
     option.
 
     Raises:
-        UsageError: If an argument doesn't belong to an option, or if an option is missing its value.
+        UsageError: If an option is missing its value.
     """
+    paths: list[str] = []
     found: list[Option] = []
     for word in words:
         if word.startswith("--") or word == "-c":
@@ -43,13 +54,11 @@ def read_options(words: Iterable[str]) -> list[Option]:
         elif found and found[-1].value is None:
             found[-1] = found[-1]._replace(value=word)
         else:
-            raise UsageError(
-                f"{word!r} is not an option: use --config FILE for a config, --ckpt_path PATH for a checkpoint."
-            )
+            paths.append(word)
     for option in found:
         if option.value is None and option.name != "print_config":
             raise UsageError(f"--{option.name} needs a value.")
-    return found
+    return paths, found
 
 
 def settings_in(content: Mapping[str, Any], source: str) -> Iterator[Option]:

@@ -35,6 +35,12 @@ def test_plot_without_arguments_writes_metrics_png_into_the_newest_run(trained, 
     assert count_pixels(picture[..., :3], COLORS[1]) == 0
 
 
+def test_plot_accepts_runs_after_the_options(trained, tmp_path, capsys):
+    picture = tmp_path / "curves.png"
+    assert main(["plot", "--output", str(picture), str(trained / "lightning_logs" / "version_0")]) == 0
+    assert Image.open(picture).format == "PNG"
+
+
 def test_read_curves_returns_the_epoch_values_of_metrics_csv(trained):
     run = trained / "lightning_logs" / "version_0"
     with open(run / "metrics.csv", newline="") as file:
