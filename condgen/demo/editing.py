@@ -30,6 +30,10 @@ class Editor:
     def __init__(self, runs: dict[str, Run]) -> None:
         self.runs = runs
 
+    def open(self, request: EditRequest) -> list[Any]:
+        """Shows the first image, and keeps it when the user returns to the tab."""
+        return [gr.skip()] * 4 if request.drawing else self.edit(request)
+
     def edit(self, request: EditRequest) -> list[Any]:
         """Shows a new image to edit.
 

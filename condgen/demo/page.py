@@ -181,7 +181,7 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
             with gr.Group():
                 with gr.Row():
                     inputs = one_run()
-                    mix = [label, classes[-1]]
+                    mix = list(dict.fromkeys((classes[0], classes[-1])))
                     labels = inputs["labels"] = gr.Dropdown(
                         classes, value=mix, multiselect=True, max_choices=MAX_MIXED, label="Labels", min_width=220
                     )
@@ -220,8 +220,9 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
                     inversion, inpainting = picture("inversion"), picture("inpainting")
             inputs["drawing"] = drawing
             outputs = inputs["label"], drawing, inversion, inpainting
-            starts = [tab.select, again.click, inputs["start"].change, inputs["number"].change]
+            starts = [again.click, inputs["start"].change, inputs["number"].change]
             others = [inputs["run"].change, inputs["label"].input, inputs["seed"].change]
+            update(lock, [tab.select], EditRequest, inputs, editor.open, *outputs)
             update(lock, starts, EditRequest, inputs, editor.edit, *outputs)
             update(lock, others, EditRequest, inputs, editor.keep_or_edit, *outputs)
             update(lock, [drawing.input], EditRequest, inputs, editor.edited, inversion, inpainting)

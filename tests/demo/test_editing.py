@@ -119,13 +119,15 @@ def test_edit_tab_starts_with_a_test_image_and_selects_its_label(page, mnist_roo
     assert "cannot inpaint" in page.locator("#inpainting").inner_text()
 
 
-def test_edit_tab_keeps_a_drawing_when_the_run_or_label_changes(page):
+def test_edit_tab_keeps_a_drawing_when_the_tab_run_or_label_changes(page):
     edit(page, DIFFUSION, "Nothing")
     eventually(page, lambda: (drawing(page) == 0).all() and inversion_shows(page, drawing(page)))
     paint(page, (14, 4), (14, 24))
     drawn = drawing(page)
     assert (drawn[6:22, 13:15] == 255).all()
     assert (drawn[:, :10] == 0).all()
+    open_tab(page, "Film")
+    open_tab(page, "Edit")
     for run in (DNN, LETTERS):  # letters have the same size, but other labels
         choose(page, run)
         eventually(page, lambda: "cannot inpaint" in page.locator("#inpainting").inner_text())

@@ -53,6 +53,7 @@ CALLS: dict[str, list[Any]] = {  # valid values of the inputs of each view
     "mix": [RUN, ["2", "3"], 2, 0, "", "", 1, 0.5, 1, 1, 1],
     "mixed_and_alone": [RUN, ["2", "3"], 2, 0, "", "", 1, 0.5, 1, 1, 1],
     "mixed": [RUN, ["2", "3"], 2, 0, "", "", 1, 0.5, 1, 1, 1],
+    "open": [RUN, "2", 0, "Sample", 0, None],
     "edit": [RUN, "2", 0, "Sample", 0, None],
     "keep_or_edit": [RUN, "2", 0, "Nothing", 0, DRAWING],
     "edited": [RUN, "2", 0, "Sample", 0, DRAWING],

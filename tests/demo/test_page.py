@@ -250,19 +250,19 @@ def test_mix_tab_has_a_slider_for_each_selected_label(page, folder):
         return tiles(pictures(page, "mixed")[0], 1, 2)
 
     eventually(page, lambda: pictures(page, "mixed")[0].shape == (32, 62, 3))
-    for one, other, label in (("weight_1", "weight_2", 2), ("weight_2", "weight_1", 9)):
+    for one, other, label in (("weight_1", "weight_2", 0), ("weight_2", "weight_1", 9)):
         slide(page, one, 1)
         slide(page, other, 0)
         expected = generated(folder, DIFFUSION, [label] * 2, range(2))
         eventually(page, lambda expected=expected: (shown() == expected).all())
     slide(page, "weight_1", 1)
-    eventually(page, lambda: "50% 2, 50% 9" in page.locator("#mixed").inner_text())
+    eventually(page, lambda: "50% 0, 50% 9" in page.locator("#mixed").inner_text())
     assert (shown() != expected).any()
     field(page, "Labels").click()
     page.get_by_role("option", name="4").click()
-    eventually(page, lambda: "33% 2, 33% 9, 33% 4" in page.locator("#mixed").inner_text())
+    eventually(page, lambda: "33% 0, 33% 9, 33% 4" in page.locator("#mixed").inner_text())
     weights = torch.zeros(2, 10)
-    weights[:, [2, 4, 9]] = 1 / 3
+    weights[:, [0, 4, 9]] = 1 / 3
     generator = condgen.load(folder / "lightning_logs" / DIFFUSION)
     with torch.no_grad():
         images = to_bytes(generator.generate(weights, generator.sample_noise(0, range(2))))[:, 0].numpy()
