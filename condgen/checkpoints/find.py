@@ -98,6 +98,11 @@ def output_directory(checkpoint: Path) -> Path | None:
     return Path() if checkpoint in PRETRAINED.values() else run_of(checkpoint)
 
 
+def is_exported(path: Path) -> bool:
+    """Checks if this is an exported folder with a safetensors file, or the name of a generator in condgen."""
+    return str(path) in PRETRAINED or (path / "generator.safetensors").is_file()
+
+
 def is_last(checkpoint: Path) -> bool:
     """Checks if this is the ``last.ckpt`` of a run, which ``condgen fit`` resumes in the same directory."""
     return "last.ckpt" in (checkpoint.name, checkpoint.resolve().name)

@@ -173,8 +173,8 @@ class CondgenCLI(LightningCLI):
         self.checkpoint = read_checkpoint(path)
         if self._is_exported and self.command != "predict":
             raise UsageError(
-                f"{path} only contains what is needed for sampling. Use `condgen predict`, or use a checkpoint that "
-                "`condgen fit` wrote."
+                f"{path} only contains what is needed for sampling. Use `condgen predict`, followed by `condgen score` "
+                "for scores, or use a checkpoint that `condgen fit` wrote."
             )
         found = settings(self.checkpoint, path)
         check_settings(self.checkpoint, path)

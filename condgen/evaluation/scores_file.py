@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from condgen.checkpoints.find import is_exported
 from condgen.errors import UsageError, printable
 from condgen.files.atomic import atomic_write
 from condgen.files.reading import read_limited
@@ -99,19 +100,29 @@ def read_scores(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: If the file doesn't exist, or if a value is missing, has the wrong type, or is out of range.
     """
-    file = path / "scores.json" if os.path.isdir(path) else path
+    file = path / "scores.json" if os.path.isdir(path) or is_exported(path) else path
     try:
         content = _printable(json.loads(read_limited(file, MAX_SCORES_BYTES)))
         _check(content, CONTENT)
         for name in main_scores(content["scores"]):
             _check(content["scores"].get(name), MAIN, f"scores.{name}.")
     except FileNotFoundError as error:
-        raise UsageError(f"{file} does not exist. Create it with `condgen test --ckpt_path {path}`.") from error
+        raise UsageError(f"{file} does not exist. {_how_to_score(path)}") from error
     except OSError as error:
         raise UsageError(f"{file} cannot be read ({error.strerror}). Recreate it with `condgen test`.") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{file} was not written by condgen ({error}). Recreate it with `condgen test`.") from error
     return content
+
+
+def _how_to_score(path: Path) -> str:
+    """Says how to compute the missing scores of a run, or of an exported generator."""
+    if not is_exported(path):
+        return f"Create it with `condgen test --ckpt_path {path}`."
+    return (
+        f"To score an exported generator, use `condgen predict --ckpt_path {path} --data.samples_per_label 1000 "
+        "--predictions.dirpath samples` and `condgen score samples`. Then compare samples instead."
+    )
 
 
 def _printable(value: Any) -> Any:

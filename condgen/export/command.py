@@ -11,7 +11,7 @@ import torch
 
 import condgen
 from condgen.checkpoints.build import data_of, generator_of
-from condgen.checkpoints.find import find_checkpoint, output_directory
+from condgen.checkpoints.find import find_checkpoint, output_directory, run_of
 from condgen.checkpoints.read import read_checkpoint
 from condgen.data.datamodule import ImageDataModule
 from condgen.errors import UsageError
@@ -95,7 +95,7 @@ def export(
         )
     files = {
         # written first, since it is how we recognize our own exports later
-        card: model_card(generator, data, origin, metadata, format, run).encode(),
+        card: model_card(generator, data, origin, metadata, format, run_of(path)).encode(),
         file: content,
         folder / "generator.json": json.dumps(metadata, indent=2).encode(),
         folder / "grid.png": png(grid),

@@ -36,7 +36,8 @@ def model_card(
         origin: Information on the checkpoint from :func:`condgen.evaluation.report.about_checkpoint`.
         metadata: The metadata stored in the exported file.
         format: The export format.
-        run: The run directory. Its scores are only included if the checkpoint and hyperparameters match.
+        run: The run directory, if there is one. Its scores are only included if the checkpoint and hyperparameters
+            match.
     """
     name = f"{metadata['family']} on {data.full_name}"
     scores = matching_scores(metadata, run)
@@ -55,7 +56,7 @@ def model_card(
         "batch_size": data.batch_size,
         "minutes": f"{origin['training_minutes']:.1f} minutes" if origin["training_minutes"] else "time unknown",
         "hyperparameters": to_yaml(dict(generator.hparams), default_flow_style=None),
-        "scores": score_table(scores),
+        "scores": not_measured(run) if scores is None else score_table(scores),
         "dataset": data.full_name,
     }
     return (CARD / "template.md").read_text().format(**fields)
@@ -100,9 +101,17 @@ def matching_scores(metadata: dict[str, Any], run: Path | None) -> dict[str, Any
     return scores if scored == exported else None
 
 
-def score_table(scores: dict[str, Any] | None) -> str:
-    """Formats the scores as a Markdown table, including those of real images for comparison."""
-    if scores is None:
+def not_measured(run: Path | None) -> str:
+    """Says how to measure the scores. ``condgen test`` needs a run directory to save them to."""
+    if run is not None:
         return "Not measured: run `condgen test`, then export again."
+    return (
+        "Not measured: generate samples with `condgen predict --data.samples_per_label 1000`, and score them with "
+        "`condgen score`."
+    )
+
+
+def score_table(scores: dict[str, Any]) -> str:
+    """Formats the scores as a Markdown table, including those of real images for comparison."""
     rows = [f"| {name} | {' | '.join(with_errors(score))} |" for name, score in scores["scores"].items()]
     return "\n".join(["| score | samples | real images |", "|---|---|---|", *rows])

@@ -258,6 +258,12 @@ def test_exported_generator_is_refused_by_commands_that_need_a_checkpoint(comman
     assert "generator.safetensors" in refused([command, "--ckpt_path", str(exported)], capsys)
 
 
+def test_compare_says_how_to_score_an_exported_generator(exported, capsys):
+    error = refused(["compare", str(exported)], capsys)
+    assert f"condgen predict --ckpt_path {exported}" in error
+    assert "condgen score" in error
+
+
 def test_exported_metadata_has_no_local_paths(exported, mnist_root):
     assert str(mnist_root) not in (exported / "generator.json").read_text()
     assert str(mnist_root).encode() not in (exported / "generator.safetensors").read_bytes()
@@ -281,7 +287,7 @@ def test_pretrained_generator_samples_digits_in_an_empty_folder(tmp_path, monkey
     evaluator = find_evaluator(MNIST(source="sample"))
     assert accuracy(evaluator.classifier, images, labels) > 0.95
     assert main(["export", "--ckpt_path", "mnist", "--format", "safetensors"]) == 0
-    assert (tmp_path / "export" / "safetensors" / "README.md").is_file()
+    assert "score them with `condgen score`" in (tmp_path / "export" / "safetensors" / "README.md").read_text()
     assert PRETRAINED["mnist"].stat().st_size <= 4_000_000
 
 
