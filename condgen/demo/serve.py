@@ -48,7 +48,8 @@ def demo(runs: list[str], port: int = 7860, host: str = "127.0.0.1") -> None:
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, _exit)
         server.start()
-        print(f"Serving a page of {len(found):,} runs at http://{host}:{port} (stop with Ctrl-C)", flush=True)
+        runs_found = f"{len(found):,} run{'s' * (len(found) > 1)}"
+        print(f"Serving a page of {runs_found} at http://{host}:{port} (stop with Ctrl-C)", flush=True)
         server.join()
 
 

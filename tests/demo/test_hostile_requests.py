@@ -114,7 +114,7 @@ def server(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     server.process.send_signal(signal.SIGTERM)
     output, _ = server.process.communicate(timeout=30)
     assert server.process.returncode == 143
-    assert output.splitlines() == [f"Serving a page of 1 runs at http://127.0.0.1:{server.port} (stop with Ctrl-C)"]
+    assert output.splitlines() == [f"Serving a page of 1 run at http://127.0.0.1:{server.port} (stop with Ctrl-C)"]
     assert not [path for path in temporary.rglob("*") if path.is_file()]
 
 
