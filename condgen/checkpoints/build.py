@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from condgen.checkpoints.classes import imported_class
+from condgen.checkpoints.classes import imported_class, short_name
 from condgen.checkpoints.find import find_checkpoint
 from condgen.checkpoints.read import read_checkpoint
 from condgen.data.datamodule import ImageDataModule
 from condgen.errors import UsageError
 from condgen.generators import ConditionalGenerator
+from condgen.generators.base import class_path
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # load_state_dict converts between these
 REQUEST_SETTINGS = {"labels", "samples_per_label", "sample_seed", "first_index", "shared_noise"}  # for condgen predict
@@ -94,6 +95,10 @@ def check_weights(checkpoint: dict[str, Any], path: Path, generator: Conditional
     needed = {name: _describe(weights) for name, weights in generator.state_dict().items()}
     saved = {name: _describe(weights) for name, weights in checkpoint["state_dict"].items()}
     wrong = sorted((name for name in needed.keys() | saved.keys() if needed.get(name) != saved.get(name)), key=str)
+    trained = checkpoint["condgen"]["model"]
+    if wrong and class_path(generator) != trained:
+        used = short_name(class_path(generator))
+        raise UsageError(f"model is {used}, but {path} is a {short_name(trained)}: leave out --model {used}.")
     for name in checkpoint["hyper_parameters"] if wrong else generator.fixed_by_training:
         value = checkpoint["hyper_parameters"].get(name)
         if name in generator.hparams and generator.hparams[name] != value:
