@@ -1,7 +1,10 @@
 """Finds and creates run directories (``lightning_logs/version_N``) and finds the checkpoints in them."""
 
 import re
+import zipfile
 from pathlib import Path
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from condgen.errors import UsageError
 
@@ -49,7 +52,7 @@ def find_checkpoint(path: str | Path, root: Path) -> Path:
     Args:
         path: Path to a checkpoint, a run directory (to use its ``last.ckpt``), or a folder from ``condgen export``. Can
             also be ``last`` or ``best`` to use the newest run that has a ``last.ckpt`` or ``best.ckpt``, or ``mnist``
-            to use the generator that comes with condgen, unless there is a file or folder of that name.
+            to use the generator that comes with condgen, unless there is a run or checkpoint of that name.
         root: The folder that contains ``lightning_logs``.
 
     Raises:
@@ -63,17 +66,29 @@ def find_checkpoint(path: str | Path, root: Path) -> Path:
             f"No run under {root / RUNS} has a checkpoint {path}.ckpt: train one with "
             "`condgen fit --config configs/base.yaml`, or set --ckpt_path to mnist or to the path of a checkpoint."
         )
-    path = Path(path)
-    if not path.exists():
-        path = PRETRAINED.get(str(path), path)
-    in_folder = [path / "generator.safetensors", path / "checkpoints" / "last.ckpt"]
-    checkpoint = next(filter(Path.is_file, in_folder), in_folder[-1]) if path.is_dir() else path
+    checkpoint = _checkpoint_at(Path(path))
+    if str(path) in PRETRAINED:
+        if not checkpoint.is_file() or (checkpoint == Path(path) and not zipfile.is_zipfile(path)):
+            return PRETRAINED[str(path)]  # there may be a folder of this name with data
+        rank_zero_warn(f"Using {checkpoint} instead of the generator {path} that comes with condgen.")
+    for exported in (checkpoint, *Path(path).glob("generator.*")):
+        if exported.suffix in (".onnx", ".pt2") and (exported == checkpoint or not checkpoint.is_file()):
+            raise UsageError(
+                f"{exported} is an export for other programs. To load it with condgen, export its run again: "
+                f"`condgen export --ckpt_path RUN --format safetensors --output {exported.parent}`."
+            )
     if not checkpoint.is_file():
         raise UsageError(
             f"There is no checkpoint {checkpoint}: set --ckpt_path to last, best, mnist, a checkpoint file or a run "
             "directory."
         )
     return checkpoint
+
+
+def _checkpoint_at(path: Path) -> Path:
+    """Returns the path itself, or the checkpoint in it if it is an exported folder or a run directory."""
+    in_folder = [path / "generator.safetensors", path / "checkpoints" / "last.ckpt"]
+    return next(filter(Path.is_file, in_folder), in_folder[-1]) if path.is_dir() else path
 
 
 def run_of(checkpoint: Path) -> Path | None:
@@ -99,8 +114,11 @@ def output_directory(checkpoint: Path) -> Path | None:
 
 
 def is_exported(path: Path) -> bool:
-    """Checks if this is an exported folder with a safetensors file, or the name of a generator in condgen."""
-    return str(path) in PRETRAINED or (path / "generator.safetensors").is_file()
+    """Checks if this path belongs to a safetensors export, or is the name of a generator that comes with condgen."""
+    try:
+        return find_checkpoint(path, Path()).suffix == ".safetensors"
+    except UsageError:
+        return False
 
 
 def is_last(checkpoint: Path) -> bool:

@@ -100,14 +100,14 @@ def read_scores(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: If the file doesn't exist, or if a value is missing, has the wrong type, or is out of range.
     """
-    file = path / "scores.json" if os.path.isdir(path) or is_exported(path) else path
+    file = path / "scores.json" if os.path.isdir(path) else path
     try:
         content = _printable(json.loads(read_limited(file, MAX_SCORES_BYTES)))
         _check(content, CONTENT)
         for name in main_scores(content["scores"]):
             _check(content["scores"].get(name), MAIN, f"scores.{name}.")
     except FileNotFoundError as error:
-        raise UsageError(f"{file} does not exist. {_how_to_score(path)}") from error
+        raise UsageError(_no_scores(file, path)) from error
     except OSError as error:
         raise UsageError(f"{file} cannot be read ({error.strerror}). Recreate it with `condgen test`.") from error
     except (ValueError, RecursionError) as error:
@@ -115,13 +115,13 @@ def read_scores(path: Path) -> dict[str, Any]:
     return content
 
 
-def _how_to_score(path: Path) -> str:
-    """Says how to compute the missing scores of a run, or of an exported generator."""
+def _no_scores(file: Path, path: Path) -> str:
+    """Returns the error message for a missing file, with the commands that create it."""
     if not is_exported(path):
-        return f"Create it with `condgen test --ckpt_path {path}`."
+        return f"{file} does not exist. Create it with `condgen test --ckpt_path {path}`."
     return (
-        f"To score an exported generator, use `condgen predict --ckpt_path {path} --data.samples_per_label 1000 "
-        "--predictions.dirpath samples` and `condgen score samples`. Then compare samples instead."
+        f"{path} has no scores, because it is an exported generator. Use `condgen predict --ckpt_path {path} "
+        "--data.samples_per_label 1000 --predictions.dirpath samples` and `condgen score samples`, then compare these."
     )
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -291,7 +292,30 @@ def test_pretrained_generator_samples_digits_in_an_empty_folder(tmp_path, monkey
     assert PRETRAINED["mnist"].stat().st_size <= 4_000_000
 
 
-def test_folder_named_like_the_pretrained_generator_comes_first(exported, tmp_path, monkeypatch):
-    shutil.copytree(exported, tmp_path / "mnist")
+def test_checkpoint_named_like_the_pretrained_generator_is_used_and_named(exported, last, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert type(condgen.load("mnist")).__name__ == "DNN"
+    shutil.copytree(exported, tmp_path / "mnist")
+    with pytest.warns(match="Using mnist/generator.safetensors instead of the generator mnist"):
+        assert type(condgen.load("mnist")).__name__ == "DNN"
+    shutil.rmtree(tmp_path / "mnist")
+    shutil.copy(last, tmp_path / "mnist")
+    with pytest.warns(match="Using mnist instead of the generator mnist"):
+        assert type(condgen.load("mnist")).__name__ == "DNN"
+
+
+def test_other_folder_or_file_does_not_hide_the_pretrained_generator(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for create, remove in ((Path.touch, Path.unlink), (Path.mkdir, Path.rmdir)):
+        create(Path("mnist"))
+        assert type(condgen.load("mnist")).__name__ == "Diffusion"
+        with pytest.raises(UsageError):
+            condgen.load("./mnist")
+        remove(Path("mnist"))
+
+
+@pytest.mark.parametrize("name", ["generator.onnx", "generator.pt2"])
+def test_load_of_an_export_for_other_programs_says_how_to_export_for_condgen(name, tmp_path):
+    (tmp_path / name).write_bytes(b"")
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(UsageError, match=f"{name} .*`condgen export .* --format safetensors --output {tmp_path}`"):
+            condgen.load(path)
