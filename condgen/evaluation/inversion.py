@@ -12,7 +12,7 @@ from condgen.checkpoints.find import find_checkpoint, output_directory
 from condgen.checkpoints.read import read_checkpoint
 from condgen.data.datamodule import ImageDataModule
 from condgen.data.loader import Images
-from condgen.errors import UsageError
+from condgen.errors import UsageError, check_number
 from condgen.evaluation.figures import check_png
 from condgen.evaluation.sample_files import read_pictures
 from condgen.evaluation.scores import all_cores, first_of_each_label, rounded, rows_of, samples_per_label
@@ -25,25 +25,29 @@ MAX_ROWS = 100  # images to invert; any others are ignored
 SCORED = 30  # test images for the reconstruction error, so that it takes seconds on a CPU
 
 
-def reconstruct_from_noise(generator: ConditionalGenerator, images: Images) -> tuple[Tensor, Tensor, Tensor]:
-    """Inverts images, and generates them again.
+def reconstruct_from_noise(
+    generator: ConditionalGenerator, images: Images, steps: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Inverts images with the given number of steps (see ``generator.invert``), and generates them again.
 
     Returns the noise of shape (N, *noise_shape), the reconstructions as uint8 of shape (N, C, H, W), and the mean
     squared error per pixel of each image, of shape (N,). All are on the CPU.
     """
     real, labels = images.images.float() / 255, images.labels
-    noise = generator.invert(real.to(generator.device), labels.to(generator.device)).cpu()
+    noise = generator.invert(real.to(generator.device), labels.to(generator.device), steps).cpu()
     found = generate_uint8(generator, labels, noise)
     return noise, found, squared_error(found.double() / 255, real.double())
 
 
-def image_and_other_labels(generator: ConditionalGenerator, images: Images) -> tuple[Tensor, Tensor]:
-    """Inverts images, and generates images from the same noise with every label.
+def image_and_other_labels(
+    generator: ConditionalGenerator, images: Images, steps: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Inverts images with the given number of steps, and generates images from the same noise with every label.
 
     Returns the image, its reconstruction, and one image per label as uint8 of shape (N, 2 + num_classes, C, H, W), and
     the mean squared errors of the reconstructions of shape (N,).
     """
-    noise, found, errors = reconstruct_from_noise(generator, images)
+    noise, found, errors = reconstruct_from_noise(generator, images, steps)
     classes = generator.num_classes
     every_label = torch.arange(classes).repeat(len(noise))
     others = generate_uint8(generator, every_label, noise.repeat_interleave(classes, 0)).unflatten(0, (-1, classes))
@@ -66,7 +70,13 @@ def reconstruction_score(generator: ConditionalGenerator, data: ImageDataModule)
     return score | {"value": rounded(errors.mean()), "uncertainty": rounded(errors.std() / math.sqrt(len(errors)))}
 
 
-def invert(path: str, ckpt_path: str = "last", output: str | None = None, model: dict[str, Any] | None = None) -> None:
+def invert(
+    path: str,
+    ckpt_path: str = "last",
+    output: str | None = None,
+    steps: int | None = None,
+    model: dict[str, Any] | None = None,
+) -> None:
     """Finds the noise of images, and saves a picture of their reconstructions and of the same noise with other labels.
 
     Args:
@@ -75,11 +85,15 @@ def invert(path: str, ckpt_path: str = "last", output: str | None = None, model:
         ckpt_path: The checkpoint. Either last or best (of the newest run), mnist (which comes with condgen), a
             checkpoint file or a run directory.
         output: Path to the PNG file. Defaults to inversion.png in the run directory, or in the working directory for
-            mnist. Each row shows an image, its
-            reconstruction, and the same noise with every label.
+            mnist. Each row shows an image, its reconstruction, and the same noise with every label.
+        steps: The number of steps. For the diffusion, these are steps of the ODE from the image to the noise (10 by
+            default, or 50 with --model.objective noise). The VAE needs no steps. All other families use them to
+            optimize the noise (50 by default).
         model: Hyperparameters to override for sampling, e.g. --model.guidance 1.
     """
     check_png("output", output)
+    if steps is not None:
+        check_number("steps", steps, at_least=1, at_most=10_000)
     checkpoint_path = find_checkpoint(ckpt_path, Path())
     run = output_directory(checkpoint_path)
     if output is None and run is None:
@@ -87,7 +101,7 @@ def invert(path: str, ckpt_path: str = "last", output: str | None = None, model:
     checkpoint = read_checkpoint(checkpoint_path)
     generator = generator_of(checkpoint, checkpoint_path, model or {}).requires_grad_(False)
     images = _read(path, data_of(checkpoint, checkpoint_path))
-    rows, errors = image_and_other_labels(generator, images)
+    rows, errors = image_and_other_labels(generator, images, steps)
     target = Path(output) if output else run / "inversion.png"  # type: ignore[operator]
     write_png(grid(rows.flatten(0, 1), rows.shape[1]), target)
     print(f"Reconstruction error of {len(errors)} images (mean squared error per pixel): {errors.mean():.5f}")

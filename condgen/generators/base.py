@@ -16,7 +16,7 @@ import condgen
 from condgen.errors import UsageError
 from condgen.generators.settings import PositiveInt, plain_settings
 from condgen.metrics import VarianceRatio
-from condgen.nn.inversion import optimize_noise
+from condgen.nn.inversion import STEPS, optimize_noise
 from condgen.nn.labels import plain_labels
 from condgen.noise import EVALUATION, TRAINING, Distribution, normal, uniform
 
@@ -205,7 +205,7 @@ class ConditionalGenerator(LightningModule, ABC):
             [self.generate(labels, torch.lerp(torch.full_like(noise, center), noise, w)) for w in weights]
         )[:, None]
 
-    def invert(self, images: Tensor, labels: Tensor) -> Tensor:
+    def invert(self, images: Tensor, labels: Tensor, steps: int | None = None) -> Tensor:
         """Finds noise from which ``generate`` reconstructs the images, as well as this family can.
 
         By default, we optimize the noise, starting from a few samples. The generator must be in eval mode.
@@ -213,13 +213,16 @@ class ConditionalGenerator(LightningModule, ABC):
         Args:
             images: Images of shape (N, C, H, W) in [0, 1].
             labels: int64 tensor of shape (N,).
+            steps: The number of optimization steps per start, 50 by default. The diffusion solves an ODE with this
+                number of steps instead, and the VAE needs no steps.
 
         Returns:
             The noise, of shape (N, *noise_shape). Uniform noise stays in [0, 1).
         """
         starts = self.sample_noise(0, range(INVERSION_STARTS))[:, None]
         starts = starts.expand(-1, len(images), *self.noise_shape).to(images)
-        return optimize_noise(lambda noise: self(labels, noise), images, starts, self.noise_distribution == "uniform")
+        is_uniform = self.noise_distribution == "uniform"
+        return optimize_noise(lambda noise: self(labels, noise), images, starts, is_uniform, steps or STEPS)
 
     def reconstruct(self, images: Tensor, labels: Tensor) -> Tensor | None:
         """Reconstructs images of shape (N, C, H, W) in [0, 1], or returns None for families without an encoder."""

@@ -324,14 +324,14 @@ class Diffusion(EMAGenerator):
         def model(x_t: Tensor, t: float) -> Tensor:
             return self.predict(self.ema, x_t, x_t.new_full((), t), labels)
 
-        solver = heun if is_flow else functools.partial(ddim, path=self.path)
+        solver = heun if is_flow else functools.partial(ddim, path=self.path, clip=False)
         noise = solver(model, 2 * images - 1, times[::-1])
         error = (solver(model, noise, times) / 2 + 0.5 - images).square().mean()
         if not error <= MAX_ROUND_TRIP_ERROR:  # not `>`, so that NaN is caught as well
             raise UsageError(
                 f"This is not an inversion: the round trip has a mean squared error of {float(error):.3g} per pixel, "
-                f"above {MAX_ROUND_TRIP_ERROR}. Use more than {steps} steps in generator.invert, or "
-                "train the model for longer."
+                f"above {MAX_ROUND_TRIP_ERROR}. Use more than {steps} steps (--steps of "
+                "condgen invert, or steps of generator.invert), or train the model for longer."
             )
         return noise
 

@@ -165,8 +165,8 @@ class VAE(ConditionalGenerator):
         return self.decode(mean, labels).clamp(0, 1)
 
     @torch.no_grad()
-    def invert(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Finds the noise of the posterior mean, using the inverse of the prior's flow."""
+    def invert(self, images: Tensor, labels: Tensor, steps: int | None = None) -> Tensor:
+        """Finds the noise of the posterior mean, using the inverse of the prior's flow. Needs no ``steps``."""
         mean, _ = self.encoder(images, labels)
         noise, _ = self.prior.to_noise(mean, labels)
         return noise

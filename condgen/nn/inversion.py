@@ -14,7 +14,7 @@ def squared_error(images: Tensor, target: Tensor) -> Tensor:
 
 
 def optimize_noise(
-    generate: Callable[[Tensor], Tensor], images: Tensor, starts: Tensor, bounded: bool, steps: int = STEPS
+    generate: Callable[[Tensor], Tensor], images: Tensor, starts: Tensor, bounded: bool, steps: int
 ) -> Tensor:
     """Minimizes the squared error between generated and given images over the noise, using Adam (arXiv:1412.6980).
 

@@ -61,8 +61,10 @@ def multistep(velocity: Model, x: Tensor, times: Sequence[float]) -> Tensor:
     return image
 
 
-def ddim(predict_noise: Model, x: Tensor, times: Sequence[float], path: Path) -> Tensor:
+def ddim(predict_noise: Model, x: Tensor, times: Sequence[float], path: Path, clip: bool = True) -> Tensor:
     """Samples images using deterministic DDIM (eta = 0), clipping each image prediction to [-1, 1].
+
+    For inversion, ``clip`` must be False. Clipping in each step from image to noise can't be undone by the step back.
 
     See Song et al. 2020, "Denoising Diffusion Implicit Models", arXiv:2010.02502.
     """
@@ -70,6 +72,7 @@ def ddim(predict_noise: Model, x: Tensor, times: Sequence[float], path: Path) ->
     alphas, sigmas = (itertools.pairwise(coefficient.tolist()) for coefficient in coefficients)
     for t, (alpha, alpha_next), (sigma, sigma_next) in zip(times[:-1], alphas, sigmas, strict=True):
         noise = predict_noise(x, t)
-        image = ((x - sigma * noise) / alpha).clamp(-1, 1)
+        image = (x - sigma * noise) / alpha
+        image = image.clamp(-1, 1) if clip else image
         x = alpha_next * image + sigma_next * noise
     return x

@@ -21,7 +21,7 @@ LABELS = torch.tensor([0, 2])
 
 def test_optimized_noise_recovers_the_image_and_stays_in_the_unit_interval():
     images = torch.tensor([[0.2, 0.9], [2.0, -1.0]])  # the second image is out of reach
-    noise = optimize_noise(lambda noise: noise, images, torch.full((1, 2, 2), 0.5), bounded=True)
+    noise = optimize_noise(lambda noise: noise, images, torch.full((1, 2, 2), 0.5), bounded=True, steps=50)
     assert_close(noise[0], images[0], atol=0.02, rtol=0)
     assert noise.min() == 0
     assert 0.9 < noise.max() < 1
@@ -33,7 +33,7 @@ def test_optimized_noise_is_the_best_of_all_starts():
     def generate(noise):
         return torch.minimum((noise - 3).abs() + 0.5, (noise + 1).abs())
 
-    noise = optimize_noise(generate, torch.zeros(1, 1), starts, bounded=False)
+    noise = optimize_noise(generate, torch.zeros(1, 1), starts, bounded=False, steps=50)
     assert generate(noise).item() < 0.1
 
 
@@ -48,6 +48,18 @@ def test_inverted_noise_has_the_shape_and_range_of_the_family(family):
     if generator.noise_distribution == "uniform":
         assert 0 <= noise.min() <= noise.max() < 1
     assert_close(noise, generator.invert(images, LABELS))
+
+
+def test_inversion_by_optimization_gets_closer_with_more_steps():
+    torch.manual_seed(0)
+    generator = GAN(**SHAPE).eval()
+    images, errors = torch.rand(2, 1, 16, 16), []
+    for steps in (1, 5, 20):
+        with torch.no_grad():
+            generated = generator.generate(LABELS, generator.invert(images, LABELS, steps))
+        errors.append((generated - images).square().mean())
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < errors[0]
 
 
 def test_vae_inversion_reconstructs_the_posterior_mean():
@@ -74,11 +86,20 @@ def test_diffusion_inverts_its_own_samples():
     assert_close(again, images, atol=0.05, rtol=0)
 
 
+def test_ddpm_inversion_needs_enough_steps_even_if_predictions_leave_the_range_of_images(monkeypatch):
+    generator = Diffusion(**SHAPE, objective="noise").eval()
+    monkeypatch.setattr(generator, "predict", lambda network, x_t, t, labels: x_t / 2)
+    images = torch.tensor([0.0, 1.0])[:, None, None, None].expand(2, 1, 16, 16)
+    with pytest.raises(UsageError, match="more than 10 steps"):
+        generator.invert(images, LABELS, steps=10)
+    generator.invert(images, LABELS, steps=100)
+
+
 def test_diffusion_refuses_a_bad_round_trip():
     generator = Diffusion(**SHAPE).eval()
     for parameter in generator.ema.parameters():
         torch.nn.init.constant_(parameter, 1e6)
-    with pytest.raises(UsageError, match=r"not an inversion: .* mean squared error .* more than 1 steps"):
+    with pytest.raises(UsageError, match=r"not an inversion: .* mean squared error .* more than 1 steps .*--steps"):
         generator.invert(torch.rand(2, 1, 16, 16), LABELS, steps=1)
 
 
