@@ -43,7 +43,7 @@ def optimize_noise(
             best[is_better] = noise.detach()[is_better]
             if step == steps or not errors.requires_grad:
                 break
-            (noise.grad,) = torch.autograd.grad(errors.sum(), noise)
+            (noise.grad,) = torch.autograd.grad(errors, noise, torch.ones_like(errors))
             adam.step()
             if bounded:
                 with torch.no_grad():
