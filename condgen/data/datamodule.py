@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from condgen.data.augmentation import Augmentation
 from condgen.data.loader import ImageLoader, Images, ImageSampler
-from condgen.data.mixes import Mix, is_mixed, parse_mixes
+from condgen.data.mixes import Mix, is_mixed, parse_mixes, unknown_label
 from condgen.data.requests import SampleBlock, SampleRequest, request_loader
 from condgen.errors import UsageError, check_number
 
@@ -141,9 +141,7 @@ class ImageDataModule(LightningDataModule):
         parts = list("".join(text.split())) if is_word else [part.strip() for part in text.split(",")]
         labels = {name: label for label, name in enumerate(self.classes)}
         if unknown := [part for part in parts if part not in labels]:
-            raise UsageError(
-                f"data.labels is {text!r:.60}: {self.full_name} has no {unknown[0]!r:.20}, but {', '.join(labels)}."
-            )
+            raise unknown_label(unknown[0], self.classes, text, self.full_name)
         return [labels[part] for part in parts]
 
     def parse_mixed_labels(self, text: str) -> Sequence[int | Mix]:

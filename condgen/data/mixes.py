@@ -45,7 +45,14 @@ def label_tensor(labels: Sequence[int | Mix]) -> Tensor:
 
 def is_mixed(text: str) -> bool:
     """Checks whether the text uses the syntax for mixes. Class names may contain the same characters."""
-    return re.search(rf"[+:-]|\b{NO_LABEL}\b", text) is not None
+    return re.search(rf"[+:-]|\b{NO_LABEL}\b", text, flags=re.IGNORECASE) is not None
+
+
+def unknown_label(name: str, names: Sequence[str], text: str, dataset: str) -> UsageError:
+    """Returns the error for a part of ``data.labels`` that is not one of ``names``."""
+    if not name:
+        return UsageError(f"data.labels is {text!r:.60}: a label is missing before or after a comma, + or -.")
+    return UsageError(f"data.labels is {text!r:.60}: {dataset} has no {name!r:.20}, but {', '.join(names)}.")
 
 
 def parse_mixes(text: str, classes: Sequence[str], dataset: str) -> list[int | Mix]:
@@ -53,7 +60,7 @@ def parse_mixes(text: str, classes: Sequence[str], dataset: str) -> list[int | M
 
     Commas separate the mixes. The exception are consecutive parts like ``4:0.3,9:0.7`` that consist of a single class
     and its weight. They are one mix. The weights are normalized to a sum of 1, separately for positive and negative
-    labels.
+    labels, so a label can't have a weight if it is the only one with its sign.
 
     Args:
         text: The mixes, e.g. ``4:0.3+9:0.7, 3+8``.
@@ -79,20 +86,20 @@ def parse_mixes(text: str, classes: Sequence[str], dataset: str) -> list[int | M
 def _parse_terms(part: str, names: list[str], text: str, dataset: str) -> list[tuple[int, float]]:
     """Parses a part between two commas. Returns the labels with their weights. ``none`` is label ``num_classes``."""
     longest_first = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
-    term = re.compile(rf"\s*([+-]?)\s*({longest_first})\s*(?::([^+,-]*))?(?=[+-]|$)")
+    term = re.compile(rf"\s*([+-]?)\s*({longest_first})\s*(?::\s*([+-]?[^+-]*))?(?=[+-]|$)")
     terms, position = list[tuple[int, float]](), 0
     while position < len(part) or not terms:
         found = term.match(part, position)
         if not found:
             unknown = re.split(r"[+:-]", part[position:].strip().removeprefix("+").removeprefix("-"))[0].strip()
-            raise UsageError(f"data.labels is {text!r:.60}: {dataset} has no {unknown!r:.20}, but {', '.join(names)}.")
+            raise unknown_label(unknown, names, text, dataset)
         sign, name, number = found.groups()
         if not terms and sign:
             raise UsageError(f"data.labels is {text!r:.60}. Begin a mix with a positive label or {NO_LABEL}.")
         if number is not None and not NUMBER.fullmatch(number.strip()):
             raise UsageError(
-                f"data.labels is {text!r:.60}: {number.strip()!r:.20} is not a weight. Use a positive number, such as "
-                f"{name}:0.5."
+                f"data.labels is {text!r:.60}: {f'{name}:{number.strip()}'!r:.30} has no valid weight. Use a positive "
+                f"number, such as {name}:0.5."
             )
         weight = float(number) if number is not None else 1.0
         terms.append((names.index(name), -weight if sign == "-" else weight))
@@ -105,15 +112,24 @@ def _mix(terms: list[tuple[int, float]], num_classes: int, text: str) -> int | M
     sides = []
     for sign in (1, -1):
         side: dict[int, float] = {}
-        for label, weight in terms:
-            if sign * weight > 0:
-                side[label] = side.get(label, 0.0) + sign * weight
+        same_sign = [(label, sign * weight) for label, weight in terms if sign * weight > 0]
+        for label, weight in same_sign:
+            side[label] = side.get(label, 0.0) + weight
         total = sum(side.values())
         if total == float("inf") or (sign == 1 and not total):
             raise UsageError(f"data.labels is {text!r:.60}. Use weights with a positive, finite sum.")
+        if len(same_sign) == 1 and total != 1:
+            raise UsageError(
+                f"data.labels is {text!r:.60}: the weight {total:g} has no effect, since weights only compare the "
+                f"positive labels of a mix, or the negative ones. Leave it out, or give the rest to {NO_LABEL}."
+            )
         sides.append({label: side[label] / total for label in sorted(side)})
     positive, negative = sides
-    negative.pop(num_classes, None)  # the null label is what guidance moves away from anyway
+    if list(negative) == [num_classes]:
+        raise UsageError(
+            f"data.labels is {text!r:.60}: leave out -{NO_LABEL}, because guidance moves away from no label anyway."
+        )
+    negative.pop(num_classes, None)
     if shared := set(positive) & set(negative):
         raise UsageError(f"data.labels is {text!r:.60}: label {min(shared)} is both positive and negative. Use one.")
     if list(positive) in [[label] for label in range(num_classes)] and not negative:

@@ -121,7 +121,8 @@ def test_interpolation_between_labels_starts_and_ends_with_the_plain_labels():
         ("7-1", ["7-1"]),
         ("7-1-2:3", ["7-1:0.25-2:0.75"]),
         ("none-1, 4+none", ["none-1", "4+none"]),
-        ("4:2, 5", ["4", "5"]),
+        ("4:1, 5", ["4", "5"]),
+        ("7-1:0.3-none:0.7", ["7-1:0.3"]),
         ("4+4", ["4"]),
     ],
 )
