@@ -1,13 +1,12 @@
 """Pictures of the same noise at several guidance scales."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from condgen.data.requests import SampleRequest
-from condgen.errors import UsageError
+from condgen.errors import UsageError, check_number
 from condgen.files.images import grid, write_png
 from condgen.generators import ConditionalGenerator
 from condgen.sampling.generate import generate_uint8
@@ -18,11 +17,12 @@ MAX_SCALES = 20
 
 def check_guidance_grid(scales: Sequence[float]) -> None:
     """Raises a UsageError if there are too few or too many guidance scales, or if one is negative or not finite."""
-    if not 1 <= len(scales) <= MAX_SCALES or not all(math.isfinite(scale) and scale >= 0 for scale in scales):
+    if not 1 <= len(scales) <= MAX_SCALES:
         raise UsageError(
-            f"predictions.guidance_grid is {list(scales)!s:.60}. Use 1 to {MAX_SCALES} numbers of 0 or above, such as "
-            "[1,1.5,2]."
+            f"predictions.guidance_grid has {len(scales)} numbers. Use 1 to {MAX_SCALES} numbers, such as [1,1.5,2]."
         )
+    for scale in scales:
+        check_number("a number in predictions.guidance_grid", scale, at_least=0)
 
 
 @torch.no_grad()
