@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from condgen.errors import UsageError
 from condgen.files.atomic import atomic_write
+from condgen.files.images import SOFTWARE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,4 +46,4 @@ def figure_file(path: Path, width: float, height: float) -> Iterator[Figure]:
         figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
         yield figure
         with atomic_write(path) as file:
-            figure.savefig(file, format="png")
+            figure.savefig(file, format="png", metadata={"Software": SOFTWARE})

@@ -16,7 +16,7 @@ from condgen.errors import UsageError, check_number
 from condgen.evaluation.figures import check_png
 from condgen.evaluation.sample_files import read_pictures
 from condgen.evaluation.scores import all_cores, first_of_each_label, rounded, rows_of, samples_per_label
-from condgen.files.images import grid, write_png
+from condgen.files.images import check_replaceable, grid, write_png
 from condgen.generators import ConditionalGenerator
 from condgen.nn.inversion import squared_error
 from condgen.sampling.generate import generate_uint8
@@ -101,8 +101,9 @@ def invert(
     checkpoint = read_checkpoint(checkpoint_path)
     generator = generator_of(checkpoint, checkpoint_path, model or {}).requires_grad_(False)
     images = _read(path, data_of(checkpoint, checkpoint_path))
-    rows, errors = image_and_other_labels(generator, images, steps)
     target = Path(output) if output else run / "inversion.png"  # type: ignore[operator]
+    check_replaceable(target)
+    rows, errors = image_and_other_labels(generator, images, steps)
     write_png(grid(rows.flatten(0, 1), rows.shape[1]), target)
     print(f"Reconstruction error of {len(errors)} images (mean squared error per pixel): {errors.mean():.5f}")
     print(

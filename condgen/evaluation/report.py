@@ -19,6 +19,7 @@ from condgen.evaluation.likelihood import Likelihoods
 from condgen.evaluation.sample_files import read_samples
 from condgen.evaluation.scores import PER_LABEL, cell, score_samples, table, with_errors, write_nearest
 from condgen.evaluation.scores_file import write_scores
+from condgen.files.atomic import say_replaced
 from condgen.generators import ConditionalGenerator
 
 
@@ -144,9 +145,11 @@ def _report(
     written = f"No files were written, because {source} is not in a run directory."
     try:
         if prefix is not None:
-            write_scores(Path(f"{prefix}scores.json"), scores, cost, about)
-            write_nearest(samples, data, Path(f"{prefix}nearest.png"))
-            written = f"Scores: {Path(f'{prefix}scores.json')}, {Path(f'{prefix}nearest.png')}"
+            file, picture = Path(f"{prefix}scores.json"), Path(f"{prefix}nearest.png")
+            say_replaced(file, picture)
+            write_scores(file, scores, cost, about)
+            write_nearest(samples, data, picture)
+            written = f"Scores: {file}, {picture}"
     finally:  # still print the table if saving fails, since scoring takes minutes
         print(f"{source}: {number:,} samples against {len(data.val_images):,} test images of {data.full_name}")
         rows = [(name, with_errors(found)) for name, found in scores.items()]

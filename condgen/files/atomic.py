@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import secrets
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,12 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
         _sync_folder(path.parent)
+
+
+def say_replaced(*paths: Path) -> None:
+    """Prints which of these files exist, before a command replaces them."""
+    if existing := [str(path) for path in paths if os.path.lexists(path)]:
+        print(f"{', '.join(existing)} will be replaced.", file=sys.stderr, flush=True)
 
 
 def remove_temporary_files(folder: Path, unchanged_for: float = 0) -> None:

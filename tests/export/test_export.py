@@ -185,8 +185,9 @@ def test_export_replaces_its_own_readme_only(run_of, tmp_path, capsys):
     assert "README.md" in refused(arguments, capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
     (tmp_path / "README.md").unlink()
-    for _ in range(2):  # the second export replaces the files of the first
+    for is_second in (False, True):  # the second export replaces the files of the first
         assert main(arguments) == 0
+        assert (f"{tmp_path}/generator.safetensors" in capsys.readouterr().err) == is_second
 
 
 class HiddenRandomness(generators.DNN):
