@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from condgen.errors import UsageError
-from condgen.files.atomic import atomic_write
+from condgen.files.atomic import atomic_write, say_replacing
 from condgen.files.images import SOFTWARE
 
 if TYPE_CHECKING:
@@ -45,5 +45,6 @@ def figure_file(path: Path, width: float, height: float) -> Iterator[Figure]:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
         yield figure
+        say_replacing(path)
         with atomic_write(path) as file:
             figure.savefig(file, format="png", metadata={"Software": SOFTWARE})

@@ -16,6 +16,7 @@ from condgen.errors import UsageError, check_number
 from condgen.evaluation.figures import check_png
 from condgen.evaluation.sample_files import read_pictures
 from condgen.evaluation.scores import all_cores, first_of_each_label, rounded, rows_of, samples_per_label
+from condgen.files.atomic import say_replacing
 from condgen.files.images import check_replaceable, grid, write_png
 from condgen.generators import ConditionalGenerator
 from condgen.nn.inversion import squared_error
@@ -104,6 +105,7 @@ def invert(
     target = Path(output) if output else run / "inversion.png"  # type: ignore[operator]
     check_replaceable(target)
     rows, errors = image_and_other_labels(generator, images, steps)
+    say_replacing(target)
     write_png(grid(rows.flatten(0, 1), rows.shape[1]), target)
     print(f"Reconstruction error of {len(errors)} images (mean squared error per pixel): {errors.mean():.5f}")
     print(

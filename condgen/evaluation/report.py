@@ -19,7 +19,7 @@ from condgen.evaluation.likelihood import Likelihoods
 from condgen.evaluation.sample_files import read_samples
 from condgen.evaluation.scores import PER_LABEL, cell, score_samples, table, with_errors, write_nearest
 from condgen.evaluation.scores_file import write_scores
-from condgen.files.atomic import say_replaced
+from condgen.files.atomic import say_replacing
 from condgen.generators import ConditionalGenerator
 
 
@@ -146,7 +146,7 @@ def _report(
     try:
         if prefix is not None:
             file, picture = Path(f"{prefix}scores.json"), Path(f"{prefix}nearest.png")
-            say_replaced(file, picture)
+            say_replacing(file, picture)
             write_scores(file, scores, cost, about)
             write_nearest(samples, data, picture)
             written = f"Scores: {file}, {picture}"

@@ -18,7 +18,7 @@ from condgen.errors import UsageError
 from condgen.evaluation.report import about_checkpoint
 from condgen.export.formats import FORMATS, Format, largest_difference, round_weights, to_safetensors
 from condgen.export.model_card import model_card
-from condgen.files.atomic import atomic_write, say_replaced
+from condgen.files.atomic import atomic_write, say_replacing
 from condgen.files.images import png
 from condgen.generators.base import class_path
 from condgen.sampling.generate import sample_grid
@@ -63,7 +63,6 @@ def export(
     for existing in (card, file, folder / "generator.json", folder / "grid.png"):
         if os.path.lexists(existing) and not is_ours:
             raise UsageError(f"{existing} is not from an export of condgen: give another folder as --output.")
-    say_replaced(card, file, folder / "generator.json", folder / "grid.png")
     settings = "".join(f" --model.{name} {json.dumps(value)}" for name, value in (model or {}).items())
     origin = about_checkpoint(checkpoint, path)
     metadata = {
@@ -101,6 +100,7 @@ def export(
         folder / "generator.json": json.dumps(metadata, indent=2).encode(),
         folder / "grid.png": png(grid),
     }
+    say_replacing(*files)
     for name, written in files.items():
         with atomic_write(name) as replaced:
             replaced.write(written)

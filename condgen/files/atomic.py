@@ -43,10 +43,10 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
         _sync_folder(path.parent)
 
 
-def say_replaced(*paths: Path) -> None:
-    """Prints which of these files exist, before a command replaces them."""
+def say_replacing(*paths: Path) -> None:
+    """Prints which of these files are about to be replaced, because they exist."""
     if existing := [str(path) for path in paths if os.path.lexists(path)]:
-        print(f"{', '.join(existing)} will be replaced.", file=sys.stderr, flush=True)
+        print(f"Replacing {', '.join(existing)}", file=sys.stderr, flush=True)
 
 
 def remove_temporary_files(folder: Path, unchanged_for: float = 0) -> None:

@@ -12,7 +12,7 @@ from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 from condgen.errors import UsageError
-from condgen.files.atomic import atomic_write, say_replaced
+from condgen.files.atomic import atomic_write
 from condgen.files.pictures import open_picture
 
 SOFTWARE = "condgen"  # stored in PNG files, so that we can tell our own pictures from others
@@ -59,11 +59,7 @@ def write_png(image: Tensor, path: Path) -> None:
 
 
 def check_replaceable(path: Path) -> None:
-    """Says so if a picture is going to replace an earlier one.
-
-    Raises:
-        UsageError: If the existing file was not written by condgen.
-    """
+    """Raises a UsageError if there is already a file at this path that is not a picture from condgen."""
     if os.path.lexists(path):
         try:
             software = open_picture(path).info.get("Software")
@@ -73,7 +69,6 @@ def check_replaceable(path: Path) -> None:
             raise UsageError(
                 f"{path} is not a picture from condgen, so it is not replaced. Move it away, or use another file name."
             )
-        say_replaced(path)
 
 
 def write_gif(frames: Sequence[Tensor], path: Path, milliseconds: int, pause: int) -> None:

@@ -27,7 +27,7 @@ def test_plot_without_arguments_writes_metrics_png_into_the_newest_run(trained, 
     path = tmp_path / "lightning_logs" / "version_0" / "metrics.png"
     assert f"Picture: {path.relative_to(tmp_path)}" in capsys.readouterr().out
     assert main(["plot"]) == 0
-    assert f"{path.relative_to(tmp_path)} will be replaced" in capsys.readouterr().err
+    assert f"Replacing {path.relative_to(tmp_path)}" in capsys.readouterr().err
     image = Image.open(path)
     assert image.format == "PNG"
     picture = np.asarray(image.convert("RGBA"))
