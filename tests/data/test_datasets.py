@@ -240,7 +240,7 @@ def test_label_means_are_means_of_training_images(mnist_root):
         ({"labels": [3, 10]}, "0 to 9"),
         ({"labels": [-1]}, "0 to 9"),
         ({"labels": []}, "one or more"),
-        ({"labels": "3,,1"}, "MNIST has no ''"),
+        ({"labels": "3,,1"}, "a label is missing"),
         ({"labels": "3x"}, "MNIST has no 'x'"),
         ({"samples_per_label": 0}, "samples_per_label is 0"),
         ({"first_index": 100}, "first_index is 100: use 0 to 99"),
