@@ -11,7 +11,6 @@ from condgen.errors import UsageError, printable
 from condgen.evaluation.figures import check_png, figure_file
 from condgen.evaluation.scores import cell, table
 from condgen.evaluation.scores_file import main_scores, read_scores
-from condgen.files.images import check_replaceable
 from condgen.generators import ConditionalGenerator
 from condgen.sampling.generate import sample_grid
 
@@ -46,8 +45,6 @@ def compare(
             raise UsageError(f"These scores differ in {field} ({', '.join(sorted(set(values)))}). Leave some out.")
     names = run_names({path: content.get("generator", "") for path, content in found.items()})
     contents = {names[path]: content for path, content in found.items()}
-    for picture in filter(None, (output, samples)):
-        check_replaceable(Path(picture))
     if samples is not None:
         generators = {names[path]: scored_generator(Path(path), content) for path, content in found.items()}
         plot_samples(generators, contents, labels, Path(samples))

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from condgen.errors import UsageError
 from condgen.files.atomic import atomic_write, say_replacing
-from condgen.files.images import SOFTWARE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,4 +46,4 @@ def figure_file(path: Path, width: float, height: float) -> Iterator[Figure]:
         yield figure
         say_replacing(path)
         with atomic_write(path) as file:
-            figure.savefig(file, format="png", metadata={"Software": SOFTWARE})
+            figure.savefig(file, format="png")

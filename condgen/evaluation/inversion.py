@@ -17,8 +17,8 @@ from condgen.evaluation.figures import check_png
 from condgen.evaluation.sample_files import read_pictures
 from condgen.evaluation.scores import all_cores, first_of_each_label, rounded, rows_of, samples_per_label
 from condgen.files.atomic import say_replacing
-from condgen.files.images import check_replaceable, grid, write_png
-from condgen.generators import ConditionalGenerator
+from condgen.files.images import grid, write_png
+from condgen.generators import ConditionalGenerator, Diffusion
 from condgen.nn.inversion import squared_error
 from condgen.sampling.generate import generate_uint8
 
@@ -103,10 +103,12 @@ def invert(
     generator = generator_of(checkpoint, checkpoint_path, model or {}).requires_grad_(False)
     images = _read(path, data_of(checkpoint, checkpoint_path))
     target = Path(output) if output else run / "inversion.png"  # type: ignore[operator]
-    check_replaceable(target)
     rows, errors = image_and_other_labels(generator, images, steps)
     say_replacing(target)
     write_png(grid(rows.flatten(0, 1), rows.shape[1]), target)
+    if isinstance(generator, Diffusion):
+        _, round_trip = generator.round_trip(images.images / 255, images.labels, steps)
+        print(f"Error of the round trip through the ODE without guidance: {round_trip.mean():.5f}")
     print(f"Reconstruction error of {len(errors)} images (mean squared error per pixel): {errors.mean():.5f}")
     print(
         f"Picture: {target} (columns: image, reconstruction, same noise with labels 0 to {generator.num_classes - 1})"

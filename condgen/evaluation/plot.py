@@ -17,7 +17,6 @@ from condgen.evaluation.compare import run_names
 from condgen.evaluation.figures import check_png, figure_file
 from condgen.evaluation.scores_file import MAX_NAME
 from condgen.files.config import read_config
-from condgen.files.images import check_replaceable
 from condgen.files.reading import open_regular
 
 if TYPE_CHECKING:
@@ -52,7 +51,6 @@ def plot(runs: list[str], output: str | None = None) -> None:
     found = {str(folder): read_curves(folder) for folder in folders}
     names = run_names({path: curves.family for path, curves in found.items()})
     path = Path(output) if output else folders[0] / "metrics.png" if len(found) == 1 else Path("metrics.png")
-    check_replaceable(path)
     plot_curves({names[path]: curves for path, curves in found.items()}, path)
     print("Picture:", path)
 

@@ -1,21 +1,16 @@
 """Utilities to convert images to bytes and grids, and to save them as PNG or GIF."""
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, PngImagePlugin
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 from condgen.errors import UsageError
 from condgen.files.atomic import atomic_write
-from condgen.files.pictures import open_picture
-
-SOFTWARE = "condgen"  # stored in PNG files, so that we can tell our own pictures from others
 
 
 def to_bytes(images: Tensor) -> Tensor:
@@ -46,9 +41,8 @@ def grid(images: Tensor, columns: int) -> Tensor:
 
 def png(image: Tensor) -> bytes:
     """Encodes a uint8 image of shape (1, H, W) or (3, H, W) as PNG."""
-    content, info = io.BytesIO(), PngImagePlugin.PngInfo()
-    info.add_text("Software", SOFTWARE)
-    to_pil_image(image).save(content, "PNG", pnginfo=info)
+    content = io.BytesIO()
+    to_pil_image(image).save(content, "PNG")
     return content.getvalue()
 
 
@@ -56,19 +50,6 @@ def write_png(image: Tensor, path: Path) -> None:
     """Saves a uint8 image of shape (1, H, W) or (3, H, W) as a PNG file."""
     with atomic_write(path) as file:
         file.write(png(image))
-
-
-def check_replaceable(path: Path) -> None:
-    """Raises a UsageError if there is already a file at this path that is not a picture from condgen."""
-    if os.path.lexists(path):
-        try:
-            software = open_picture(path).info.get("Software")
-        except (OSError, ValueError, Image.DecompressionBombError):
-            software = None
-        if software != SOFTWARE:
-            raise UsageError(
-                f"{path} is not a picture from condgen, so it is not replaced. Move it away, or use another file name."
-            )
 
 
 def write_gif(frames: Sequence[Tensor], path: Path, milliseconds: int, pause: int) -> None:

@@ -45,6 +45,7 @@ from condgen.generators.settings import (
     Size,
     UnitInterval,
 )
+from condgen.nn.inversion import squared_error
 from condgen.nn.labels import plain_labels, with_null_label
 from condgen.nn.likelihood import dequantize, log_density, ode_times, rademacher
 from condgen.nn.muon import Muon
@@ -304,9 +305,27 @@ class Diffusion(EMAGenerator):
         x, log_bin_volume = dequantize(images, numbers[:, 0])
         return log_density(velocity, x, rademacher(numbers[:, 1]), ode_times(steps)) + log_bin_volume
 
-    @torch.no_grad()
     def invert(self, images: Tensor, labels: Tensor, steps: int | None = None) -> Tensor:
         """Finds the noise of images by solving the ODE backwards, from the image to the noise, without guidance.
+
+        See :meth:`round_trip` for the arguments.
+
+        Raises:
+            UsageError: If solving the ODE forward again doesn't return the images.
+        """
+        noise, errors = self.round_trip(images, labels, steps)
+        error = float(errors.mean())
+        if not error <= MAX_ROUND_TRIP_ERROR:  # not `>`, so that NaN is caught as well
+            raise UsageError(
+                f"This is not an inversion: the round trip has a mean squared error of {error:.3g} per pixel, above "
+                f"{MAX_ROUND_TRIP_ERROR}. Use more steps (--steps of condgen invert, or steps of generator.invert), or "
+                "train the model for longer."
+            )
+        return noise
+
+    @torch.no_grad()
+    def round_trip(self, images: Tensor, labels: Tensor, steps: int | None = None) -> tuple[Tensor, Tensor]:
+        """Solves the ODE from the images to the noise and back, without guidance.
 
         Args:
             images: Images of shape (N, C, H, W) in [0, 1].
@@ -314,26 +333,18 @@ class Diffusion(EMAGenerator):
             steps: The number of steps, which doesn't depend on ``sampling_steps``. Defaults to 10 for ``flow``, and to
                 50 for ``noise``, whose solver is only first order.
 
-        Raises:
-            UsageError: If solving the ODE forward again doesn't return the images.
+        Returns:
+            The noise of shape (N, C, H, W), and the mean squared error per pixel of each image, of shape (N,).
         """
         is_flow = self.hparams.objective == "flow"
-        steps = steps or (10 if is_flow else 50)
-        times = equal_steps(steps)
+        times = equal_steps(steps or (10 if is_flow else 50))
 
         def model(x_t: Tensor, t: float) -> Tensor:
             return self.predict(self.ema, x_t, x_t.new_full((), t), labels)
 
         solver = heun if is_flow else functools.partial(ddim, path=self.path, clip=False)
         noise = solver(model, 2 * images - 1, times[::-1])
-        error = (solver(model, noise, times) / 2 + 0.5 - images).square().mean()
-        if not error <= MAX_ROUND_TRIP_ERROR:  # not `>`, so that NaN is caught as well
-            raise UsageError(
-                f"This is not an inversion: the round trip has a mean squared error of {float(error):.3g} per pixel, "
-                f"above {MAX_ROUND_TRIP_ERROR}. Use more than {steps} steps (--steps of "
-                "condgen invert, or steps of generator.invert), or train the model for longer."
-            )
-        return noise
+        return noise, squared_error(solver(model, noise, times) / 2 + 0.5, images)
 
     def is_guided(self, t: float) -> bool:
         """Checks whether guidance is used at time t."""

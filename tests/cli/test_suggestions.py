@@ -45,7 +45,6 @@ def folder(mnist_root, trained, digits, tmp_path_factory):
     (folder / "file.txt").write_text("A file with some words: and [no settings\n")
     (folder / "broken.yaml").write_text("trainer: {max_epochs: 3\nmodel: [\n")
     (folder / "empty").mkdir()
-    picture(0).save(folder / "photo.png")
     return folder
 
 

@@ -460,9 +460,6 @@ def test_compare_prints_table_and_writes_picture(scored, tmp_path, capsys):
     assert next(line for line in printed if line.startswith("coverage")).split()[2] == "0.5000"
     picture = np.asarray(Image.open(tmp_path / "scores.png").convert("L"))
     assert picture.std() > 10
-    (tmp_path / "own.png").write_text("not from condgen")
-    assert "own.png" in refused(["compare", str(scored), "--output", str(tmp_path / "own.png")], capsys)
-    assert (tmp_path / "own.png").read_text() == "not from condgen"
     content["samples"]["number"] = 20
     (other / "scores.json").write_text(json.dumps(content))
     error = refused(["compare", str(scored), str(other), "--output", str(tmp_path / "b.png")], capsys)
