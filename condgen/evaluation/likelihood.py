@@ -13,7 +13,7 @@ from condgen.evaluation.scores import rounded, rows_of
 from condgen.generators import ConditionalGenerator
 from condgen.sampling.generate import rank_zero_progress
 
-PAIRS = 1000  # pairs of an image and a label, i.e. 100 test images for 10 classes
+PAIRS = 1000  # pairs of an image and a label to classify, i.e. 100 test images for 10 classes
 BLOCK = 50  # how many pairs to compute at once
 # Largest difference between the two numbers of steps, in bits per dimension. Halving the steps of a fourth-order method
 # increases the error 16-fold, so the error of the larger number is about a fifteenth of the difference.
@@ -26,13 +26,15 @@ class Likelihoods(NamedTuple):
     Args:
         images: The test images with their labels.
         fine: log p(image | its label), of shape (M,).
-        coarse: log p(image | label) for all labels using half as many steps, of shape (M, num_classes).
+        coarse: The same using half as many steps, of shape (M,).
+        relative: log p(image | label) for all labels up to a constant for each image, of shape (M, num_classes).
         steps: The number of steps used for ``fine``.
     """
 
     images: Images
     fine: Tensor
     coarse: Tensor
+    relative: Tensor
     steps: int
 
     @property
@@ -43,8 +45,7 @@ class Likelihoods(NamedTuple):
     @property
     def error(self) -> float:
         """Mean absolute difference between the two numbers of steps, in bits per dimension."""
-        own = self.coarse.gather(1, self.images.labels[:, None])[:, 0]
-        return float(self._bits((own - self.fine).abs()).mean())
+        return float(self._bits((self.coarse - self.fine).abs()).mean())
 
     def _bits(self, nats: Tensor) -> Tensor:
         """Converts nats per image to bits per dimension."""
@@ -57,7 +58,7 @@ class Likelihoods(NamedTuple):
     def scores(self) -> dict[str, dict[str, Any]]:
         """Returns the scores for ``scores.json``. Their values are None if the likelihood has not converged."""
         bits = self.bits_per_dimension
-        is_right = (self.coarse.argmax(1) == self.images.labels).double()
+        is_right = (self.relative.argmax(1) == self.images.labels).double()
         accuracy, number = float(is_right.mean()), len(bits)
         found = {
             "bits_per_dimension": (float(bits.mean()), float(bits.std()) / math.sqrt(number)),
@@ -94,22 +95,27 @@ def measure_likelihoods(trainer: Trainer, generator: ConditionalGenerator) -> Li
         return None
     data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
     images, steps = likelihood_images(data), generator.likelihood_steps
-    every_label = torch.arange(data.num_classes).expand(len(images), -1)
-    blocks = [  # (steps, row of the image, label) for each pair
-        *((steps, pairs) for pairs in _pairs(images.labels[:, None]).split(BLOCK)),
-        *((steps // 2, pairs) for pairs in _pairs(every_label).split(BLOCK)),
+    own_label = _pairs(images.labels[:, None]).split(BLOCK)
+    every_label = _pairs(torch.arange(data.num_classes).expand(len(images), -1)).split(BLOCK)
+    estimate, compare = generator.log_likelihood, generator.relative_log_likelihood
+    blocks = [  # (method, number of steps, rows of the images and labels)
+        *((estimate, steps, pairs) for pairs in own_label),
+        *((estimate, steps // 2, pairs) for pairs in own_label),
+        *((compare, steps, pairs) for pairs in every_label),
     ]
-    found = [torch.zeros(len(pairs), device=generator.device) for _, pairs in blocks]
-    own = range(trainer.global_rank, len(blocks), trainer.world_size)
-    for number in rank_zero_progress(trainer, own, "Likelihood"):
-        block_steps, (rows, labels) = blocks[number][0], blocks[number][1].unbind(1)
+    found = [torch.zeros(len(pairs), device=generator.device) for _, _, pairs in blocks]
+    for number in rank_zero_progress(
+        trainer, range(trainer.global_rank, len(blocks), trainer.world_size), "Likelihood"
+    ):
+        method, block_steps, pairs = blocks[number]
+        rows, labels = pairs.unbind(1)
         pixels = images.images[rows].to(generator.device) / 255
-        log_likelihood = generator.log_likelihood(pixels, labels.to(generator.device), rows.tolist(), block_steps)
+        log_likelihood = method(pixels, labels.to(generator.device), rows.tolist(), block_steps)
         assert log_likelihood is not None
         found[number] += log_likelihood.detach()
     total = trainer.strategy.reduce(torch.cat(found), reduce_op="sum").cpu()  # those of other ranks are zero
-    fine, coarse = total.split((len(images), every_label.numel()))
-    return Likelihoods(images, fine, coarse.view(every_label.shape), steps)
+    fine, coarse, relative = total.split((len(images), len(images), len(images) * data.num_classes))
+    return Likelihoods(images, fine, coarse, relative.view(len(images), -1), steps)
 
 
 def _pairs(labels: Tensor) -> Tensor:

