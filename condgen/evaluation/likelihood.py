@@ -104,9 +104,8 @@ def measure_likelihoods(trainer: Trainer, generator: ConditionalGenerator) -> Li
         *((compare, steps, pairs) for pairs in every_label),
     ]
     found = [torch.zeros(len(pairs), device=generator.device) for _, _, pairs in blocks]
-    for number in rank_zero_progress(
-        trainer, range(trainer.global_rank, len(blocks), trainer.world_size), "Likelihood"
-    ):
+    own = range(trainer.global_rank, len(blocks), trainer.world_size)
+    for number in rank_zero_progress(trainer, own, "Likelihood"):
         method, block_steps, pairs = blocks[number]
         rows, labels = pairs.unbind(1)
         pixels = images.images[rows].to(generator.device) / 255

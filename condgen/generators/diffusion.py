@@ -301,7 +301,6 @@ class Diffusion(EMAGenerator):
             indices: The index of each image, which determines the noise for dequantization and trace estimation.
             steps: The number of Runge-Kutta steps.
         """
-
         model = self.unguided_model(labels)
 
         def velocity(x_t: Tensor, t: float) -> Tensor:
@@ -314,8 +313,8 @@ class Diffusion(EMAGenerator):
     def relative_log_likelihood(self, images: Tensor, labels: Tensor, indices: Sequence[int], steps: int) -> Tensor:
         """Computes a lower bound on log p(slightly noisy image | label) in nats, up to a constant.
 
-        Unlike the ODE, this skips low noise levels. The model is rarely trained on them, so its label has arbitrary
-        effects there, which would outweigh the digit. See :func:`condgen.nn.likelihood.noisy_image_bound`.
+        Unlike the ODE, this skips low noise levels. During training, every image has its own label there, so the model
+        never learns what other labels should do. See :func:`condgen.nn.likelihood.noisy_image_bound`.
 
         Args:
             images: Images of shape (N, C, H, W) in [0, 1].

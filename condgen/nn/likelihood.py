@@ -4,8 +4,8 @@ An ODE dx/dt = v(x, t) from noise (t = 0) to data (t = 1) maps a normal distribu
 trajectory, the log density changes at a rate of -tr(dv/dx) (Chen et al. 2018, "Neural Ordinary Differential Equations",
 arXiv:1806.07366). To compute log p(x), we start at the image, solve the ODE backward and add up the trace.
 
-To compare labels, we use a lower bound instead (see :func:`noisy_image_bound`). It needs no trace, and it only uses
-noise levels that the model was trained on.
+To compare labels, we use a lower bound instead (see :func:`noisy_image_bound`). It needs no trace, and it skips low
+noise levels, at which the label has arbitrary effects.
 """
 
 import itertools
