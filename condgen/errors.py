@@ -25,38 +25,10 @@ def short_reason(error: Exception) -> str:
     return printable(" ".join(str(error).split())[:200]) or type(error).__name__
 
 
-def check_number(
-    name: str,
-    value: float,
-    *,
-    at_least: int | None = None,
-    above: int | None = None,
-    at_most: int | None = None,
-) -> None:
-    """Checks that a number is finite and within the given bounds.
-
-    Args:
-        name: The name of the setting, used in the error message.
-        value: The value to check.
-        at_least: The lower bound (inclusive).
-        above: The lower bound (exclusive).
-        at_most: The upper bound (inclusive).
-
-    Raises:
-        UsageError: If the value is out of bounds or not a finite number.
-    """
-    if (
-        isinstance(value, int | float)
-        and abs(value) <= sys.float_info.max  # no infinity, NaN, or integers that don't fit in a float
-        and (at_least is None or value >= at_least)
-        and (above is None or value > above)
-        and (at_most is None or value <= at_most)
-    ):
-        return
-    if at_most is not None:
-        allowed = f"{at_least:,} to {at_most:,}" if above is None else f"a number above {above} and at most {at_most:,}"
-    elif above is not None:
-        allowed = f"a number above {above}"
-    else:
-        allowed = "a finite number" if at_least is None else f"{at_least} or more"
-    raise UsageError(f"{name} is {value}: use {allowed}.")
+def check_number(name: str, value: float, *, at_least: int, at_most: int | None = None) -> None:
+    """Raises a UsageError unless the value of the setting ``name`` is a finite number within the bounds (inclusive)."""
+    # the largest float excludes infinity, NaN, and integers that don't fit in a float
+    largest = sys.float_info.max if at_most is None else at_most
+    if not isinstance(value, int | float) or not at_least <= value <= largest:
+        allowed = f"{at_least} or more" if at_most is None else f"{at_least:,} to {at_most:,}"
+        raise UsageError(f"{name} is {value}: use {allowed}.")
