@@ -11,18 +11,12 @@ from condgen.errors import UsageError, check_number
 from condgen.training.lightning_internals import trains_in_children
 
 MINIMUM = {
-    "num_nodes": 1,
     "accumulate_grad_batches": 1,
     "check_val_every_n_epoch": 1,
     "log_every_n_steps": 0,
     "gradient_clip_val": 0,
-    "reload_dataloaders_every_n_epochs": 0,
-    "fast_dev_run": 0,
     "num_sanity_val_steps": -1,
-    "max_epochs": -1,
-    "max_steps": -1,
 }
-SHARES = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "val_check_interval")
 NOT_ZERO = {
     "max_epochs": "1 or more, or -1 for no end",
     "max_steps": "1 or more, or -1 for no end",
@@ -39,11 +33,6 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
             raise UsageError(f"trainer.{name} is 0: give {allowed}.")
     for name in [name for name in MINIMUM if name in numbers]:
         check_number(f"trainer.{name}", numbers[name], at_least=MINIMUM[name])
-    for name in [name for name in SHARES if name in numbers]:
-        if not (0 <= numbers[name] <= 1 or (numbers[name] > 1 and numbers[name] % 1 == 0)):
-            raise UsageError(
-                f"trainer.{name} is {numbers[name]}: give a number of batches, or a share from 0.0 to 1.0."
-            )
     if str(settings.get("precision")) not in ("None", "32", "32-true", "16", "16-mixed", "bf16", "bf16-mixed"):
         raise UsageError(
             f"trainer.precision is {settings['precision']}, but images and noise are float32: "
