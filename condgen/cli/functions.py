@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 
 from condgen.checkpoints.classes import imported_families, known_names, short_name
 from condgen.cli.commands import load
-from condgen.cli.options import PARSER_SETTINGS, is_question, last_value, read_options, read_paths_and_options
+from condgen.cli.options import PARSER_SETTINGS, is_question, last_value, read_paths_and_options
 from condgen.cli.suggestions import explain
 from condgen.data.datamodule import ImageDataModule
 from condgen.errors import UsageError
@@ -23,15 +23,7 @@ MNIST = f"{OWN_DATA}datasets.MNIST"
 
 
 def call(command: str, words: list[str]) -> None:
-    """Parses the arguments of a command and calls its function.
-
-    Args:
-        command: The name of the command.
-        words: The command-line arguments that come after the command.
-
-    Raises:
-        UsageError: If any of the arguments are invalid.
-    """
+    """Parses the arguments of a command and calls its function. Raises a UsageError if an argument is invalid."""
     function = load(command)
     parameters = list(inspect.signature(function).parameters)
     description = (inspect.getdoc(function) or "").partition("\n\n")[0]
@@ -42,9 +34,11 @@ def call(command: str, words: list[str]) -> None:
     if is_question(words):
         parser.parse_args(words)  # prints the answer and exits
     takes = {"path": "one path", "paths": "paths", "runs": "runs"}.get(parameters[0], "no path")
-    paths, options = ([], read_options(words)) if takes == "no path" else read_paths_and_options(words)
-    if not {"one path": len(paths) == 1, "paths": paths, "runs": True, "no path": True}[takes]:
-        raise UsageError(f"condgen {command} takes {takes}, not {len(paths)}: see condgen {command} --help.")
+    paths, options = read_paths_and_options(words)
+    if not {"one path": len(paths) == 1, "paths": paths, "runs": True, "no path": not paths}[takes]:
+        named = ", ".join(f"--{name}" for name in parameters if name not in ("path", "paths", "runs"))
+        got = " ".join(paths) or "none"
+        raise UsageError(f"condgen {command} takes {takes}, but got {got}. Its options are {named}.")
     if "data" in parameters:
         data = last_value(options, "data")
         default = MNIST if data else _data_beside(paths)

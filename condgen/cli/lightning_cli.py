@@ -30,7 +30,7 @@ from condgen.cli.options import (
     is_question,
     last_value,
     plain_name,
-    read_options,
+    read_paths_and_options,
     settings_in,
 )
 from condgen.cli.recipes import RECIPES, read_recipe, recipe_of
@@ -140,7 +140,11 @@ class CondgenCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         if is_question(args):
             parser.parse_args(args)  # prints the answer and exits
-        flags = read_options(args)
+        paths, flags = read_paths_and_options(args)
+        if paths:
+            raise UsageError(
+                f"{paths[0]!r} is not an option: use --config FILE for a config, --ckpt_path PATH for a checkpoint."
+            )
         files = [read_recipe(str(flag.value)) for flag in flags if flag.name == "config"]
         flags = [flag for flag in flags if flag.name != "config"]
         options = [*_settings_in(files), *flags]

@@ -26,16 +26,6 @@ class Option(NamedTuple):
         return f"--{self.name}" if self.value is None else f"--{self.name}={self.value}"
 
 
-def read_options(words: Iterable[str]) -> list[Option]:
-    """Reads the options from a command line that takes no paths. See :func:`read_paths_and_options`."""
-    paths, options = read_paths_and_options(words)
-    if paths:
-        raise UsageError(
-            f"{paths[0]!r} is not an option: use --config FILE for a config, --ckpt_path PATH for a checkpoint."
-        )
-    return options
-
-
 def read_paths_and_options(words: Iterable[str]) -> tuple[list[str], list[Option]]:
     """Separates the paths on the command line from the options. Each option is followed by its value.
 

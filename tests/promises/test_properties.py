@@ -13,7 +13,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from condgen.cli.options import Option, read_options
+from condgen.cli.options import Option, read_paths_and_options
 from condgen.data.datasets import MNIST
 from condgen.data.idx import read_idx
 from condgen.data.loader import ImageLoader, Images, ImageSampler
@@ -191,4 +191,4 @@ def test_options_are_parsed_with_and_without_an_equals_sign(given_options):
         for name, value, joined in given_options
         for word in ([f"--{name}={value}"] if joined else [f"--{name}", value])
     ]
-    assert read_options(words) == [Option(name, value) for name, value, _ in given_options]
+    assert read_paths_and_options(words) == ([], [Option(name, value) for name, value, _ in given_options])
