@@ -15,7 +15,7 @@ from condgen.cli.output import say
 from condgen.cli.run_config import CLASS_SETTINGS
 from condgen.errors import UsageError
 from condgen.files.locks import directory_lock
-from condgen.training.loggers import run_loggers
+from condgen.training.loggers import MetricsLogger, RunTensorBoardLogger
 from condgen.training.runtime import describe_devices
 from condgen.training.signals import StoppedBySignal
 
@@ -41,8 +41,9 @@ def fit(cli: CondgenCLI) -> None:
     trainer.run_directory = run
     with directory_lock(run, RUN_FOLDERS) if trainer.is_global_zero and run else contextlib.nullcontext():
         if cli.logs_into_run:
-            continued = (first_step, extra_rows) if resumed else (0, [])
-            trainer.loggers = [*run_loggers(run or cli.root, *continued), *trainer.loggers]
+            folder = run or cli.root
+            step, rows = (first_step, extra_rows) if resumed else (0, [])
+            trainer.loggers = [MetricsLogger(folder, step, rows), RunTensorBoardLogger(folder, step), *trainer.loggers]
         try:
             for recipe in cli.recipes:
                 say(f"Config: {recipe} (included in condgen)")

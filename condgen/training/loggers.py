@@ -172,8 +172,3 @@ def log_image(logger: Logger, name: str, image: Tensor, step: int) -> None:
         logger.experiment.log_image(array, name=name, step=step)
     elif hasattr(logger, "log_image"):  # W&B
         logger.log_image(name, [array], step=step)
-
-
-def run_loggers(run: Path, first_step: int, extra_rows: Sequence[str] = ()) -> list[Logger]:
-    """Creates the default loggers. See :class:`MetricsLogger` for the arguments."""
-    return [MetricsLogger(run, first_step, extra_rows), RunTensorBoardLogger(run, first_step)]
