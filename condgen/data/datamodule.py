@@ -79,9 +79,7 @@ class ImageDataModule(LightningDataModule):
         self.root, self.source, self.batch_size, self.num_workers = Path(root), source, batch_size, num_workers
         requested = self.parse_mixed_labels(labels) if isinstance(labels, str) else labels
         self.labels: Sequence[int | Mix] = range(self.num_classes) if requested is None else requested
-        self.word = (
-            labels if isinstance(labels, str) and not any(isinstance(label, Mix) for label in self.labels) else None
-        )
+        self.is_word = isinstance(labels, str) and not any(isinstance(label, Mix) for label in self.labels)
         self.samples_per_label, self.sample_seed, self.first_index = samples_per_label, sample_seed, first_index
         self.shared_noise = shared_noise
         self.images_per_class = images_per_class

@@ -89,7 +89,7 @@ class PredictionFiles(Callback):
         if not self.folder.name:
             raise UsageError(f"predictions.dirpath is {self.dirpath}: give a folder with a name.")
         self.request: SampleRequest = trainer.datamodule.request  # type: ignore[attr-defined]
-        self.is_word = trainer.datamodule.word is not None  # type: ignore[attr-defined]
+        self.is_word = trainer.datamodule.is_word  # type: ignore[attr-defined]
         assert isinstance(pl_module, ConditionalGenerator)
         self.image_shape = pl_module.image_shape
         if self.walk and self.request.samples_per_label < 2:
