@@ -82,9 +82,6 @@ class BlockSampler(DistributedSampler[int]):
     def __init__(self, blocks: int, processes: int, rank: int) -> None:
         self.blocks = range(rank, max(blocks, rank + 1), processes)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Does nothing, because requests don't have epochs."""
-
     def __iter__(self) -> Iterator[int]:
         return iter(self.blocks)
 
