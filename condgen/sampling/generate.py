@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from condgen.data.datamodule import ImageDataModule
 from condgen.data.loader import Images
-from condgen.data.mixes import label_tensor
 from condgen.data.requests import SampleRequest, request_loader
 from condgen.files.images import grid, to_bytes
 from condgen.generators import ConditionalGenerator
@@ -58,8 +57,8 @@ def sample_all_ranks(trainer: Trainer, generator: ConditionalGenerator, samples_
     """
     began = time.monotonic()
     data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-    request = SampleRequest(list(range(data.num_classes)), samples_per_label, 0, data.sample_seed, data.block_size)
-    labels = label_tensor([request.label_of(index) for index in range(request.end)])
+    request = SampleRequest(range(data.num_classes), samples_per_label, 0, data.sample_seed, data.block_size)
+    labels = torch.arange(data.num_classes).repeat_interleave(samples_per_label)
     images = torch.zeros(request.end, *generator.image_shape, dtype=torch.uint8, device=generator.device)
     blocks = request_loader(request, trainer.world_size, trainer.global_rank)
     with torch.no_grad(), trainer.precision_plugin.forward_context():
