@@ -20,25 +20,16 @@ def test(cli: CondgenCLI) -> None:
 
     The results are printed, and the scores are also saved to the run directory.
     """
-    run = cli.trainer.run_directory = cli.run_directory()
-    cli.trainer.test(cli.model, **cli.trainer_arguments(), verbose=cli.config.verbose)
-    scored = next(callback for callback in cli.trainer.callbacks if isinstance(callback, ScoredSamples))
-    if cli.trainer.is_global_zero and scored.samples is not None:
+    trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    run = trainer.run_directory = cli.run_directory()
+    trainer.test(model, **cli.trainer_arguments(), verbose=cli.config.verbose)
+    scored = next(callback for callback in trainer.callbacks if isinstance(callback, ScoredSamples))
+    if trainer.is_global_zero and scored.samples is not None:
         assert cli.checkpoint is not None
         assert cli.checkpoint_path is not None
         origin = about_checkpoint(cli.checkpoint, cli.checkpoint_path)
-        progress = cli.trainer.progress_bar_callback is not None
-        report(
-            cli.model,
-            cli.datamodule,
-            scored.evaluator,
-            scored.samples,
-            scored.seconds,
-            origin,
-            run,
-            scored.likelihoods,
-            progress,
-        )
+        progress = trainer.progress_bar_callback is not None
+        report(model, data, scored.evaluator, scored.samples, scored.seconds, origin, run, scored.likelihoods, progress)
 
 
 def predict(cli: CondgenCLI) -> None:

@@ -118,10 +118,7 @@ def rounded(value: float | Tensor) -> float | None:
 
 def _features(images: Images, evaluator: Evaluator | None) -> dict[str, LabeledFeatures]:
     """Computes features from the evaluator (if there is one), random convolutions, and raw uint8 pixels."""
-    spaces = {
-        "random": in_parts(RandomConvolutions(images.images.shape[1:]), images.images),
-        "pixels": images.images,
-    }
+    spaces = {"random": in_parts(RandomConvolutions(images.images.shape[1:]), images.images), "pixels": images.images}
     if evaluator:
         spaces["embedding"] = in_parts(evaluator.embed, images.images)
     return {name: LabeledFeatures(features, images.labels) for name, features in spaces.items()}

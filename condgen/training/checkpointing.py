@@ -68,10 +68,7 @@ class LastAndBestCheckpoint(Checkpoint):
     """
 
     def __init__(
-        self,
-        monitor: str = "val_loss",
-        mode: Literal["min", "max"] = "min",
-        every_n_train_steps: int | None = None,
+        self, monitor: str = "val_loss", mode: Literal["min", "max"] = "min", every_n_train_steps: int | None = None
     ) -> None:
         if every_n_train_steps is not None:
             check_number("checkpoint.every_n_train_steps", every_n_train_steps, at_least=1)
