@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from condgen.data.datamodule import ImageDataModule
-from condgen.errors import UsageError
+from condgen.errors import UsageError, short_reason
 
 DOWNLOAD_TIMEOUT = 10.0  # seconds without receiving any data
 
@@ -88,9 +88,8 @@ class DownloadedDataModule(ImageDataModule):
             self._download()
         except (OSError, RuntimeError) as error:
             if self.source == "full" or not self.sample_available:
-                reason = " ".join(str(error).split())
                 raise UsageError(
-                    f"{self.dataset} is not under {self.root} and cannot be downloaded ({reason[:300]}): "
+                    f"{self.dataset} is not under {self.root} and cannot be downloaded ({short_reason(error)}): "
                     f"put its files {', '.join(self.files)} into {self.root / self.dataset / self.files_folder}, or "
                     "use another --data.root."
                 ) from error

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from condgen.errors import UsageError
+from condgen.errors import UsageError, short_reason
 from condgen.files.reading import read_limited
 
 MAX_CONFIG_BYTES, MAX_CONFIG_VALUES, MAX_DEPTH = 2**20, 100_000, 100
@@ -27,7 +27,7 @@ def read_config(path: str) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}): use a YAML file.") from error
     except (ValueError, yaml.YAMLError, RecursionError) as error:
-        raise UsageError(f"{path} is not YAML ({' '.join(str(error).split())[:200]}).") from error
+        raise UsageError(f"{path} is not YAML ({short_reason(error)}).") from error
     if size > MAX_CONFIG_VALUES:
         raise UsageError(f"{path} has {size:.3g} values: use a config with at most {MAX_CONFIG_VALUES:,} values.")
     if not isinstance(settings, dict):
