@@ -22,15 +22,7 @@ from condgen.data.datamodule import ImageDataModule
 from condgen.data.loader import Images
 from condgen.errors import UsageError, check_number, short_reason
 from condgen.files.atomic import atomic_write
-from condgen.files.pictures import (
-    PICTURE_FORMATS,
-    PICTURE_SUFFIXES,
-    check_levels,
-    gray_8_bit,
-    is_gray,
-    open_picture,
-    upright,
-)
+from condgen.files.pictures import PICTURE_FORMATS, PICTURE_SUFFIXES, check_levels, gray_8_bit, is_gray, open_picture
 from condgen.files.reading import read_limited
 
 CACHE = ".condgen"  # folder under the root for the decoded images
@@ -374,7 +366,7 @@ def read_picture(path: Path, image_shape: tuple[int, int, int], background: str)
         check_levels(image)
         if image.format == "JPEG":
             image.draft(None, (2 * width, 2 * height))  # decode at a lower resolution if that is enough
-        image = upright(image)
+        image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):
             image = gray_8_bit(image)
         if image.has_transparency_data:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 from tqdm import tqdm
@@ -26,7 +26,7 @@ from condgen.data.datamodule import ImageDataModule
 from condgen.data.loader import Images
 from condgen.errors import UsageError, short_reason
 from condgen.files.images import to_bytes
-from condgen.files.pictures import check_levels, gray_8_bit, open_picture, upright
+from condgen.files.pictures import check_levels, gray_8_bit, open_picture
 from condgen.files.reading import open_regular, read_limited
 
 MAX_PER_LABEL = 10_000  # samples per label to accept; only the first 1,000 are scored
@@ -167,7 +167,7 @@ def _read_picture(path: Path, data: ImageDataModule) -> Tensor:
             if getattr(image, "is_animated", False):
                 raise UsageError(f"{path} contains several pictures. Save each picture as a separate file.")
             check_levels(image)
-            image = upright(image)
+            image = ImageOps.exif_transpose(image)
         if image.size != (width, height):
             found = f"{image.width} x {image.height}"
             raise UsageError(f"{path} has {found} pixels, but images of {data.full_name} have {width} x {height}.")

@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from condgen.files.reading import read_limited
 
@@ -48,12 +48,6 @@ def is_gray(image: Image.Image) -> bool:
     return image.mode in ("1", "L", "LA", "La", "I") or image.mode.startswith("I;16")
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Decodes an image and rotates it based on its EXIF orientation."""
-    image.load()
-    return ImageOps.exif_transpose(image)
-
-
 def check_levels(image: Image.Image) -> None:
     """Checks that the value range of an image is known.
 
@@ -61,9 +55,8 @@ def check_levels(image: Image.Image) -> None:
         ValueError: If the range is unknown, e.g. because the pixels are floats.
     """
     is_known = image.mode != "F"
-    if tags := getattr(
-        image, "tag_v2", None
-    ):  # TIFF: 258 BitsPerSample, 262 PhotometricInterpretation, 339 SampleFormat
+    # TIFF tags: 258 BitsPerSample, 262 PhotometricInterpretation, 339 SampleFormat
+    if tags := getattr(image, "tag_v2", None):
         is_unsigned = set(tags.get(339, (1,))) == {1}
         is_known = is_unsigned and (not image.mode.startswith("I") or (tags.get(258), tags.get(262)) == ((16,), 1))
     if not is_known:
