@@ -96,17 +96,13 @@ class TrainingScores(Callback):
             real = rows_of(training, rows)
             embedded = LabeledFeatures(in_parts(evaluator.embed, real.images, device), real.labels)
             self._real = embedded, LabeledFeatures(real.images, real.labels)
-        embeddings = in_parts(evaluator.embed, samples.images, device)
-        distance, diversity = FrechetDistance(sync_on_compute=False), Diversity(sync_on_compute=False)
-        neighbors = PrecisionRecallDensityCoverage(sync_on_compute=False)
-        for metric in (distance, neighbors):
-            metric.update(embeddings, samples.labels, real=False)
-            metric.update(*self._real[0], real=True)
-        diversity.update(samples.images, samples.labels, real=False)
-        diversity.update(*self._real[1], real=True)
-        _, _, _, coverage = neighbors.compute().mean(0).tolist()
+        real_embedded, real_pixels = self._real
+        embedded = LabeledFeatures(in_parts(evaluator.embed, samples.images, device), samples.labels)
+        distance = FrechetDistance().score(embedded, real_embedded)
+        _, _, _, coverage = PrecisionRecallDensityCoverage().score(embedded, real_embedded).mean(0).tolist()
+        diversity = Diversity().score(LabeledFeatures(samples.images, samples.labels), real_pixels).mean()
         right = accuracy(evaluator.classifier, samples.images, samples.labels)
-        return [right, float(distance.compute()), coverage, float(diversity.compute().mean())]
+        return [right, float(distance), coverage, float(diversity)]
 
 
 class ScoredSamples(Callback):
