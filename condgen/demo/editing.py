@@ -1,5 +1,6 @@
 """Edits an image: shows its inversion, the same noise with all labels, and the inpainting of marked pixels."""
 
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -63,20 +64,22 @@ class Editor:
 
     def _inversion(self, run: Run, label: int, image: Tensor) -> str:
         try:
-            images, error = inverted(run, label, image)
+            found, errors = image_and_other_labels(run.generator(), Images(image[None], torch.tensor([label])))
         except UsageError as problem:
             return alert(str(problem))
-        content, name = png(grid(images, min(12, len(images)))), f"{run.family}-{run.name}-inversion.png"
-        line = f"your picture · its reconstruction (mean squared error {error:.4f}) · its noise with every label"
+        images, name = found[0], f"{run.family}-{run.name}-inversion.png"
+        content = png(grid(images, min(12, len(images))))
+        line = f"your picture · its reconstruction (mean squared error {errors[0]:.4f}) · its noise with every label"
         return figure(content, "Inversion", [line], {name: content}, wide=True)
 
     def _inpainting(self, run: Run, label: int, image: Tensor, known: Tensor, seed: int) -> str:
         generator = run.generator()
         if not isinstance(generator, Diffusion):
-            return f"<p>{run.family} cannot inpaint. Select a diffusion model.</p>"
+            return f"<p>{escape(run.family)} cannot inpaint. Select a diffusion model.</p>"
         if known.all():
             return "<p>To generate a part of the picture again, paint over it with the brush Inpaint.</p>"
-        images = inpainted(generator, label, image, known, seed)
+        noise, labels = generator.sample_noise(seed, range(10)), torch.full((10,), label)
+        images = to_bytes(inpaint(generator, image.expand_as(noise) / 255, known, labels, noise))
         content, name = png(grid(images, len(images))), f"{run.family}-{run.name}-inpainting.png"
         line = f"ten ways to fill the marked pixels of a {run.data.classes[label]}"
         return figure(content, "Inpainting", [line], {name: content}, wide=True)
@@ -97,39 +100,3 @@ def start_image(run: Run, label: int, request: EditRequest) -> tuple[Tensor, int
     test_images = local_images(run, "test")
     check_number("number", request.number, at_least=0, at_most=len(test_images) - 1)
     return test_images.images[request.number], int(test_images.labels[request.number])
-
-
-def inverted(run: Run, label: int, image: Tensor) -> tuple[Tensor, float]:
-    """Inverts an image.
-
-    Args:
-        run: The run to use.
-        label: The label of the image.
-        image: The image as uint8 of shape (C, H, W).
-
-    Returns:
-        The image, its reconstruction, and the same noise with every label, as uint8 of shape (2 + num_classes, C, H,
-        W), and the mean squared error of the reconstruction per pixel in [0, 1].
-
-    Raises:
-        UsageError: If the image can't be inverted.
-    """
-    images, errors = image_and_other_labels(run.generator(), Images(image[None], torch.tensor([label])))
-    return images[0], float(errors)
-
-
-def inpainted(generator: Diffusion, label: int, image: Tensor, known: Tensor, seed: int) -> Tensor:
-    """Generates the unknown pixels of an image in ten ways.
-
-    Args:
-        generator: The diffusion model to use.
-        label: The label of the image.
-        image: The image as uint8 of shape (C, H, W).
-        known: Boolean tensor of shape (H, W).
-        seed: The sampling seed.
-
-    Returns:
-        A uint8 tensor of shape (10, C, H, W).
-    """
-    noise, labels = generator.sample_noise(seed, range(10)), torch.full((10,), label)
-    return to_bytes(inpaint(generator, image.expand_as(noise) / 255, known, labels, noise))
