@@ -6,15 +6,19 @@ const pad = marks.canvas, brush = element.querySelector("i"), color = element.qu
 let size = "1x1x1";     // the part of props.value before the colon
 let position = [0, 0];  // where the keyboard paints
 let last = null;        // where the mouse or finger was, while it is down
+let isEdited = false;
 
 function load() {
   let bytes;
   [size, bytes] = props.value.split(":");
+  isEdited = false;
+  last = null;
   const [width, height, channels] = size.split("x").map(Number);
   for (const layer of [image, marks]) Object.assign(layer.canvas, { width, height });
   const rgba = Uint8ClampedArray.from(atob(bytes), (byte) => byte.charCodeAt(0));
   image.putImageData(new ImageData(rgba, width, height), 0, 0);
   color.parentElement.hidden = channels === 1;
+  if (channels === 1) color.value = "#ffffff";
   place([width / 2, height / 2].map(Math.floor));
 }
 
@@ -22,7 +26,8 @@ function save() {
   const { width, height } = pad, all = [0, 0, width, height];
   const bytes = image.getImageData(...all).data, marked = marks.getImageData(...all).data;
   for (let alpha = 3; alpha < bytes.length; alpha += 4) bytes[alpha] = marked[alpha] > 127 ? 0 : 255;
-  props.value = `${size}:${btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""))}`;
+  isEdited = true;
+  props.value = `edited ${size}:${btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""))}`;
   trigger("input");
 }
 
@@ -77,5 +82,9 @@ pad.addEventListener("keydown", (event) => {
   }
 });
 
-watch("value", load);
+watch("value", () => {
+  const wasEdited = isEdited;
+  load();
+  if (wasEdited) trigger("input");  // the results may belong to a stroke that was painted in the meantime
+});
 if (props.value) load();

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from condgen.errors import UsageError
 
+EDITED = "edited "
 KEYS = "Arrow keys move the brush. Space paints. Shift and an arrow key paint a line."
 TEMPLATE = f"""
 <div class=canvas>
@@ -33,7 +34,7 @@ def encode(image: Tensor) -> str:
     """Converts a uint8 image of shape (C, H, W) to the value of a canvas.
 
     The format is ``WIDTHxHEIGHTxCHANNELS:RGBA``, where RGBA are the bytes of all pixels in base64. A is 0 for pixels
-    that are marked for inpainting.
+    that are marked for inpainting. After the user has edited the image, the value begins with ``EDITED``.
     """
     rgba = torch.cat((image.expand(3, -1, -1), torch.full_like(image[:1], 255)))
     return prefix(image.shape) + base64.b64encode(rgba.permute(1, 2, 0).numpy().tobytes()).decode()
@@ -43,6 +44,11 @@ def prefix(shape: Sequence[int]) -> str:
     """Returns what the value of a canvas begins with if its image has the shape (C, H, W)."""
     channels, height, width = shape
     return f"{width}x{height}x{channels}:"
+
+
+def is_edited(value: str | None, shape: Sequence[int]) -> bool:
+    """Checks if this is the value of a canvas with an image of shape (C, H, W) that the user has edited."""
+    return (value or "").startswith(EDITED + prefix(shape))
 
 
 def decode(value: str, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -60,6 +66,7 @@ def decode(value: str, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
         UsageError: If the value is not an image of this shape.
     """
     _, height, width = shape
+    value = value.removeprefix(EDITED)
     try:
         rgba = base64.b64decode(value.removeprefix(prefix(shape)), validate=True)
     except (binascii.Error, ValueError):

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from condgen.data.loader import Images
-from condgen.demo.canvas import decode, encode, prefix
+from condgen.demo.canvas import decode, encode, is_edited
 from condgen.demo.figures import alert, figure
 from condgen.demo.images import generate, local_images
-from condgen.demo.requests import EditRequest
+from condgen.demo.requests import MAX_SAMPLE, EditRequest
 from condgen.demo.runs import Run, find_run_and_label
 from condgen.demo.views import label_dropdown
 from condgen.errors import UsageError, check_number
@@ -48,12 +48,19 @@ class Editor:
         return [label_dropdown(run, label), changed["drawing"], *edited]
 
     def keep_or_edit(self, request: EditRequest) -> list[Any]:
-        """Keeps the image after the run, label or seed has changed, unless it is a sample or has the wrong size."""
+        """Keeps an image that the user has edited after the run or seed has changed, if it has the right size."""
         run, label = find_run_and_label(self.runs, request.run, request.label)
-        fits = (request.drawing or "").startswith(prefix(run.generator().image_shape))
-        if request.start == "Sample" or not fits:
+        if not is_edited(request.drawing, run.generator().image_shape):
             return self.edit(request)
         return [label_dropdown(run, label), gr.skip(), *self.edited(request)]
+
+    def relabel(self, request: EditRequest) -> list[Any]:
+        """Shows a sample of the new label, unless the user has edited the image. Keeps any other image."""
+        return self.keep_or_edit(request) if request.start == "Sample" else [gr.skip()] * 2 + [*self.edited(request)]
+
+    def renumber(self, request: EditRequest) -> list[Any]:
+        """Shows the sample or test image with the new number."""
+        return [gr.skip()] * 4 if request.start == "Nothing" else self.edit(request)
 
     def edited(self, request: EditRequest) -> tuple[str, str]:
         """Shows the inversion and the inpainting of the image on the canvas."""
@@ -95,6 +102,7 @@ def start_image(run: Run, label: int, request: EditRequest) -> tuple[Tensor, int
     if request.start == "Nothing":
         return torch.zeros(generator.image_shape, dtype=torch.uint8), label
     if request.start == "Sample":
+        check_number("number", request.number, at_least=0, at_most=MAX_SAMPLE)
         noise = generator.sample_noise(request.seed, [request.number])
         return generate(generator, torch.tensor([label]), noise)[0], label
     test_images = local_images(run, "test")

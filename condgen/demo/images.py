@@ -124,5 +124,8 @@ def local_images(run: Run, split: Literal["training", "test"]) -> Images:
     try:
         run.data.setup("fit")  # skip prepare_data() so that nothing is downloaded
     except UsageError as error:
-        raise UsageError(f"The {split} images of {run.name} are not on this disk ({error})") from error
+        raise UsageError(
+            f"The {split} images of {run.name} cannot be read from {run.data.root}: start condgen demo in the folder "
+            "that contains it."
+        ) from error
     return run.data.train_images if split == "training" else run.data.val_images

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ValidationError
 from starlette.middleware import Middleware
 
-from condgen.demo.canvas import canvas
+from condgen.demo.canvas import KEYS, canvas
 from condgen.demo.editing import Editor
 from condgen.demo.figures import alert
 from condgen.demo.middleware import PageRequests
@@ -193,9 +193,9 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
                 }
             image, alone = picture("mixed"), picture("alone")
             # input instead of change: the event must not be triggered again when the dropdown itself is updated
-            resets = [inputs["run"].change, labels.input]
+            events = [inputs["run"].change, labels.input]
             inputs |= kept | sliders
-            update(lock, resets, MixRequest, inputs, views.mix, labels, *sliders.values(), image, alone)
+            update(lock, events, MixRequest, inputs, views.mix, labels, *sliders.values(), image, alone)
             update(lock, [tab.select, *changes(kept)], MixRequest, inputs, views.mixed_and_alone, image, alone)
             update(lock, changes(sliders), MixRequest, inputs, views.mixed, image)
 
@@ -205,7 +205,12 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
                     drawing = canvas()
                     with gr.Group():
                         gr.Radio(
-                            ["Draw", "Erase", "Inpaint"], value="Draw", label="Brush", interactive=True, elem_id="brush"
+                            ["Draw", "Erase", "Inpaint"],
+                            value="Draw",
+                            label="Brush",
+                            info=KEYS,
+                            interactive=True,
+                            elem_id="brush",
                         )
                         gr.Slider(1, 9, 3, step=1, label="Thickness", interactive=True, elem_id="thickness")
                     again = gr.Button("Start over", size="sm")
@@ -220,11 +225,13 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
                     inversion, inpainting = picture("inversion"), picture("inpainting")
             inputs["drawing"] = drawing
             outputs = inputs["label"], drawing, inversion, inpainting
-            starts = [again.click, inputs["start"].change, inputs["number"].change]
-            others = [inputs["run"].change, inputs["label"].input, inputs["seed"].change]
+            starts = [again.click, inputs["start"].change]
+            others = [inputs["run"].change, inputs["seed"].change]
             update(lock, [tab.select], EditRequest, inputs, editor.open, *outputs)
             update(lock, starts, EditRequest, inputs, editor.edit, *outputs)
             update(lock, others, EditRequest, inputs, editor.keep_or_edit, *outputs)
+            update(lock, [inputs["label"].input], EditRequest, inputs, editor.relabel, *outputs)
+            update(lock, [inputs["number"].change], EditRequest, inputs, editor.renumber, *outputs)
             update(lock, [drawing.input], EditRequest, inputs, editor.edited, inversion, inpainting)
 
         with gr.Tab("Film") as tab:

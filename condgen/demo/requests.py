@@ -9,7 +9,8 @@ EMPTY = BeforeValidator(lambda typed: None if typed == "" else typed)  # empty m
 Runs = Annotated[list[str], Field(min_length=1, max_length=MAX_RUNS)]
 Seed = Annotated[int, Field(ge=0, le=2**53)]  # JavaScript can't represent larger integers exactly
 Weight = Annotated[float, Field(ge=0, le=1)]
-Sample = Annotated[int, Field(ge=0, le=999_999)]
+MAX_SAMPLE = 999_999
+Sample = Annotated[int, Field(ge=0, le=MAX_SAMPLE)]
 Guidance = Annotated[float, Field(ge=0, le=20, allow_inf_nan=False)]
 SamplingSteps = Annotated[int, Field(ge=1, le=100)]
 
@@ -67,7 +68,7 @@ class EditRequest(BaseModel):
     run: str
     label: str | None
     start: Literal["Sample", "Test image", "Nothing"]
-    number: Sample
+    number: int
     seed: Seed
     drawing: str | None
 
@@ -91,4 +92,6 @@ class ScoresRequest(BaseModel):
 def explain(error: ValidationError) -> str:
     """Formats the first validation error as a single line."""
     first = error.errors()[0]
+    if first["input"] in (None, "", []):
+        return f"{str(first['loc'][0]).replace('_', ' ').capitalize()} is empty."
     return f"{str(first['loc'][0]).replace('_', ' ')} is {first['input']!r:.60}. {first['msg']}."

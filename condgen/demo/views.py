@@ -12,7 +12,7 @@ from torch import Tensor
 
 from condgen.data.datamodule import ImageDataModule
 from condgen.data.loader import Images
-from condgen.demo.figures import figure, read_grid, webp
+from condgen.demo.figures import alert, figure, read_grid, webp
 from condgen.demo.images import film, flat_noise, generate, interpolate, mixed, move, nearest_training_images
 from condgen.demo.requests import (
     MAX_LABELS,
@@ -53,21 +53,28 @@ class Views:
 
     def samples(self, request: SamplesRequest) -> str:
         """Shows each run's samples, which are identical to those from ``condgen predict``."""
-        figures, columns = [], request.samples_per_label
+        figures = []
         for run in [find_run(self.runs, name) for name in request.runs]:
-            labels = torch.tensor(parse_labels(run.data, request.labels)).repeat_interleave(columns)
-            generator = run.generator(guidance=request.guidance, sampling_steps=request.sampling_steps)
-            noise = generator.sample_noise(request.seed, range(len(labels)))
-            samples = Images(generate(generator, labels, noise), labels)
-            shown, lines = samples.images, caption(run, generator)
-            if request.nearest:
-                references, distances = nearest_training_images(run, samples)
-                pairs = torch.stack((shown.expand(-1, 3, -1, -1), references.expand(-1, 3, -1, -1) * AMBER // 255))
-                shown = pairs.byte().unflatten(1, (-1, columns)).transpose(0, 1).flatten(0, 2)  # alternating rows
-                lines.append(f"distance {distances.mean():.1f}, minimum {distances.min():.1f}")
-            content, name = png(grid(shown, columns)), f"{run.family}-{run.name}-seed-{request.seed}"
-            figures.append(figure(content, run.family, lines, {f"{name}.png": content, f"{name}.npz": npz(samples)}))
-        return "".join(figures)
+            try:
+                figures.append(self._samples(run, request))
+            except UsageError as problem:  # the other runs may have these labels
+                figures.append(alert(str(problem).removeprefix("data.")))
+        return "".join(dict.fromkeys(figures))
+
+    def _samples(self, run: Run, request: SamplesRequest) -> str:
+        columns = request.samples_per_label
+        labels = torch.tensor(parse_labels(run.data, request.labels)).repeat_interleave(columns)
+        generator = run.generator(guidance=request.guidance, sampling_steps=request.sampling_steps)
+        noise = generator.sample_noise(request.seed, range(len(labels)))
+        samples = Images(generate(generator, labels, noise), labels)
+        shown, lines = samples.images, caption(run, generator)
+        if request.nearest:
+            references, distances = nearest_training_images(run, samples)
+            pairs = torch.stack((shown.expand(-1, 3, -1, -1), references.expand(-1, 3, -1, -1) * AMBER // 255))
+            shown = pairs.byte().unflatten(1, (-1, columns)).transpose(0, 1).flatten(0, 2)  # alternating rows
+            lines.append(f"distance {distances.mean():.1f}, minimum {distances.min():.1f}")
+        content, name = png(grid(shown, columns)), f"{run.family}-{run.name}-seed-{request.seed}"
+        return figure(content, run.family, lines, {f"{name}.png": content, f"{name}.npz": npz(samples)})
 
     def morph(self, request: MorphRequest) -> list[Any]:
         """Shows the interpolation between two samples.
@@ -129,17 +136,19 @@ class Views:
         return figure(png(image), f"{run.data.classes[label]} by {run.family}", [line], times=10)
 
     def mix(self, request: MixRequest) -> list[Any]:
-        """Starts with equal parts of the selected labels.
+        """Adapts the sliders to the selected labels, and keeps their positions.
 
         Returns:
             The label dropdown, one slider per label, the samples of the mix, and the samples of the labels alone.
         """
         run, labels = self._run_and_mixed_labels(request)
-        names = [run.data.classes[label] for label in labels]
-        equal = request.model_copy(update={"labels": names} | dict.fromkeys(WEIGHTS, 1.0))
-        sliders = [gr.Slider(label=f"Part of {name}", value=1.0, visible=True) for name in names]
+        classes, names = list(run.data.classes), [run.data.classes[label] for label in labels]
+        # the dropdown keeps its value if possible, because the user may select the next label already
+        dropdown = gr.Dropdown(classes) if names == request.labels else gr.Dropdown(classes, value=names)
+        sliders = [gr.Slider(label=f"Part of {name}", visible=True) for name in names]
         hidden = [gr.Slider(visible=False)] * (MAX_MIXED - len(names))
-        return [gr.Dropdown(list(run.data.classes), value=names), *sliders, *hidden, *self.mixed_and_alone(equal)]
+        images = self.mixed_and_alone(request.model_copy(update={"labels": names}))
+        return [dropdown, *sliders, *hidden, *images]
 
     def mixed_and_alone(self, request: MixRequest) -> tuple[str, str]:
         """Shows the samples of the mix, along with those of each label alone."""
@@ -152,7 +161,7 @@ class Views:
         run, labels = self._run_and_mixed_labels(request)
         total = sum(request.weights)
         if not total:
-            raise UsageError("All parts of the mix are 0: move a slider to the right.")
+            return alert("All parts of the mix are 0: move a slider to the right.")
         weights = [weight / total for weight in request.weights]
         images = mixed(run, labels, weights, request)
         parts = [f"{weight:.0%} {run.data.classes[label]}" for label, weight in zip(labels, weights, strict=True)]

@@ -128,6 +128,7 @@ def test_edit_tab_keeps_a_drawing_when_the_tab_run_or_label_changes(page):
     assert (drawn[:, :10] == 0).all()
     open_tab(page, "Film")
     open_tab(page, "Edit")
+    field(page, "Number").fill("-1")  # has no meaning without a sample or test image
     for run in (DNN, LETTERS):  # letters have the same size, but other labels
         choose(page, run)
         eventually(page, lambda: "cannot inpaint" in page.locator("#inpainting").inner_text())
@@ -139,6 +140,34 @@ def test_edit_tab_keeps_a_drawing_when_the_tab_run_or_label_changes(page):
     eventually(page, lambda: inversion_shows(page, drawn))
     page.get_by_role("button", name="Start over").click()
     eventually(page, lambda: (drawing(page) == 0).all())
+
+
+def test_edit_tab_keeps_an_edited_sample_when_the_label_or_seed_changes(page, folder):
+    edit(page, DIFFUSION, "Sample")
+    field(page, "Label").click()
+    page.get_by_role("option", name="3").click()
+    sample = generated(folder, DIFFUSION, [3], [0])[0]
+    eventually(page, lambda: (drawing(page) == sample).all())  # not edited yet
+    page.get_by_label("Inpaint").check()
+    paint(page, (9, 14), (19, 14))
+    eventually(page, lambda: pictures(page, "inpainting"))
+    before, known = pictures(page, "inpainting")[0], drawing(page, 1, 3) < 128
+    field(page, "Seed").fill("1")
+    eventually(page, lambda: pictures(page, "inpainting") and (pictures(page, "inpainting")[0] != before).any())
+    field(page, "Label").click()
+    page.get_by_role("option", name="8").click()
+    page.get_by_text("marked pixels of a 8").wait_for()
+    assert (drawing(page) == sample).all()
+    assert ((drawing(page, 1, 3) < 128) == known).all()
+
+
+def test_results_of_the_edit_tab_belong_to_the_picture_if_the_user_draws_during_start_over(page):
+    edit(page, DNN, "Nothing")
+    paint(page, (4, 4), (24, 4))
+    page.get_by_role("button", name="Start over").click(no_wait_after=True)
+    paint(page, (4, 20), (24, 20))  # before the server has answered
+    page.wait_for_timeout(3000)
+    assert inversion_shows(page, drawing(page))
 
 
 def test_edit_tab_works_with_the_keyboard_alone(page):

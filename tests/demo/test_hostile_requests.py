@@ -56,6 +56,8 @@ CALLS: dict[str, list[Any]] = {  # valid values of the inputs of each view
     "open": [RUN, "2", 0, "Sample", 0, None],
     "edit": [RUN, "2", 0, "Sample", 0, None],
     "keep_or_edit": [RUN, "2", 0, "Nothing", 0, DRAWING],
+    "relabel": [RUN, "2", 0, "Sample", 0, f"edited {DRAWING}"],
+    "renumber": [RUN, "2", 0, "Sample", 0, DRAWING],
     "edited": [RUN, "2", 0, "Sample", 0, DRAWING],
     "film": [RUN, "2", 0, 2, "", "", 1],
     "frame": [RUN, "2", 0, 2, "", "", 1],
