@@ -144,6 +144,18 @@ class ConditionalGenerator(LightningModule, ABC):
                 f"such as generator.sample_noise(0, range({len(labels)}))."
             )
 
+    def check_images_and_labels(self, images: Tensor, labels: Tensor) -> None:
+        """Raises a UsageError if the images or the labels have the wrong type, shape or range."""
+        self.check_labels(labels)
+        shape = (len(labels), *self.image_shape)
+        if not isinstance(images, Tensor) or not images.is_floating_point() or images.shape != shape:
+            raise UsageError(
+                f"The images are {_kind(images)}. For {len(labels)} labels use floating-point numbers with shape "
+                f"{shape}."
+            )
+        if not ((images >= 0) & (images <= 1)).all():  # False for NaN
+            raise UsageError("The images have values outside of [0, 1]. Divide bytes by 255.")
+
     def check_labels(self, labels: Tensor) -> None:
         """Raises a UsageError if these are neither valid labels (N,) nor class weights (N, num_classes)."""
         if isinstance(labels, Tensor) and labels.is_floating_point() and labels.shape[1:] == (self.num_classes,):
@@ -219,6 +231,7 @@ class ConditionalGenerator(LightningModule, ABC):
         Returns:
             The noise, of shape (N, *noise_shape). Uniform noise stays in [0, 1).
         """
+        self.check_images_and_labels(images, labels)
         starts = self.sample_noise(0, range(INVERSION_STARTS))[:, None]
         starts = starts.expand(-1, len(images), *self.noise_shape).to(images)
         is_uniform = self.noise_distribution == "uniform"

@@ -356,6 +356,7 @@ class Diffusion(EMAGenerator):
         Returns:
             The noise of shape (N, C, H, W), and the mean squared error per pixel of each image, of shape (N,).
         """
+        self.check_images_and_labels(images, labels)
         is_flow = self.hparams.objective == "flow"
         times = equal_steps(steps or (10 if is_flow else 50))
         model = self.unguided_model(labels)

@@ -167,6 +167,7 @@ class VAE(ConditionalGenerator):
     @torch.no_grad()
     def invert(self, images: Tensor, labels: Tensor, steps: int | None = None) -> Tensor:
         """Finds the noise of the posterior mean, using the inverse of the prior's flow. Needs no ``steps``."""
+        self.check_images_and_labels(images, labels)
         mean, _ = self.encoder(images, labels)
         noise, _ = self.prior.to_noise(mean, labels)
         return noise

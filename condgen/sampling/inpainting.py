@@ -31,9 +31,10 @@ def inpaint(generator: Diffusion, images: Tensor, mask: Tensor, labels: Tensor, 
     Raises:
         UsageError: If the shapes or types don't match the generator.
     """
+    if not isinstance(generator, Diffusion):
+        raise UsageError(f"{type(generator).__name__} cannot inpaint. Use a diffusion model.")
+    generator.check_images_and_labels(images, labels)
     generator.check_labels_and_noise(labels, noise)
-    if images.shape != noise.shape:
-        raise UsageError(f"The images have the shape {tuple(images.shape)}. Use {tuple(noise.shape)}, like the noise.")
     try:
         known = mask.expand(images.shape)
     except RuntimeError:

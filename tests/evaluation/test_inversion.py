@@ -124,6 +124,32 @@ def test_inpainting_rejects_a_mask_of_the_wrong_type_or_shape(mask):
         inpaint(generator, torch.rand(2, 1, 16, 16), mask, LABELS, generator.sample_noise(0, range(2)))
 
 
+@pytest.mark.parametrize("family", [DNN, VAE, Diffusion])
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.zeros(16, 16),
+        torch.zeros(2, 3, 16, 16),
+        torch.zeros(1, 1, 16, 16),
+        torch.zeros(2, 1, 16, 16, dtype=torch.uint8),
+        torch.full((2, 1, 16, 16), 255.0),
+        torch.full((2, 1, 16, 16), torch.nan),
+    ],
+    ids=["no batch", "colors", "too few", "bytes", "values of bytes", "NaN"],
+)
+def test_invert_rejects_images_of_a_wrong_shape_type_or_range(family, images):
+    with pytest.raises(UsageError, match="The images"):
+        family(**SHAPE).eval().invert(images, LABELS)
+
+
+def test_inpainting_rejects_other_families():
+    gan = GAN(**SHAPE).eval()
+    with pytest.raises(UsageError, match="GAN cannot inpaint"):
+        inpaint(
+            gan, torch.rand(2, 1, 16, 16), torch.ones(16, 16, dtype=torch.bool), LABELS, gan.sample_noise(0, [0, 1])
+        )
+
+
 def test_invert_writes_a_row_for_each_image(last, tmp_path, capsys):
     picture = tmp_path / "inversion.png"
     assert main(["invert", "test", "--ckpt_path", last, "--output", str(picture)]) == 0
