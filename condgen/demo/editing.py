@@ -15,7 +15,7 @@ from condgen.demo.requests import MAX_SAMPLE, EditRequest
 from condgen.demo.runs import Run, find_run_and_label
 from condgen.demo.views import label_dropdown
 from condgen.errors import UsageError, check_number
-from condgen.evaluation.inversion import image_and_other_labels
+from condgen.evaluation.inversion import image_and_other_labels, invert_images
 from condgen.files.images import grid, png, to_bytes
 from condgen.generators import Diffusion
 from condgen.sampling.inpainting import inpaint
@@ -70,12 +70,12 @@ class Editor:
         return self._inversion(run, label, image), self._inpainting(run, label, image, known, request.seed)
 
     def _inversion(self, run: Run, label: int, image: Tensor) -> str:
+        generator, images = run.generator(), Images(image[None], torch.tensor([label]))
         try:
-            found, errors = image_and_other_labels(run.generator(), Images(image[None], torch.tensor([label])))
+            found, errors = image_and_other_labels(generator, images, invert_images(generator, images))
         except UsageError as problem:
             return alert(str(problem))
-        images, name = found[0], f"{run.family}-{run.name}-inversion.png"
-        content = png(grid(images, min(12, len(images))))
+        content, name = png(grid(found[0], min(12, found.shape[1]))), f"{run.family}-{run.name}-inversion.png"
         line = f"your picture · its reconstruction (mean squared error {errors[0]:.4f}) · its noise with every label"
         return figure(content, "Inversion", [line], {name: content}, wide=True)
 

@@ -22,7 +22,7 @@ def _data_uri(content: bytes, kind: str) -> str:
 
 def alert(problem: str) -> str:
     """Returns an HTML paragraph with an error message."""
-    return f"<p role=alert>{escape(problem[:600])}</p>"
+    return f"<p role=alert>{escape(problem.removeprefix('data.')[:600])}</p>"
 
 
 def figure(

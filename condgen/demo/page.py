@@ -80,7 +80,7 @@ def update(
         try:
             return view(request_type(**dict(zip(inputs, values, strict=True))))
         except (UsageError, ValidationError) as error:
-            problem = explain(error) if isinstance(error, ValidationError) else str(error).removeprefix("data.")
+            problem = explain(error) if isinstance(error, ValidationError) else str(error)
             texts = iter([alert(problem)])
             found = [next(texts, "") if "shown" in output.elem_classes else gr.skip() for output in outputs]
             return found if len(found) > 1 else found[0]

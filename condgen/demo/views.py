@@ -58,7 +58,7 @@ class Views:
             try:
                 figures.append(self._samples(run, request))
             except UsageError as problem:  # the other runs may have these labels
-                figures.append(alert(str(problem).removeprefix("data.")))
+                figures.append(alert(str(problem)))
         return "".join(dict.fromkeys(figures))
 
     def _samples(self, run: Run, request: SamplesRequest) -> str:

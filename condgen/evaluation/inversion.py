@@ -26,29 +26,29 @@ MAX_ROWS = 100  # images to invert; any others are ignored
 SCORED = 30  # test images for the reconstruction error, so that it takes seconds on a CPU
 
 
-def reconstruct_from_noise(
-    generator: ConditionalGenerator, images: Images, steps: int | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Inverts images with the given number of steps (see ``generator.invert``), and generates them again.
+def invert_images(generator: ConditionalGenerator, images: Images) -> Tensor:
+    """Finds the noise of images. Returns a tensor of shape (N, *noise_shape) on the CPU."""
+    real = images.images.float() / 255
+    return generator.invert(real.to(generator.device), images.labels.to(generator.device)).cpu()
 
-    Returns the noise of shape (N, *noise_shape), the reconstructions as uint8 of shape (N, C, H, W), and the mean
-    squared error per pixel of each image, of shape (N,). All are on the CPU.
+
+def reconstruct_from_noise(generator: ConditionalGenerator, images: Images, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Generates images again from their noise.
+
+    Returns the reconstructions as uint8 of shape (N, C, H, W), and the mean squared error per pixel of each image, of
+    shape (N,). Both are on the CPU.
     """
-    real, labels = images.images.float() / 255, images.labels
-    noise = generator.invert(real.to(generator.device), labels.to(generator.device), steps).cpu()
-    found = generate_uint8(generator, labels, noise)
-    return noise, found, squared_error(found.double() / 255, real.double())
+    found = generate_uint8(generator, images.labels, noise)
+    return found, squared_error(found.double() / 255, (images.images.float() / 255).double())
 
 
-def image_and_other_labels(
-    generator: ConditionalGenerator, images: Images, steps: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """Inverts images with the given number of steps, and generates images from the same noise with every label.
+def image_and_other_labels(generator: ConditionalGenerator, images: Images, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Generates images from the noise of the given images with every label.
 
     Returns the image, its reconstruction, and one image per label as uint8 of shape (N, 2 + num_classes, C, H, W), and
     the mean squared errors of the reconstructions of shape (N,).
     """
-    noise, found, errors = reconstruct_from_noise(generator, images, steps)
+    found, errors = reconstruct_from_noise(generator, images, noise)
     classes = generator.num_classes
     every_label = torch.arange(classes).repeat(len(noise))
     others = generate_uint8(generator, every_label, noise.repeat_interleave(classes, 0)).unflatten(0, (-1, classes))
@@ -65,7 +65,8 @@ def reconstruction_score(generator: ConditionalGenerator, data: ImageDataModule)
     images = rows_of(data.val_images, torch.arange(min(SCORED, samples_per_label(data), len(data.val_images))))
     try:
         with all_cores():
-            _, _, errors = reconstruct_from_noise(generator.eval(), images)
+            noise = invert_images(generator.eval(), images)
+            _, errors = reconstruct_from_noise(generator, images, noise)
     except UsageError:  # not an inversion
         return score
     return score | {"value": rounded(errors.mean()), "uncertainty": rounded(errors.std() / math.sqrt(len(errors)))}
@@ -103,12 +104,15 @@ def invert(
     generator = generator_of(checkpoint, checkpoint_path, model or {}).requires_grad_(False)
     images = _read(path, data_of(checkpoint, checkpoint_path))
     target = Path(output) if output else run / "inversion.png"  # type: ignore[operator]
-    rows, errors = image_and_other_labels(generator, images, steps)
+    real = images.images.float() / 255
+    if isinstance(generator, Diffusion):
+        noise, round_trip = generator.round_trip(real, images.labels, steps)
+        print(f"Error of the round trip through the ODE without guidance: {round_trip.mean():.5f}")
+    else:
+        noise = generator.invert(real, images.labels, steps)
+    rows, errors = image_and_other_labels(generator, images, noise)
     say_replacing(target)
     write_png(grid(rows.flatten(0, 1), rows.shape[1]), target)
-    if isinstance(generator, Diffusion):
-        _, round_trip = generator.round_trip(images.images / 255, images.labels, steps)
-        print(f"Error of the round trip through the ODE without guidance: {round_trip.mean():.5f}")
     print(f"Reconstruction error of {len(errors)} images (mean squared error per pixel): {errors.mean():.5f}")
     print(
         f"Picture: {target} (columns: image, reconstruction, same noise with labels 0 to {generator.num_classes - 1})"

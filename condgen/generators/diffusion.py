@@ -326,22 +326,8 @@ class Diffusion(EMAGenerator):
         return noisy_image_bound(self.path, self.unguided_model(labels), 2 * images - 1, noise)
 
     def invert(self, images: Tensor, labels: Tensor, steps: int | None = None) -> Tensor:
-        """Finds the noise of images by solving the ODE backwards, from the image to the noise, without guidance.
-
-        See :meth:`round_trip` for the arguments.
-
-        Raises:
-            UsageError: If solving the ODE forward again doesn't return the images.
-        """
-        noise, errors = self.round_trip(images, labels, steps)
-        error = float(errors.mean())
-        if not error <= MAX_ROUND_TRIP_ERROR:  # not `>`, so that NaN is caught as well
-            raise UsageError(
-                f"This is not an inversion: the round trip has a mean squared error of {error:.3g} per pixel, above "
-                f"{MAX_ROUND_TRIP_ERROR}. Use more steps (--steps of condgen invert, or steps of generator.invert), or "
-                "train the model for longer."
-            )
-        return noise
+        """Finds the noise of images by solving the ODE backwards. See :meth:`round_trip`."""
+        return self.round_trip(images, labels, steps)[0]
 
     @torch.no_grad()
     def round_trip(self, images: Tensor, labels: Tensor, steps: int | None = None) -> tuple[Tensor, Tensor]:
@@ -355,6 +341,9 @@ class Diffusion(EMAGenerator):
 
         Returns:
             The noise of shape (N, C, H, W), and the mean squared error per pixel of each image, of shape (N,).
+
+        Raises:
+            UsageError: If solving the ODE forward again doesn't return the images.
         """
         self.check_images_and_labels(images, labels)
         is_flow = self.hparams.objective == "flow"
@@ -362,7 +351,15 @@ class Diffusion(EMAGenerator):
         model = self.unguided_model(labels)
         solver = heun if is_flow else functools.partial(ddim, path=self.path, clip=False)
         noise = solver(model, 2 * images - 1, times[::-1])
-        return noise, squared_error(solver(model, noise, times) / 2 + 0.5, images)
+        errors = squared_error(solver(model, noise, times) / 2 + 0.5, images)
+        error = float(errors.mean())
+        if not error <= MAX_ROUND_TRIP_ERROR:  # not `>`, so that NaN is caught as well
+            raise UsageError(
+                f"This is not an inversion: the round trip has a mean squared error of {error:.3g} per pixel, above "
+                f"{MAX_ROUND_TRIP_ERROR}. Use more steps (--steps of condgen invert, or steps of generator.invert), or "
+                "train the model for longer."
+            )
+        return noise, errors
 
     def is_guided(self, t: float) -> bool:
         """Checks whether guidance is used at time t."""
