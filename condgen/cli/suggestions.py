@@ -61,7 +61,7 @@ def explain(
                 return UsageError(f"{option.source}{group} is {option.value}: use one of {', '.join(families)}{meant}")
     defaults = parser.get_defaults()
     known = {plain_name(name) for name, _ in defaults.items()}
-    for option in options:
+    for option in sorted(options, key=lambda option: bool(option.source)):  # flags first, since parsing takes time
         name, dashes = plain_name(option.name), "" if option.source else "--"
         group = name.partition(".")[0]
         if any(name.startswith(f"{parent}.") for parent in known if parent not in bases):

@@ -29,13 +29,17 @@ def frechet_distance(samples: Tensor, real: Tensor) -> Tensor:
     samples, real = samples.double(), real.double()
     if min(len(samples), len(real)) < 2:
         return torch.tensor(math.nan, dtype=torch.float64)
-    cov_samples, cov_real = samples.T.cov().reshape(2 * samples.shape[1:]), real.T.cov().reshape(2 * real.shape[1:])
-    values, vectors = torch.linalg.eigh(cov_real)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    # root @ Σs @ root is symmetric and has the same eigenvalues as Σs @ Σr
-    mixed = torch.linalg.eigvalsh(root @ cov_samples @ root).clamp(min=0).sqrt().sum()
     means = (samples.mean(0) - real.mean(0)).square().sum()
-    return (means + cov_samples.trace() + cov_real.trace() - 2 * mixed).clamp(min=0)
+    # R.T @ R is the covariance. The singular values of Rs @ Rr.T are the roots of the eigenvalues of Σs @ Σr.
+    root_samples, root_real = (_covariance_root(features) for features in (samples, real))
+    mixed = torch.linalg.svdvals(root_samples @ root_real.T).sum()
+    return (means + root_samples.square().sum() + root_real.square().sum() - 2 * mixed).clamp(min=0)
+
+
+def _covariance_root(features: Tensor) -> Tensor:
+    """Returns a matrix R of shape (min(N, D), D) such that R.T @ R is the covariance matrix of the features (N, D)."""
+    centered = features - features.mean(0)
+    return torch.linalg.qr(centered / math.sqrt(len(features) - 1), mode="r").R
 
 
 class FrechetDistance(SetMetric):
