@@ -92,7 +92,8 @@ def update(
             return await asyncio.to_thread(compute, values)
 
     gr.on(
-        events, respond, list(inputs.values()), list(outputs), trigger_mode="always_last", show_progress="hidden",
+        events, respond, list(inputs.values()), list(outputs), trigger_mode="always_last", show_progress="minimal",
+        show_progress_on=[output for output in outputs if "shown" in output.elem_classes],
         preprocess=False, queue=False, api_name=view.__name__, api_visibility="private",
     )  # fmt: skip
 
@@ -149,26 +150,24 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
             update(lock, [page.load, *changes(inputs)], SamplesRequest, inputs, views.samples, picture("samples"))
 
         with gr.Tab("Morph") as tab:
-            with gr.Group():
-                with gr.Row():
-                    inputs = one_run() | one_label()
-                    inputs |= {"from_sample": number(0, "From sample"), "to_sample": number(1, "To sample")}
-                    inputs |= settings()
-                events = [tab.select, *changes(inputs)]
-                inputs["part"] = gr.Slider(0, 1, 0, step=0.01, label="Part of the way", elem_id="part")
-            strip = picture("strip")
+            with gr.Group(), gr.Row():
+                inputs = one_run() | one_label()
+                inputs |= {"from_sample": number(0, "From sample"), "to_sample": number(1, "To sample")}
+                inputs |= settings()
+            events = [tab.select, *changes(inputs)]
+            inputs["part"] = gr.Slider(0, 1, 0, step=0.01, label="Part of the way", elem_id="part")
             with gr.Row():
                 image, animation = picture("interpolated"), picture("animation")
+            strip = picture("strip")
             update(lock, events, MorphRequest, inputs, views.morph, inputs["label"], image, strip, animation)
             update(lock, [inputs["part"].change], MorphRequest, inputs, views.interpolated, image)
 
         with gr.Tab("Noise") as tab:
-            with gr.Group():
-                with gr.Row():
-                    inputs = one_run(fewest) | one_label()
-                    inputs |= {"sample": number(0, "Sample"), "coordinate": number(0, "Coordinate")} | settings()
-                value = gr.Slider(-3, 3, 0, step=0.01, label="Value of the coordinate", elem_id="value")
-            strip, image = picture("range"), picture("moved")
+            with gr.Group(), gr.Row():
+                inputs = one_run(fewest) | one_label()
+                inputs |= {"sample": number(0, "Sample"), "coordinate": number(0, "Coordinate")} | settings()
+            value = gr.Slider(-3, 3, 0, step=0.01, label="Value of the coordinate", elem_id="value")
+            image, strip = picture("moved"), picture("range")
             # changing the label, guidance or number of steps keeps the slider where it is, any other change resets it
             kept = {name: inputs[name] for name in ("label", "guidance", "sampling_steps")}
             events = [tab.select, *changes({name: inputs[name] for name in inputs.keys() - kept.keys()})]
@@ -178,19 +177,18 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
             update(lock, [value.change], NoiseRequest, inputs, views.moved, image)
 
         with gr.Tab("Mix") as tab:
-            with gr.Group():
-                with gr.Row():
-                    inputs = one_run()
-                    mix = list(dict.fromkeys((classes[0], classes[-1])))
-                    labels = inputs["labels"] = gr.Dropdown(
-                        classes, value=mix, multiselect=True, max_choices=MAX_MIXED, label="Labels", min_width=220
-                    )
-                    kept = {"samples": number(5, "Samples"), "seed": number(0, "Seed")} | settings()
-                titles = [f"Part of {name}" for name in mix] + [""] * (MAX_MIXED - len(mix))
-                sliders = {
-                    name: gr.Slider(0, 1, 1, step=0.01, label=title, visible=bool(title), elem_id=name)
-                    for name, title in zip(WEIGHTS, titles, strict=True)
-                }
+            with gr.Group(), gr.Row():
+                inputs = one_run()
+                mix = list(dict.fromkeys((classes[0], classes[-1])))
+                labels = inputs["labels"] = gr.Dropdown(
+                    classes, value=mix, multiselect=True, max_choices=MAX_MIXED, label="Labels", min_width=220
+                )
+                kept = {"samples": number(5, "Samples"), "seed": number(0, "Seed")} | settings()
+            titles = [f"Part of {name}" for name in mix] + [""] * (MAX_MIXED - len(mix))
+            sliders = {
+                name: gr.Slider(0, 1, 1, step=0.01, label=title, visible=bool(title), elem_id=name)
+                for name, title in zip(WEIGHTS, titles, strict=True)
+            }
             image, alone = picture("mixed"), picture("alone")
             # input instead of change: the event must not be triggered again when the dropdown itself is updated
             events = [inputs["run"].change, labels.input]
@@ -235,20 +233,19 @@ def build(runs: dict[str, Run]) -> gr.Blocks:
             update(lock, [drawing.input], EditRequest, inputs, editor.edited, inversion, inpainting)
 
         with gr.Tab("Film") as tab:
-            with gr.Group():
-                with gr.Row():
-                    inputs = one_run() | one_label() | {"samples": number(5, "Samples")} | settings()
-                events = [tab.select, *changes(inputs)]
-                inputs["frame"] = gr.Slider(1, 7, 7, step=1, label="Frame", elem_id="frame")
+            with gr.Group(), gr.Row():
+                inputs = one_run() | one_label() | {"samples": number(5, "Samples")} | settings()
+            events = [tab.select, *changes(inputs)]
+            inputs["frame"] = gr.Slider(1, 7, 7, step=1, label="Frame", elem_id="frame")
             image, animation = picture("moment"), picture("emerging")
             update(lock, events, FilmRequest, inputs, views.film, inputs["label"], inputs["frame"], image, animation)
             update(lock, [inputs["frame"].change], FilmRequest, inputs, views.frame, image)
 
         with gr.Tab("Epochs") as tab:
-            with gr.Row():
+            with gr.Group():
                 inputs = one_run()
-                events = [tab.select, *changes(inputs)]
-                inputs["grid"] = gr.Slider(1, 2, 1, step=1, label="Grid", scale=5, min_width=300, elem_id="grid")
+            events = [tab.select, *changes(inputs)]
+            inputs["grid"] = gr.Slider(1, 2, 1, step=1, label="Grid", elem_id="grid")
             image, film = picture("epoch"), picture("film")
             update(lock, events, EpochsRequest, inputs, views.epochs, inputs["grid"], image, film)
             update(lock, [inputs["grid"].change], EpochsRequest, inputs, views.epoch, image)

@@ -38,9 +38,11 @@ from helpers.browser import (
 )
 from helpers.processes import free_port, python_process
 from PIL import Image
+from playwright.sync_api import Page
 
 import condgen
 from condgen.cli.main import main
+from condgen.demo.middleware import CALL_PATH
 from condgen.demo.requests import SamplesRequest
 from condgen.demo.runs import find_runs
 from condgen.demo.views import Views
@@ -74,23 +76,25 @@ def test_page_enlarges_pictures_by_a_whole_number_that_fits(page):
     assert box["width"] % 302 == 0  # ten samples
 
 
-def test_page_on_a_phone_shows_pictures_first_and_digits_of_56_pixels(page):
+def test_page_on_a_phone_shows_pictures_and_sliders_first_and_digits_of_56_pixels(page):
     page.set_viewport_size({"width": 390, "height": 844})
     image = page.locator("#samples img").first
     assert image.bounding_box()["width"] / 302 * 28 >= 56  # ten samples: the figure scrolls
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert image.bounding_box()["y"] < field(page, "Seed").first.bounding_box()["y"]
-    for tab, name in (
-        ("Morph", "interpolated"),
-        ("Noise", "moved"),
-        ("Mix", "mixed"),
-        ("Edit", "inversion"),
-        ("Film", "moment"),
-        ("Epochs", "epoch"),
+    for tab, slider, name in (
+        ("Morph", "part", "interpolated"),
+        ("Noise", "value", "moved"),
+        ("Mix", "weight_1", "mixed"),
+        ("Edit", "canvas", "inversion"),
+        ("Film", "frame", "moment"),
+        ("Epochs", "grid", "epoch"),
     ):
         open_tab(page, tab)
         page.locator(f"#{name} img").wait_for()
-        assert page.locator(f"#{name} img").bounding_box()["y"] < field(page, "Run").first.bounding_box()["y"]
+        image = page.locator(f"#{name} img").bounding_box()
+        assert page.locator(f"#{slider}").bounding_box()["y"] < image["y"] < field(page, "Run").bounding_box()["y"]
+        assert tab == "Edit" or image["y"] < 844 / 2  # on the same screen as the slider
 
 
 LUMINANCE = """element => {
@@ -211,14 +215,33 @@ def test_morph_tab_follows_the_slider_and_saves_an_animation(page, folder):
 
 
 def test_page_sends_no_requests_when_nothing_changes(page):
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
     open_tab(page, "Morph")
     for number in range(9):
         field(page, "To sample").fill(str(number))
-    page.wait_for_timeout(1500)
-    requests: list[str] = []
-    page.on("request", lambda request: requests.append(request.url))
-    page.wait_for_timeout(500)
-    assert not requests
+
+    def is_quiet() -> bool:
+        before = len(requests)
+        page.wait_for_timeout(1000)
+        return len(requests) == before
+
+    eventually(page, is_quiet)
+
+
+def test_page_fades_a_picture_while_the_server_computes_it(page):
+    open_tab(page, "Mix")
+    eventually(page, lambda: pictures(page, "mixed"))
+    page.route(f"**{CALL_PATH}*", lambda route: None)  # holds the requests
+    slide(page, "weight_1", 0.5)
+    eventually(page, lambda: opacity(page, "mixed") < 0.5)
+    assert opacity(page, "alone") == 1  # does not change
+    page.unroute(f"**{CALL_PATH}*")  # sends them
+    eventually(page, lambda: opacity(page, "mixed") == 1)
+
+
+def opacity(page: Page, name: str) -> float:
+    return float(page.locator(f"#{name} .html-container").evaluate("part => getComputedStyle(part).opacity"))
 
 
 def test_noise_tab_slider_changes_one_coordinate(page, folder):
