@@ -49,6 +49,11 @@ def orphaned_processes() -> dict[int, str]:
     return {pid: command for pid, command in marked.items() if not is_descendant(pid)}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest test first. Otherwise, one worker may still run it when the others have finished."""
+    items.sort(key=lambda item: "test_tour_runs" not in item.name)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail the session if processes are left running, because each keeps hundreds of megabytes of memory."""
