@@ -36,7 +36,7 @@ from helpers.browser import (
     tiles,
     wait_for,
 )
-from helpers.processes import free_port, python_process
+from helpers.processes import ForkedPython, free_port, python_process
 from PIL import Image
 from playwright.sync_api import Page
 
@@ -487,11 +487,13 @@ def test_demo_listens_on_this_machine_only_and_names_a_port_in_use(address, fold
     assert one_line(capsys).startswith(f"condgen: The page cannot be served at 127.0.0.1:{port}")
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signal_stops_the_demo_while_it_generates(folder, signum, code):
+# One of them is not a forked process, because the interpreter's own shutdown, which can abort, is tested too.
+@pytest.mark.parametrize(
+    ("start", "signum", "code"), [(python_process, signal.SIGTERM, 143), (ForkedPython, signal.SIGINT, 130)]
+)
+def test_signal_stops_the_demo_while_it_generates(folder, start, signum, code):
     port = free_port()
-    # not a forked process, because the interpreter's own shutdown, which can abort, is tested too
-    process = python_process(["condgen", "demo", "--port", port], folder)
+    process = start(["condgen", "demo", "--port", port], folder)
     wait_for(int(port), process)
     address, values = f"http://127.0.0.1:{port}", ([DIFFUSION] * 8, "22222", 20, 0, "2", "50", False)
     call(address, "scores", [DIFFUSION])  # waits until the server responds
