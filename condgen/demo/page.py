@@ -76,13 +76,15 @@ def update(
         *outputs: The components to update.
     """
 
+    pictures = [output for output in outputs if "shown" in output.elem_classes]
+
     def compute(values: Sequence[Any]) -> Any:
         try:
             return view(request_type(**dict(zip(inputs, values, strict=True))))
         except (UsageError, ValidationError) as error:
             problem = explain(error) if isinstance(error, ValidationError) else str(error)
             texts = iter([alert(problem)])
-            found = [next(texts, "") if "shown" in output.elem_classes else gr.skip() for output in outputs]
+            found = [next(texts, "") if output in pictures else gr.skip() for output in outputs]
             return found if len(found) > 1 else found[0]
 
     async def respond(request: gr.Request, *values: Any) -> Any:
@@ -93,8 +95,7 @@ def update(
 
     gr.on(
         events, respond, list(inputs.values()), list(outputs), trigger_mode="always_last", show_progress="minimal",
-        show_progress_on=[output for output in outputs if "shown" in output.elem_classes],
-        preprocess=False, queue=False, api_name=view.__name__, api_visibility="private",
+        show_progress_on=pictures, preprocess=False, queue=False, api_name=view.__name__, api_visibility="private",
     )  # fmt: skip
 
 

@@ -92,6 +92,7 @@ class ScoresRequest(BaseModel):
 def explain(error: ValidationError) -> str:
     """Formats the first validation error as a single line."""
     first = error.errors()[0]
+    name = str(first["loc"][0]).replace("_", " ")
     if first["input"] in (None, "", []):
-        return f"{str(first['loc'][0]).replace('_', ' ').capitalize()} is empty."
-    return f"{str(first['loc'][0]).replace('_', ' ')} is {first['input']!r:.60}. {first['msg']}."
+        return f"{name.capitalize()} is empty."
+    return f"{name} is {first['input']!r:.60}. {first['msg']}."

@@ -26,10 +26,10 @@ MAX_ROWS = 100  # images to invert; any others are ignored
 SCORED = 30  # test images for the reconstruction error, so that it takes seconds on a CPU
 
 
-def invert_images(generator: ConditionalGenerator, images: Images) -> Tensor:
-    """Finds the noise of images. Returns a tensor of shape (N, *noise_shape) on the CPU."""
+def invert_images(generator: ConditionalGenerator, images: Images, steps: int | None = None) -> Tensor:
+    """Finds the noise of images, see ``generator.invert``. Returns a tensor of shape (N, *noise_shape) on the CPU."""
     real = images.images.float() / 255
-    return generator.invert(real.to(generator.device), images.labels.to(generator.device)).cpu()
+    return generator.invert(real.to(generator.device), images.labels.to(generator.device), steps).cpu()
 
 
 def reconstruct_from_noise(generator: ConditionalGenerator, images: Images, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,12 +104,11 @@ def invert(
     generator = generator_of(checkpoint, checkpoint_path, model or {}).requires_grad_(False)
     images = _read(path, data_of(checkpoint, checkpoint_path))
     target = Path(output) if output else run / "inversion.png"  # type: ignore[operator]
-    real = images.images.float() / 255
     if isinstance(generator, Diffusion):
-        noise, round_trip = generator.round_trip(real, images.labels, steps)
+        noise, round_trip = generator.round_trip(images.images / 255, images.labels, steps)
         print(f"Error of the round trip through the ODE without guidance: {round_trip.mean():.5f}")
     else:
-        noise = generator.invert(real, images.labels, steps)
+        noise = invert_images(generator, images, steps)
     rows, errors = image_and_other_labels(generator, images, noise)
     say_replacing(target)
     write_png(grid(rows.flatten(0, 1), rows.shape[1]), target)

@@ -137,22 +137,13 @@ class ConditionalGenerator(LightningModule, ABC):
     def check_labels_and_noise(self, labels: Tensor, noise: Tensor) -> None:
         """Raises a UsageError if the labels or the noise have the wrong type, shape or range."""
         self.check_labels(labels)
-        shape = (len(labels), *self.noise_shape)
-        if not isinstance(noise, Tensor) or not noise.is_floating_point() or noise.shape != shape:
-            raise UsageError(
-                f"The noise is {_kind(noise)}. For {len(labels)} labels use floating-point numbers with shape {shape}, "
-                f"such as generator.sample_noise(0, range({len(labels)}))."
-            )
+        example = f", such as generator.sample_noise(0, range({len(labels)}))"
+        _check_floats("noise is", noise, (len(labels), *self.noise_shape), example)
 
     def check_images_and_labels(self, images: Tensor, labels: Tensor) -> None:
         """Raises a UsageError if the images or the labels have the wrong type, shape or range."""
         self.check_labels(labels)
-        shape = (len(labels), *self.image_shape)
-        if not isinstance(images, Tensor) or not images.is_floating_point() or images.shape != shape:
-            raise UsageError(
-                f"The images are {_kind(images)}. For {len(labels)} labels use floating-point numbers with shape "
-                f"{shape}."
-            )
+        _check_floats("images are", images, (len(labels), *self.image_shape))
         if not ((images >= 0) & (images <= 1)).all():  # False for NaN
             raise UsageError("The images have values outside of [0, 1]. Divide bytes by 255.")
 
@@ -478,6 +469,14 @@ class ConditionalGenerator(LightningModule, ABC):
         elif rows is not None and self.trainer.is_global_zero:  # number of processes has changed, so rank 0 takes all
             self._train_loss = rows.sum(0)
         self._train_loss = self._train_loss.to(self.device)
+
+
+def _check_floats(name: str, value: object, shape: tuple[int, ...], example: str = "") -> None:
+    """Raises a UsageError unless this is a floating-point tensor with the given shape, which starts with the labels."""
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape != shape:
+        raise UsageError(
+            f"The {name} {_kind(value)}. For {shape[0]} labels use floating-point numbers with shape {shape}{example}."
+        )
 
 
 def _kind(value: object) -> str:

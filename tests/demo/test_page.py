@@ -410,8 +410,8 @@ def call(address: str, view: str, *values: object) -> str:
         functions = json.load(response)["dependencies"]
     number = next(function["id"] for function in functions if function["api_name"] == view)
     body = {"data": values, "fn_index": number, "session_hash": "program"}
-    url = f"{address}/gradio_api/run/predict"
-    with DIRECT.open(urllib.request.Request(url, json.dumps(body).encode(), JSON), timeout=60) as response:
+    request = urllib.request.Request(address + CALL_PATH, json.dumps(body).encode(), JSON)
+    with DIRECT.open(request, timeout=60) as response:
         return next(value for value in json.load(response)["data"] if isinstance(value, str))
 
 
